@@ -20,7 +20,7 @@ from threading import Event
 from typing import Any
 
 from bridge.core.config import Settings, load
-from bridge.core.failpoints import POINTS
+from bridge.core.failpoints import FAILPOINTS
 from bridge.engine.account.inventory import account_of
 from bridge.engine.once import OnceReport, once
 from bridge.kinds.mapping_context import MappingContext
@@ -41,7 +41,7 @@ ELSEWHERE = (
     "forward.align", "forward.record", "redact.", "retry.", "repair.", "spool.", "state.", "mirror.hidden", "switch.",
     "trim.", "retire.", "purge.", "unretire.", "move.",
 )  # fmt: skip
-RUNNING = [name for name in POINTS if not name.startswith(ELSEWHERE)]
+RUNNING = [name for name in FAILPOINTS if not name.startswith(ELSEWHERE)]
 """The crash points that a running bridge comes by."""
 
 FIELDS = (b"role", b"timestamp", b"type", b"data")

@@ -100,8 +100,8 @@ def test_a_long_file_is_aligned_by_samples_of_it(monkeypatch: pytest.MonkeyPatch
     new: list[object] = [item for item in old if item % 997 and item > 3000]
     new[5000:5000] = ["x", "y"]
     exact = aligned(old, new)
-    monkeypatch.setattr(alignment, "SAMPLED", 1 << 6)
-    monkeypatch.setattr(alignment, "EXACT", 1 << 6)
+    monkeypatch.setattr(alignment, "SAMPLE_LINES", 1 << 6)
+    monkeypatch.setattr(alignment, "EXACT_LINES", 1 << 6)
     sampled = aligned(old, new)
     assert exact.passed() == len(new) - 2
     assert sampled.passed() >= exact.passed() - 2

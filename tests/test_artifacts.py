@@ -13,7 +13,7 @@ import pytest
 
 from bridge.core.path_rules import Paths
 from bridge.files.artifact_digest import type_of
-from bridge.ledger.spool_messages import GONE
+from bridge.ledger.spool_messages import GONE_INODE
 from bridge.ledger.store import Ledger
 from bridge.parity.result import ParityResult
 from bridge.streams.reader import entries
@@ -107,7 +107,7 @@ def noted(one_artifacts: Artifacts) -> bool:
     """Whether the ledger knows all files as being there."""
     ledger = Ledger(one_artifacts.rig.state / "ledger.db")
     try:
-        return not ledger.rows("SELECT 1 FROM spool_files WHERE inode = ?", (GONE,))
+        return not ledger.rows("SELECT 1 FROM spool_files WHERE inode = ?", (GONE_INODE,))
     finally:
         ledger.close()
 

@@ -153,7 +153,7 @@ def test_a_file_that_loses_its_name_before_the_write(
         if point == "mirror.write.before" and left:
             left.pop()(rig)
 
-    monkeypatch.setattr(append, "reached", reached)
+    monkeypatch.setattr(append, "failpoint", reached)
     rig.add("r-0")
     rig.add("r-1")
     assert not rig.once().errors

@@ -201,7 +201,7 @@ def test_ascending(values: list[int]) -> None:
 
 def test_spool(monkeypatch: pytest.MonkeyPatch) -> None:
     """First in, first out, be it in memory or in the file, whatever is asked for meanwhile."""
-    monkeypatch.setattr("bridge.parity.log.overflow_queue.HELD", 1000)
+    monkeypatch.setattr("bridge.parity.log.overflow_queue.HELD_BYTES", 1000)
     spool, ids = OverflowQueue(), [b"%d-0" % n for n in range(2000)]
     at = 0
     for start in range(0, 2000, 50):

@@ -260,7 +260,7 @@ def test_two_operators(quiet: Cast) -> None:
 
 def test_a_component_that_hangs(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that does not pause in time is left where it is, and named; when it goes on it reads as before."""
-    monkeypatch.setattr("bridge.cutover.switch_waits.PATIENCE", 1.0)
+    monkeypatch.setattr("bridge.cutover.switch_waits.SWITCH_SECONDS", 1.0)
     cast = Cast(rig)
     bridge = rig.beats(rig.ready(rig.start()))
     rig.append("1", "2", "3")
@@ -433,8 +433,8 @@ def test_killed_and_switched_before_it_starts_again(rig: Rig) -> None:
 def test_a_switch_that_failed_leaves_no_trace(quiet: Cast, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stopped component whose switch was given up starts without Redis, as if nobody had tried."""
     assert len(read_some(quiet, 3, redis=False)) == 3
-    monkeypatch.setattr("bridge.cutover.switch_waits.PATIENCE", 0.5)
-    monkeypatch.setattr("bridge.cutover.switch_waits.Waiting._newest_born", lambda self: (1 << 62, 0))
+    monkeypatch.setattr("bridge.cutover.switch_waits.SWITCH_SECONDS", 0.5)
+    monkeypatch.setattr("bridge.cutover.switch_waits.SwitchWaits._newest_born", lambda self: (1 << 62, 0))
     with pytest.raises(BridgeError, match="did not catch up"):
         quiet.switch("viewer", "reads", "redis")
     assert len(read_some(quiet, 20, redis=False)) == 12
@@ -442,7 +442,7 @@ def test_a_switch_that_failed_leaves_no_trace(quiet: Cast, monkeypatch: pytest.M
 
 def test_a_bridge_that_hangs(quiet: Cast, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that gives no heartbeat does not count as running, though it holds its lock."""
-    monkeypatch.setattr("bridge.cutover.gate_facts.SILENT", 3.0)
+    monkeypatch.setattr("bridge.cutover.gate_facts.SILENT_AFTER", 3.0)
     read_some(quiet, 3)
     bridge = quiet.rig.children[0]
     bridge.send_signal(signal.SIGSTOP)

@@ -11,13 +11,13 @@ from itertools import product
 import pytest
 
 from bridge.core.errors import BridgeError
-from bridge.core.failpoints import POINTS
+from bridge.core.failpoints import FAILPOINTS
 from bridge.cutover import switch
 from tests import zygote
 from tests.cast import ROOT, Cast
 from tests.rig import Rig, wait_until
 
-STEPS = [f"{name}.{when}" for name in POINTS if name.startswith("switch.") for when in ("before", "after")]
+STEPS = [f"{name}.{when}" for name in FAILPOINTS if name.startswith("switch.") for when in ("before", "after")]
 NEVER = {"switch.pause.before", "switch.flip.before", "switch.done.before", "switch.asked.before", "switch.asked.after"}
 STEPS = [one for one in STEPS if one not in NEVER]
 VICTIMS = ("bridge", "viewer", "ui", "server", "operator")
@@ -92,7 +92,7 @@ def at_point(point: str, act: Callable[[], None], monkeypatch: pytest.MonkeyPatc
         if here == point and todo:
             todo.pop()()
 
-    monkeypatch.setattr(switch, "reached", reached)
+    monkeypatch.setattr(switch, "failpoint", reached)
 
 
 def fault(stage: Stage, victim: str, point: str, move: tuple[str, str, str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 
 from bridge.cli import cli
 from bridge.core.config import ConfigFile
-from bridge.core.failpoints import POINTS
+from bridge.core.failpoints import FAILPOINTS
 from bridge.core.mapping import Mapping
 from bridge.core.strict_models import known_keys
 from tests import reference
@@ -121,7 +121,7 @@ def test_every_verb_is_in_the_readme() -> None:
     for name in cli.commands:
         assert re.search(rf"`(bridge )?{name}\b", listed), name
     assert "BRIDGE_CRASH_AT=mirror.write.after:3" in text_of("README.md")
-    assert "mirror.write" in POINTS
+    assert "mirror.write" in FAILPOINTS
 
 
 def keys(model: type[BaseModel], prefix: str = "") -> list[str]:

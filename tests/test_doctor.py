@@ -218,8 +218,8 @@ def test_a_fault_is_found(
     rig.append(*(f"f-{n}" for n in range(20)))
     rig.once()
     assert prove(rig).verdict == "equal"
-    monkeypatch.setattr(other_clients, "IDLE", -1.0)
-    monkeypatch.setattr(installation, "SILENT", 3600.0)
+    monkeypatch.setattr(other_clients, "IDLE_AFTER", -1.0)
+    monkeypatch.setattr(installation, "COMPONENT_SILENT_AFTER", 3600.0)
     before = found(rig)[check]
     assert verdict not in (before.verdict, "good") or words not in before.evidence
     with ExitStack() as stack:
@@ -358,7 +358,7 @@ def test_a_process_that_hangs(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None
     child = rig.beats(rig.ready(rig.start()))
     assert found(rig)["process"].verdict == "good"
     child.send_signal(signal.SIGSTOP)
-    monkeypatch.setattr(installation, "BEAT", 0.0)
+    monkeypatch.setattr(installation, "SILENT_AFTER", 0.0)
     told = found(rig)["process"]
     assert (told.verdict, "no heartbeat" in told.evidence) == ("bad", True)
     child.send_signal(signal.SIGCONT)

@@ -20,7 +20,7 @@ import pytest
 
 from bridge import Log, open_log
 from bridge.client.write_routing import HEARD
-from bridge.core.failpoints import POINTS
+from bridge.core.failpoints import FAILPOINTS
 from bridge.core.model import format_id
 from bridge.files.appender import Appender
 from bridge.ledger.retired import retired
@@ -369,7 +369,7 @@ def test_every_switch_is_in_the_bookmark(one_rig: Rig) -> None:
     rig.stop(bridge)
 
 
-STEPS = [name for name in POINTS if name.startswith(("retire.", "purge.", "unretire."))]
+STEPS = [name for name in FAILPOINTS if name.startswith(("retire.", "purge.", "unretire."))]
 """The points that the end of a migration comes by."""
 
 

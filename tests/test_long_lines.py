@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 
-from bridge.core.failpoints import POINTS
+from bridge.core.failpoints import FAILPOINTS
 from bridge.ledger.store import Ledger
 from tests.rig import Rig, line, wait_until
 from tests.test_rotation import Follow, follow, live, names, rotate
@@ -106,7 +106,7 @@ def test_a_backlog_of_mirrored_lines_is_none(rig: Rig) -> None:
     rig.append("a")
     for data in big:
         rig.add(data)
-    assert "mirror.write" in POINTS
+    assert "mirror.write" in FAILPOINTS
     child = rig.start("--once", crash="mirror.write.after")
     child.wait(90)
     assert child.returncode == -9, rig.said()

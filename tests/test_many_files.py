@@ -416,7 +416,7 @@ def test_a_new_log_behind_a_switch_and_back(mem: Rig) -> None:
 
 def test_a_merge_that_waits_for_a_switch(mem: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Histories that are being merged as a component is switched go on behind it, each in its order."""
-    monkeypatch.setattr("bridge.kinds.log.dual_write.EVERY", 0.0)
+    monkeypatch.setattr("bridge.kinds.log.dual_write.LEDGER_SECONDS", 0.0)
     mapped(mem, "*.log", "*.log.*")
     for i, days in enumerate(((5,), (2, 6))):
         with (mem.root / f"s{i:02}.log").open("ab") as file:

@@ -23,8 +23,8 @@ from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 from prometheus_client.parser import text_string_to_metric_families
 
-from bridge.admin.metrics.health import PATIENCE, SILENT, DirectionHealth, Health
-from bridge.admin.metrics.metrics_server import MOST as SERVED
+from bridge.admin.metrics.health import STUCK_AFTER, DirectionHealth, Health
+from bridge.admin.metrics.metrics_server import MOST_CLIENTS as SERVED
 from bridge.admin.metrics.metrics_server import MetricsServer, Monitor
 from bridge.core.errors import ConfigError, SourceError
 from bridge.core.model import Position
@@ -33,8 +33,8 @@ from bridge.engine.run import Process
 from bridge.engine.status import MappingStatus, MirrorStatus, SourceStatus, Status
 from bridge.files.catalog import Catalog
 from bridge.files.tail import Tail
-from bridge.kinds.direction_stats import BOUNDS, MOST, DirectionStats, Latency, SourceRates, WriteTimes
-from bridge.ledger.heartbeat import Trouble
+from bridge.kinds.direction_stats import BOUNDS, MOST_TIMES, DirectionStats, Latency, SourceRates, WriteTimes
+from bridge.ledger.heartbeat import SILENT_AFTER, Trouble
 from bridge.ledger.heartbeat import troubles as known
 from bridge.ledger.store import Ledger
 from bridge.ledger.troubles import Troubles
@@ -154,7 +154,7 @@ def test_figures(one_rig: Rig) -> None:
     assert _one(told, "group_lag_messages", mapping=NAME, group="readers") == 39
     assert len({dict(key)["group"] for key in _of(told, "group_pending_messages")}) == 5
     assert _one(told, "redis_up") == 1
-    assert 0 <= _one(told, "heartbeat_age_seconds") < SILENT
+    assert 0 <= _one(told, "heartbeat_age_seconds") < SILENT_AFTER
     assert _one(told, "info", bridge="test", carries="both", version="0.1.0") == 1
     assert watched.health()[0] == 200
 
@@ -308,7 +308,7 @@ def test_asked_once_it_knows(one_rig: Rig) -> None:
     wait_until(lambda: watched.health()[0] == 200, rig.said)
     rig.redis.call("CLIENT", "PAUSE", 60_000, "WRITE")
     rig.append("f-0")
-    Event().wait(PATIENCE + 8)
+    Event().wait(STUCK_AFTER + 8)
     code, ways = watched.health()
     assert (code, ways["forward"]["state"], ways["forward"]["waiting"]) == (503, "stuck", 1)
     assert "goes on" not in rig.said()  # what is only sent has not arrived
@@ -418,7 +418,7 @@ def test_arrivals(tmp_path: Path) -> None:
     path.write_bytes(b"")
     tail = Tail(Catalog(tmp_path, "a.log", ()), "a.log", [])
     assert seen.of(1, 0) == 0
-    for n in range(1, 2 * MOST):
+    for n in range(1, 2 * MOST_TIMES):
         with path.open("ab") as file:
             file.write(b"0123456789")
         os.utime(path, ns=(0, n * 1_000_000_000))
@@ -429,9 +429,9 @@ def test_arrivals(tmp_path: Path) -> None:
         seen.note(one)
     assert seen.of(1, 0) == 1
     assert seen.of(1, 9) == 1
-    for n in range(2, 2 * MOST, 97):  # more than are kept: rather too early, and not by much
+    for n in range(2, 2 * MOST_TIMES, 97):  # more than are kept: rather too early, and not by much
         assert n - 8 <= seen.of(1, 10 * n - 5) <= n
-    assert seen.of(1, 20 * MOST) == 0
+    assert seen.of(1, 20 * MOST_TIMES) == 0
     last = tail.current()
     tail.close()
     assert last is not None
@@ -470,18 +470,18 @@ def test_health_of_directions() -> None:
     clock[0] += 3600
     assert judged(lines=5) == ("moving", "idle")
     for n in range(5):  # a long history
-        clock[0] += PATIENCE * 2
+        clock[0] += STUCK_AFTER * 2
         flows[NAME, "forward"].parts = {"messages.log": SourceRates(n + 1, 0)}
         assert judged(lines=5) == ("moving", "idle")
-    clock[0] += PATIENCE * 2
+    clock[0] += STUCK_AFTER * 2
     assert judged(lines=5, offset=10) == ("moving", "idle")  # over what makes no entries
-    clock[0] += PATIENCE - 0.1
+    clock[0] += STUCK_AFTER - 0.1
     assert judged(lines=6, entries=1, offset=10) == ("moving", "moving")
     clock[0] += 0.2
     forward, mirror = health.judge(status(lines=6, entries=1, offset=10), flows, 0.5)
     assert (forward.state, mirror.state) == ("stuck", "moving")
     assert "10 s" in forward.why
-    clock[0] += PATIENCE
+    clock[0] += STUCK_AFTER
     assert judged(lines=6, entries=1, offset=10) == ("stuck", "stuck")
     flows[NAME, "mirror"].messages += 1
     assert judged(lines=6, entries=1, offset=10) == ("stuck", "moving")
@@ -495,13 +495,13 @@ def test_health_of_many_sources() -> None:
     one.mappings[0].sources.append(SourceStatus("busy.log", Position(1, 0), Lag(5, 50)))
     for n in range(4):
         flows = carried({"busy.log": SourceRates(n, 0)})
-        clock[0] += PATIENCE
+        clock[0] += STUCK_AFTER
         going = health.judge(one, flows, 0.5)
     assert states(going) == ("stuck", "idle")
     assert going[0].why.startswith("messages.log: ")
     assert going[0].waiting == Lag(10, 100)
     for _ in range(4):
-        clock[0] += PATIENCE
+        clock[0] += STUCK_AFTER
         assert states(health.judge(status(lines=5), carried({"messages.log": SourceRates(0, 5)}), 0.5)) == (
             "idle",
             "idle",
@@ -517,7 +517,7 @@ def test_health_of_everything_else() -> None:
     assert states(health.judge(status(troubles=other), flows, 0.5)) == ("idle", "idle")
     assert states(health.judge(status(entries=None, redis_error="gone"), flows, 0.5)) == ("stuck", "stuck")
     assert states(health.judge(status(ledger_error="not a ledger"), flows, 0.5)) == ("stuck", "stuck")
-    assert states(health.judge(status(), flows, SILENT + 1)) == ("stuck", "stuck")
+    assert states(health.judge(status(), flows, SILENT_AFTER + 1)) == ("stuck", "stuck")
     one = status()
     one.mappings[0].error = "the stream belongs to another bridge"
     assert states(health.judge(one, flows, 0.5)) == ("stuck", "stuck")

@@ -10,7 +10,7 @@ import pytest
 
 from bridge.admin.move_server import with_url
 from bridge.core.config import load
-from bridge.core.failpoints import POINTS
+from bridge.core.failpoints import FAILPOINTS
 from bridge.streams.connect import Connection
 from bridge.streams.copy_keys import KeyContent, held, names
 from bridge.streams.embedded import embedded_server
@@ -95,7 +95,7 @@ def test_moves_everything(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("when", ["before", "after", "after:raise=ENOSPC"])
-@pytest.mark.parametrize("point", [name for name in POINTS if name.startswith("move.")])
+@pytest.mark.parametrize("point", [name for name in FAILPOINTS if name.startswith("move.")])
 def test_killed_at_every_point(one_rig: Rig, point: str, when: str) -> None:
     """Killed anywhere it is as before or done, and the next try does it."""
     rig, count = one_rig, ":4" if point == "move.copy" else ""

@@ -17,7 +17,7 @@ import pytest
 
 from bridge.core.codecs.timestamps import older
 from bridge.core.errors import BridgeError, RedisRefused
-from bridge.core.failpoints import POINTS
+from bridge.core.failpoints import FAILPOINTS
 from bridge.cutover import switch_waits
 from bridge.cutover.operator import Operator, SwitchWish
 from bridge.ledger.states import ask_owner, note_asked, owner_of, set_owner, unask_owner
@@ -28,7 +28,7 @@ from tests.rig import Rig, line, wait_until
 from tests.test_state import SOAK, STATE, Values
 
 COMPONENTS = '[components.ui]\nroles = ["ui"]\n[components.daemon]\nroles = ["daemon"]\n'
-STEPS = [f"{name}.{when}" for name in POINTS if name.startswith("switch.") for when in ("before", "after")]
+STEPS = [f"{name}.{when}" for name in FAILPOINTS if name.startswith("switch.") for when in ("before", "after")]
 SOME = ["switch.asked.after", "switch.flip.after"]
 STEPS = [one for one in STEPS if one not in ("switch.pause.before", "switch.flip.before", "switch.done.before")]
 
@@ -257,7 +257,7 @@ def test_somebody_else_writes_it(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> N
     bridge = carried(values, b"one")
     wait_until(lambda: equal(values), rig.said)
     monkeypatch.setattr(
-        switch_waits, "reached", lambda point: values.save(b"two") if point == "switch.asked.before" else None
+        switch_waits, "failpoint", lambda point: values.save(b"two") if point == "switch.asked.before" else None
     )
     with operator(rig) as one:
         wish = SwitchWish("ui", (WRITES,), REDIS, forced=True)

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bridge.files.content import KEPT, MOST_OUT, PackedContent
+from bridge.files.content import KEPT_BYTES, MOST_OUT, PackedContent
 from bridge.files.descriptor_pool import PooledFile
 from bridge.files.piece_age import Piece, in_age_order
 from bridge.ledger.store import Ledger
@@ -136,7 +136,7 @@ def test_bomb(tmp_path: Path, suffix: str) -> None:
     """Whatever a file claims to hold, only a few pieces of it are in memory."""
     content = opened(tmp_path / f"a{suffix}", PRESS[suffix](b"\0" * (1 << 26)))
     assert content.read(10, (1 << 26) - 5) == b"\0" * 5
-    assert len(content._out) <= 4 * KEPT + 17 * MOST_OUT
+    assert len(content._out) <= 4 * KEPT_BYTES + 17 * MOST_OUT
     content.close()
 
 

@@ -351,7 +351,7 @@ def test_spooled_lines_leave_nothing(one_rig: Rig, monkeypatch: pytest.MonkeyPat
     """Redis-born entries that wait for their lines go to a file without a name when they are many."""
     rig, folder = one_rig, tmp_path / "spool"
     folder.mkdir()
-    monkeypatch.setattr("bridge.parity.log.overflow_queue.HELD", 1000)
+    monkeypatch.setattr("bridge.parity.log.overflow_queue.HELD_BYTES", 1000)
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     rig.append("f-0")
     rig.once()
@@ -386,7 +386,7 @@ def test_line_in_a_piece_that_ended(
             assert ended.wait(60)
 
     monkeypatch.setattr(Tail, "finish", finish)
-    monkeypatch.setattr(append, "reached", reached)
+    monkeypatch.setattr(append, "failpoint", reached)
     bridge = Thread(target=Process(rig.settings(), dual=True, poll=False, stop=stop).run)
     bridge.start()
     try:

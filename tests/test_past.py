@@ -815,7 +815,7 @@ def test_a_late_line_that_other_data_had(rig: Rig) -> None:
     assert rig.parity().verdict == "equal"
 
 
-@pytest.mark.parametrize("between", ["compare", "put_back", "settle_loss"])
+@pytest.mark.parametrize("between", ["reconcile_checkpoints", "put_back", "settle_loss"])
 def test_the_mirror_reads_nothing_before_a_loss_is_settled(
     one_rig: Rig, between: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -889,7 +889,7 @@ def test_a_ledger_that_is_put_back_has_begun_a_line(one_rig: Rig, monkeypatch: p
             rig.add("r-3")
 
     with monkeypatch.context() as patch:
-        patch.setattr(mirror_module, "reached", copies)
+        patch.setattr(mirror_module, "failpoint", copies)
         assert not rig.once().errors
     assert (len(copied), len(rig.lines())) == (2, 5)
     for suffix in ("-wal", "-shm"):

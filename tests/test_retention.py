@@ -13,7 +13,7 @@ import pytest
 
 from bridge.admin.retention.trimming import Retention, TrimPlan, TrimReport
 from bridge.continuity.archive_reader import ArchiveReader
-from bridge.continuity.archive_writer import PIECE
+from bridge.continuity.archive_writer import ARCHIVE_ENTRIES
 from bridge.core.model import EntryId
 from bridge.ledger.archive_index import parts_of, spans
 from bridge.ledger.ranges import all_ranges
@@ -158,7 +158,7 @@ def test_a_long_stretch_is_archived_in_pieces(rig: Rig, monkeypatch: pytest.Monk
         [span] = spans(ledger, STREAM)
         parts = [len(part.listed) for part in parts_of(ledger, STREAM, span)]
     assert sum(parts) == 3520
-    assert max(parts) < 2 * PIECE
+    assert max(parts) < 2 * ARCHIVE_ENTRIES
     assert history(rig) == whole
     assert prove(rig).tally.compared == 3720
 

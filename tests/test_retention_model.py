@@ -137,8 +137,8 @@ class Model:
 
         with ExitStack() as stack:
             ledger = stack.enter_context(closing(Ledger(rig.state / "ledger.db", create=True)))
-            stack.enter_context(patch.object(trimming, "reached", reached))
-            stack.enter_context(patch.object(archive_writer, "reached", reached))
+            stack.enter_context(patch.object(trimming, "failpoint", reached))
+            stack.enter_context(patch.object(archive_writer, "failpoint", reached))
             stack.enter_context(suppress(Killed))
             retention(rig, ledger).trim(lambda: False)
         floor = read_trimmed(rig.redis, KEYS).floor
@@ -202,8 +202,8 @@ def play(program: list[tuple[str, int]], *, archived: bool) -> None:
         rig = Rig.shared(Path(folder), find())
         rig.redis.call("CONFIG", "SET", "stream-node-max-entries", "4")
         keep(rig, keep_entries=8, archive=archived)
-        patches = [patch.object(check, "CLOSEST", 3), patch.object(trimming, "PART", 7), patch.object(forward, "BATCH", 5),
-                   patch.object(archive_writer, "PIECE", 3), patch.object(trimming, "PAGE", 2)]  # fmt: skip
+        patches = [patch.object(check, "CLOSEST", 3), patch.object(trimming, "TRIM_PART", 7), patch.object(forward, "BATCH", 5),
+                   patch.object(archive_writer, "ARCHIVE_ENTRIES", 3), patch.object(trimming, "TRIM_PAGE", 2)]  # fmt: skip
         for one in patches:
             one.start()
         try:

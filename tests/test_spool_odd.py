@@ -13,7 +13,7 @@ import pytest
 from bridge.core.config import load
 from bridge.core.errors import ConfigError, SourceError
 from bridge.files.folder import MessageFolder, ReadFile
-from bridge.ledger.spool_messages import GONE
+from bridge.ledger.spool_messages import GONE_INODE
 from bridge.ledger.store import Ledger
 from tests.inbox import INBOX, Inbox, document
 from tests.rig import Rig, wait_until
@@ -62,7 +62,7 @@ def test_taken_away_and_written_anew(texts: Inbox) -> None:
 
     def seen_to_be_gone(name: str) -> bool:
         found = query(texts.rig, f"SELECT inode FROM spool_files WHERE CAST(name AS TEXT) = 'inbox/{name}'")
-        return found == [(GONE,)]
+        return found == [(GONE_INODE,)]
 
     for n in range(4):
         path = texts.folder / ("same.txt" if n > 1 else f"{n}.txt")
@@ -314,7 +314,7 @@ def test_touched_before_it_was_sent(texts: Inbox) -> None:
 def test_a_file_that_may_not_be_read_when_its_turn_comes(texts: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """It keeps no other, and goes over when it may be read again."""
     monkeypatch.setattr("bridge.kinds.spool.scanner.KEEP_BYTES", 0)
-    monkeypatch.setattr("bridge.kinds.spool.scanner.SHARE", 1 << 62)
+    monkeypatch.setattr("bridge.kinds.spool.scanner.KEPT_SHARE", 1 << 62)
     read, asked = MessageFolder.read, [0]
 
     def reads(self: MessageFolder, name: bytes, limit: int) -> ReadFile | None:

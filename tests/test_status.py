@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
+from bridge.core.state_folder import state_lock
 from bridge.core.wording import duration
 from bridge.engine.headline import headline
 from bridge.engine.lag import Lag
-from bridge.engine.run import state_lock
 from bridge.engine.status import MappingStatus, MirrorStatus, SourceStatus, Status, sample
 from bridge.files.tail import Tail
 from bridge.kinds.direction_stats import RATED, Rates

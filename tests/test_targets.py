@@ -53,8 +53,8 @@ def at(monkeypatch: pytest.MonkeyPatch, point: str, act: Hook) -> None:
             done.append(name)
             act()
 
-    monkeypatch.setattr(append, "reached", reached)
-    monkeypatch.setattr(mirror, "reached", reached)
+    monkeypatch.setattr(append, "failpoint", reached)
+    monkeypatch.setattr(mirror, "failpoint", reached)
 
 
 class Both:
@@ -112,7 +112,7 @@ def killed(rig: Rig, hooks: dict[str, Hook]) -> None:
                 if not left:
                     os.kill(os.getpid(), signal.SIGKILL)
 
-        setattr(append, "reached", reached)  # noqa: B010 - this process is ended by it
+        setattr(append, "failpoint", reached)  # noqa: B010 - this process is ended by it
         try:
             once(rig.settings(), dual=True, stop=Event())
         finally:
@@ -201,14 +201,14 @@ def test_emptied_between_intent_and_write(rig: Rig, monkeypatch: pytest.MonkeyPa
                 rig.append(*fresh)
 
         at(monkeypatch, "mirror.write.before", empty)
-        append_reached: Callable[[str], None] = getattr(append, "reached")  # noqa: B009
+        append_reached: Callable[[str], None] = getattr(append, "failpoint")  # noqa: B009
 
         def reached(name: str) -> None:
             append_reached(name)
             if name == "mirror.write.after":
                 both.go_forward()
 
-        monkeypatch.setattr(append, "reached", reached)
+        monkeypatch.setattr(append, "failpoint", reached)
         both.go_back()
         monkeypatch.undo()
         both.go_forward()
@@ -257,7 +257,7 @@ def test_much_was_appended_since(rig: Rig) -> None:
     assert not rig.once().errors
     for i in range(3):
         rig.add(f"r-{i}")
-    size = unfinished_write.WINDOW - 40
+    size = unfinished_write.INTENT_WINDOW - 40
     other = line(b"x" * (size - len(line(b""))))
     assert len(other) == size
 

@@ -37,7 +37,7 @@ from bridge.streams.latest_value import key_of
 from bridge.streams.reader import existing, file_born
 from bridge.streams.stream_metadata import StreamMetadata, read_books
 
-PIECE = 1 << 20
+SEARCH_BLOCK = 1 << 20
 DAY_MS = 86_400_000
 
 
@@ -371,7 +371,7 @@ def _line_in(generation: Generation, number: int, *, by_line: bool) -> tuple[int
     if not by_line and number >= size:
         raise BridgeError(f"has {size} bytes", where=str(generation.path))
     while at < size:
-        data = generation.read(PIECE, at)
+        data = generation.read(SEARCH_BLOCK, at)
         if not data:
             break
         newlines = data.count(b"\n") if by_line else data[: max(0, number - at)].count(b"\n")
@@ -386,7 +386,7 @@ def _line_in(generation: Generation, number: int, *, by_line: bool) -> tuple[int
             begin = at + place
             line += 1
             newlines -= 1
-        raw = generation.read(PIECE, begin)
+        raw = generation.read(SEARCH_BLOCK, begin)
         if not raw:
             break
         return begin, line, raw[: raw.find(b"\n") + 1] if b"\n" in raw else raw

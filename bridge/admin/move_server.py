@@ -21,14 +21,14 @@ from bridge.core.failpoints import failpoint
 from bridge.core.model import paired
 from bridge.streams.components import COMPONENTS
 from bridge.streams.connect import Connection
-from bridge.streams.copy_keys import KINDS, MERGE, KeyContent, copy, held, kind_of, names
+from bridge.streams.copy_keys import KEY_TYPES, MERGE, KeyContent, copy, held, kind_of, names
 from bridge.streams.embedded import embedded_server
 from bridge.streams.reader import durability, server_info
 
 PAUSE_MS = 10_000
 """Milliseconds for which the embedded server takes no writes, renewed as long as the move goes on."""
 
-PASSING = (b":lease",)
+EXPIRING_KEYS = (b":lease",)
 """The ends of keys of ours that run out by themselves, and are not copied; nor is a bridge's heartbeat."""
 
 
@@ -106,10 +106,10 @@ class ServerMove:
         self._look_at_clients(source, plan)
         self._look_at_target(target, plan)
         for key in names(source):
-            if key.endswith(PASSING) or key.startswith(b"bridge:health:"):
+            if key.endswith(EXPIRING_KEYS) or key.startswith(b"bridge:health:"):
                 continue
             kind = kind_of(source, key)
-            if kind not in (*KINDS, "none"):
+            if kind not in (*KEY_TYPES, "none"):
                 plan.reasons.append((f"{_text(key)} is of type {kind}, which cannot be copied", "remove it first"))
             elif (found := held(source, key, self._pause)) is not None:
                 plan.keys[key] = found

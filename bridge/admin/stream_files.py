@@ -26,12 +26,12 @@ from bridge.streams.reader import Entry, stream_info, to_entries
 from bridge.streams.stream_metadata import read_books
 from bridge.streams.trim import read_trimmed
 
-ASIDE = "not-lines.jsonl"
+ASIDE_FILE = "not-lines.jsonl"
 """Entries that make no line, in the folder of a log's snapshot."""
 
-PAGE, PAGE_BYTES = 1000, 1 << 20
+FILES_PAGE, FILES_PAGE_BYTES = 1000, 1 << 20
 
-ENTRIES = "entries.jsonl"
+ENTRIES_FILE = "entries.jsonl"
 """All entries, where the mapping's files hold no lines."""
 
 
@@ -131,10 +131,10 @@ def keep(
         for entry in _history(shared, ledger, connection, since, last):
             if until is not None and entry.id >= until:
                 break
-            name, line = _line(shared, entry, names) if lines else (ENTRIES, None)
+            name, line = _line(shared, entry, names) if lines else (ENTRIES_FILE, None)
             if line is None:
                 kept.aside += lines
-                files.write(ASIDE if lines else ENTRIES, entry_as_json(entry) + b"\n")
+                files.write(ASIDE_FILE if lines else ENTRIES_FILE, entry_as_json(entry) + b"\n")
             else:
                 files.write(name, line)
                 kept.lines[name] = kept.lines.get(name, 0) + 1
@@ -174,7 +174,7 @@ def _history(
     archive = ArchiveReader(shared.mapping, shared.settings.state_dir, ledger) if ledger is not None else None
     was = remembered(ledger, shared.mapping.stream.key) if ledger is not None else None
     floor = was.floor if was is not None else ZERO_ID
-    for rows in history(connection, shared.keys, archive, since, last, PAGE, PAGE_BYTES, floor):
+    for rows in history(connection, shared.keys, archive, since, last, FILES_PAGE, FILES_PAGE_BYTES, floor):
         yield from to_entries(rows)
 
 

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from bridge.admin.demo.stage import Crossing, Scene
     from bridge.admin.demo.verdict import Verdict
 
-EVERY = 1.0
+COUNTS_SECONDS = 1.0
 """Seconds between two lines of counts where there is no terminal."""
 
 BAR = 16
-NEWEST = 50
+LATENCY_MESSAGES = 50
 """Messages over which the live latency is told."""
 
 
@@ -146,7 +146,7 @@ def _screen(scene: Scene) -> Group:
         done = BAR if not total else min(BAR, BAR * crossing.count // total)
         bar = Text("█" * done, "green" if done == BAR else "yellow") + Text("░" * (BAR - done), "dim")
         counts = f"{crossing.count:,} of {total:,}"
-        ways.add_row(Text(name, "bold"), bar, Text(counts, "cyan"), Text(_ms(crossing, NEWEST)))
+        ways.add_row(Text(name, "bold"), bar, Text(counts, "cyan"), Text(_ms(crossing, LATENCY_MESSAGES)))
         last.add_row(Text(name, "dim"), Text(crossing.last, "dim", no_wrap=True, overflow="ellipsis"))
     alive = Text.assemble(
         "bridge ", ("at work", "green") if scene.bridge else ("dead", "bold red"),
@@ -176,11 +176,11 @@ class _Plain:
             click.echo(f"{at:4.1f} s  {what}")
         self._told = len(scene.events)
         if time.monotonic() >= self._due:
-            self._due = time.monotonic() + EVERY
+            self._due = time.monotonic() + COUNTS_SECONDS
             ways = (("file → Redis", scene.into_stream, scene.from_file),
                     ("Redis → file", scene.into_file, scene.written["ui"]))  # fmt: skip
             told = [
-                f"{name} {crossing.count:,} of {total:,} {_ms(crossing, NEWEST)}".rstrip()
+                f"{name} {crossing.count:,} of {total:,} {_ms(crossing, LATENCY_MESSAGES)}".rstrip()
                 for name, crossing, total in ways
             ]
             click.echo(f"        {'; '.join(told)}")

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from bridge.core.mapping import Mapping
     from bridge.engine.account.standing import FilesAccount, FileStanding
 
-SHOWN = 30
+SHOWN_FILES = 30
 """Files that are shown of a mapping unless all are asked for; those that need a person always are."""
 
-WIDE = 110
+TIMES_WIDTH = 110
 """Columns of a screen on which the times of a file's first and last message stand beside each other."""
 
-FIRST = ("unaccounted", "waiting", "left", "aside", "copy", "link", "active", "piece")
+STANDING_ORDER = ("unaccounted", "waiting", "left", "aside", "copy", "link", "active", "piece")
 """The standings in the order in which they are shown: what needs a person stands first."""
 
 
@@ -86,7 +86,8 @@ def _json(settings: Settings, mapping: Mapping, account: FilesAccount) -> dict[s
 
 def _sorted(account: FilesAccount) -> list[FileStanding]:
     return sorted(
-        account.pieces, key=lambda piece: (FIRST.index(piece.standing), piece.log, piece.generation or 0, piece.path)
+        account.pieces,
+        key=lambda piece: (STANDING_ORDER.index(piece.standing), piece.log, piece.generation or 0, piece.path),
     )
 
 
@@ -131,15 +132,15 @@ def _show(settings: Settings, mapping: Mapping, account: FilesAccount, *, everyt
             out, safe(f"{counted(account.gone, 'entry', 'entries')} of the stream went before the mirror came to them")
         )
     rows = _sorted(account)
-    urgent = [standing for standing in rows if standing.standing not in FIRST[-2:]]
-    shown = rows if everything or len(rows) <= SHOWN else urgent or rows[:10]
+    urgent = [standing for standing in rows if standing.standing not in STANDING_ORDER[-2:]]
+    shown = rows if everything or len(rows) <= SHOWN_FILES else urgent or rows[:10]
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
-    shown = dated(settings, mapping, shown[: None if everything else 10 * SHOWN])
+    shown = dated(settings, mapping, shown[: None if everything else 10 * SHOWN_FILES])
     waits = any(piece.behind for piece in shown)
     for column in ("file", "standing", "gen.", "bytes", *["waiting"] * waits, "first and last message, UTC", "why"):
         right = column in ("gen.", "bytes", "waiting")
         table.add_column(column, overflow="fold", justify="right" if right else "left")
-    between = " – " if out.width >= WIDE else "\n"
+    between = " – " if out.width >= TIMES_WIDTH else "\n"
     for piece in shown:
         number = "" if piece.generation is None else f"{piece.generation:,}"
         behind = [f"{piece.behind:,}" if piece.behind else ""] * waits

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from bridge.core.mapping import Mapping
     from bridge.engine.importer import Report
 
-KINDS = 8
+SHOWN_REASONS = 8
 ORDERS, PIECES = 5, 20
-EVERY = 5.0
+LINE_SECONDS = 5.0
 """Seconds between two lines where there is no terminal."""
 
 
@@ -50,8 +50,9 @@ def command(options: Options, mappings: tuple[str, ...], dry_run: bool, max_rate
 def _import(options: Options, settings: Settings, chosen: list[Mapping], max_rate: float | None) -> int:
     from bridge.core.errors import BridgeError
     from bridge.core.interpreter import tune_interpreter
+    from bridge.core.state_folder import state_lock
     from bridge.engine.importer import import_history
-    from bridge.engine.run import state_lock, stop_on_signals
+    from bridge.engine.run import stop_on_signals
     from bridge.ledger.retired import retired
     from bridge.ledger.store import Ledger
 
@@ -109,13 +110,13 @@ class _Lines(_Watch):
     def __call__(self, event: str, report: Report) -> None:
         if event == "started":
             self._say(_beginning(report))
-            self._due = time.monotonic() + EVERY
+            self._due = time.monotonic() + LINE_SECONDS
         elif event == "waiting":
             if time.monotonic() >= self._due:
-                self._due = time.monotonic() + EVERY
+                self._due = time.monotonic() + LINE_SECONDS
                 self._say(f"{report.mapping}: Redis is away; {_so_far(report)}; waiting, nothing is lost")
         elif event == "progress" and time.monotonic() >= self._due:
-            self._due = time.monotonic() + EVERY
+            self._due = time.monotonic() + LINE_SECONDS
             self._say(f"{report.mapping}: {_so_far(report)}")
         elif event == "ended":
             click.echo(summary(report))
@@ -321,8 +322,8 @@ def _describe(plan: Preview) -> None:
             click.echo(f"  clamped  {counted(clamped, 'entry', 'entries')} {said}")
     for name in ("roles", "types"):
         values = plan.count(name)
-        shows = ", ".join(f"{shown(value, 40)} {n:,}" for value, n in values.most_common(KINDS))
-        more = f" and {len(values) - KINDS} more" if len(values) > KINDS else ""
+        shows = ", ".join(f"{shown(value, 40)} {n:,}" for value, n in values.most_common(SHOWN_REASONS))
+        more = f" and {len(values) - SHOWN_REASONS} more" if len(values) > SHOWN_REASONS else ""
         if values:
             click.echo(f"  {name:8} {shows}{more}")
     for name, order in [*plan.orders.items()][:ORDERS]:

@@ -16,7 +16,7 @@ from bridge.core.wording import counted
 if TYPE_CHECKING:
     from bridge.admin.survey.check_lines import CheckReport
 
-SAMPLE = 1 << 18
+LOG_SAMPLE_BYTES = 1 << 18
 """Bytes that are looked at, from each of the beginning, the middle and the end."""
 
 CHECKED = 1 << 26
@@ -37,12 +37,12 @@ def propose(path: Path, root: Path) -> tuple[str, dict[str, Any], Proposal, Chec
     if opened is None or opened.content is None:
         raise SourceError("cannot be read: No such file or directory", where=str(path))
     try:
-        lines = opened.content.read(SAMPLE, 0).split(b"\n")
+        lines = opened.content.read(LOG_SAMPLE_BYTES, 0).split(b"\n")
         lines = lines[:-1] if len(lines) > 1 else lines
         if opened.packed is None:
-            for at in (opened.size() // 2, opened.size() - SAMPLE):
-                if at > SAMPLE:
-                    lines += opened.content.read(SAMPLE, at).split(b"\n")[1:-1]
+            for at in (opened.size() // 2, opened.size() - LOG_SAMPLE_BYTES):
+                if at > LOG_SAMPLE_BYTES:
+                    lines += opened.content.read(LOG_SAMPLE_BYTES, at).split(b"\n")[1:-1]
     finally:
         opened.close()
     if not any(line.strip() for line in lines):
@@ -67,7 +67,7 @@ def propose(path: Path, root: Path) -> tuple[str, dict[str, Any], Proposal, Chec
     return _toml(tables, proposal, checked), tables, proposal, checked
 
 
-SAMPLED, FIRST = 200, 1 << 16
+FILES_SAMPLED, BYTES_SAMPLED = 200, 1 << 16
 """Of a folder: how many files are looked at, and how many bytes of each."""
 
 
@@ -83,8 +83,8 @@ def _folder(path: Path, root: Path) -> tuple[str, dict[str, Any], Proposal, Chec
 
     folder = MessageFolder(path.resolve(), "**/*")
     files = []
-    for raw_name in islice((found_file.name for some in folder.scan() for found_file in some), SAMPLED):
-        taken = folder.read(raw_name, FIRST)
+    for raw_name in islice((found_file.name for some in folder.scan() for found_file in some), FILES_SAMPLED):
+        taken = folder.read(raw_name, BYTES_SAMPLED)
         if taken is not None:
             files.append((os.fsdecode(raw_name), taken.raw))
     if not files:

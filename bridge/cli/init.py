@@ -291,10 +291,10 @@ def _begin(options: Options, path: Path) -> list[str]:
 
     from bridge.core.config import load
     from bridge.core.errors import BridgeError
+    from bridge.core.state_folder import private
     from bridge.ledger.process_nonces import note_begun
     from bridge.ledger.store import Ledger
     from bridge.streams.dial import dialler
-    from bridge.streams.embedded import embedded_server
     from bridge.streams.keys import Keys
     from bridge.streams.retired import ending_of
 
@@ -305,7 +305,7 @@ def _begin(options: Options, path: Path) -> list[str]:
                 over = [m.name for m in settings.mappings if ending_of(connection, Keys.of(m.stream.key)) is not None]
         elif (settings.state_dir / "server").exists():
             return []  # it knows, and is not started for this
-        with closing(Ledger(embedded_server.private(settings.state_dir) / "ledger.db", create=True)) as ledger:
+        with closing(Ledger(private(settings.state_dir) / "ledger.db", create=True)) as ledger:
             for mapping in settings.mappings:
                 if mapping.name not in over:
                     note_begun(ledger, mapping.stream.key)

@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from bridge.parity.result import ParityResult
     from bridge.streams.connect import Connection
 
-EVERY = 2.0
+WATCH_SECONDS = 2.0
 """Seconds between two looks of `--watch`; more after a look that took long, so that looking is a tenth of the time."""
 
 SAID = 5.0
 """Seconds between two lines of progress where there is no terminal."""
 
-LISTED = 20
+LISTED_DIFFERENCES = 20
 """Differences that are printed."""
 
 CODES = {"equal": 0, "differs": 3, "inconclusive": 4}
@@ -128,7 +128,7 @@ def _prove(
     return CODES[verdict_of_all(results)]
 
 
-PAGE = "<!doctype html>\n<!-- bridge parity -->"
+HTML_HEADER = "<!doctype html>\n<!-- bridge parity -->"
 """How a page begins."""
 
 
@@ -138,7 +138,7 @@ def _may_write(path: Path) -> None:
 
     try:
         with path.open("rb") as file:
-            known = file.read(len(PAGE)) == PAGE.encode()
+            known = file.read(len(HTML_HEADER)) == HTML_HEADER.encode()
     except FileNotFoundError:
         return
     except OSError as error:
@@ -221,12 +221,12 @@ def _print(results: list[ParityResult]) -> None:
             say(f"  {fact}")
         if result.verdict == "differs":
             say(f"  {counts_in_words(result)}")
-        for difference in result.tally.differences[:LISTED]:
+        for difference in result.tally.differences[:LISTED_DIFFERENCES]:
             say("")
             say(f"  {WORDS[difference.kind]}: {where(difference)}", "bold")
             for name, raw in zip(("file ", "Redis"), sides(difference), strict=True):
                 say(f"    {name}  {without(difference) if raw is None else shown(raw, 500)}")
-        more = sum(result.counts().values()) - LISTED
+        more = sum(result.counts().values()) - LISTED_DIFFERENCES
         if more > 0:
             say("")
             say(f"  … and {counted(more, 'difference')} more: `--json` or `--html FILE` shows them")
@@ -273,7 +273,7 @@ def _watch(options: Options, proof: ParityRunner, dial: Callable[[], Connection]
                 if said != last:
                     complain(error)
             last = said
-            stop.wait(max(EVERY, 9 * (time.monotonic() - begun)))
+            stop.wait(max(WATCH_SECONDS, 9 * (time.monotonic() - begun)))
     return 130
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from bridge.ledger.store import Ledger
 
 NUMBER = click.IntRange(1, (1 << 63) - 1)
-SHOWN = 10_000
+SHOWN_CHARACTERS = 10_000
 """Characters of a message that `show` prints; `export` gives all of them."""
 
 
@@ -80,7 +80,7 @@ def show(given: Options, number: int) -> None:
         digest = quarantined.digest or "not kept"
         out.print(safe(f"{'kept':10} its first {len(quarantined.raw):,} bytes; BLAKE2b-128 of all {digest}"))
     out.print()
-    out.print(safe(shown(quarantined.raw, SHOWN)), soft_wrap=True)
+    out.print(safe(shown(quarantined.raw, SHOWN_CHARACTERS)), soft_wrap=True)
 
 
 @command.command("retry")
@@ -95,7 +95,7 @@ def retry(given: Options, numbers: tuple[int, ...]) -> int:
     import time
 
     from bridge.admin.repair.retry import QuarantineRetry
-    from bridge.engine.run import state_lock
+    from bridge.core.state_folder import state_lock
     from bridge.kinds.mapping_context import MappingContext
     from bridge.ledger.quarantine import quarantine_counts, quarantined
     from bridge.ledger.ranges import intents_of

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from bridge.parity.result import ParityResult
     from bridge.streams.connect import Connection
 
-LISTED = 20
+LISTED_ACTIONS = 20
 
 
 @click.command("repair", short_help="Rebuild a lost ledger, and mend what parity found")
@@ -48,8 +48,8 @@ def command(
     --as-edit and --as-new, mappings or logs.
     """
     from bridge.cli.repair_retired import DeadFiles
+    from bridge.core.state_folder import state_lock
     from bridge.engine.retired_files import ended
-    from bridge.engine.run import state_lock
     from bridge.kinds.mapping_context import MappingContext
     from bridge.ledger.store import Ledger
     from bridge.streams.dial import dialler
@@ -289,14 +289,14 @@ class _Repair:
         if restores:
             click.echo(f"  {did}{verbs[0]} {counted(restores, 'line')} at the end of a file that was cut")
         for action, acts in ((verbs[1], sends), (verbs[2], appends)):
-            for act in acts[:LISTED]:
+            for act in acts[:LISTED_ACTIONS]:
                 click.echo(f"  {did}{action} {self._said(act)}")
-            if len(acts) > LISTED:
-                click.echo(f"  … and {counted(len(acts) - LISTED, 'more line')}")
-        for act in left[:LISTED]:
+            if len(acts) > LISTED_ACTIONS:
+                click.echo(f"  … and {counted(len(acts) - LISTED_ACTIONS, 'more line')}")
+        for act in left[:LISTED_ACTIONS]:
             click.echo(f"  left alone, {self._said(act)}: {act.advice}")
-        if len(left) > LISTED:
-            click.echo(f"  … and {len(left) - LISTED:,} more left alone")
+        if len(left) > LISTED_ACTIONS:
+            click.echo(f"  … and {len(left) - LISTED_ACTIONS:,} more left alone")
         if self.plan.untold:
             click.echo(f"  {counted(self.plan.untold, 'more difference')}: run it again when these are mended")
         if not self._execute and (sends or appends or restores):

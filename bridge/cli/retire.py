@@ -34,7 +34,7 @@ def retire(options: Options, mapping: str, execute: bool, reason: str, force: st
     """
     from bridge.admin.retire import end_mapping
     from bridge.core.errors import ConfigError
-    from bridge.engine.run import state_lock
+    from bridge.core.state_folder import state_lock
 
     settings = of_root(options.settings())
     options.log(settings.log_format)
@@ -105,7 +105,7 @@ def _written(settings: Settings, mapping: Mapping, ledger: Ledger, connection: C
     return {name: behind.messages for name, behind in written.items() if behind.messages}
 
 
-LISTED = 12
+LISTED_LEFTOVERS = 12
 
 
 def _left(
@@ -119,10 +119,10 @@ def _left(
     for head, some in (("nobody needs any more:", found.goes), ("must stay:", found.stays)):
         if some and not options.as_json:
             click.echo(head)
-            for what, why in some[:LISTED]:
+            for what, why in some[:LISTED_LEFTOVERS]:
                 click.echo(f"  {shown(what.encode())}: {shown(why.encode())}")
-            if len(some) > LISTED:
-                click.echo(f"  … and {len(some) - LISTED:,} more (--json lists all)")
+            if len(some) > LISTED_LEFTOVERS:
+                click.echo(f"  … and {len(some) - LISTED_LEFTOVERS:,} more (--json lists all)")
     return {
         "goes": [{"what": what, "why": why} for what, why in found.goes],
         "stays": [{"what": what, "why": why} for what, why in found.stays],
@@ -217,8 +217,8 @@ def unretire(options: Options, mapping: str, place: str | None, execute: bool, r
     """
     from bridge.admin.retire import begin_again
     from bridge.core.errors import ConfigError
+    from bridge.core.state_folder import state_lock
     from bridge.engine.headline import many
-    from bridge.engine.run import state_lock
 
     settings = of_root(options.settings())
     chosen = settings.mapping(mapping)

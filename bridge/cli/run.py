@@ -28,8 +28,9 @@ def command(options: Options, dual: bool, once: bool, poll: bool, log_format: st
     """Carry lines into the stream; with --dual, carry entries into the files as well."""
     from bridge.admin.retention.keep import keep_retention
     from bridge.core.interpreter import tune_interpreter
+    from bridge.core.state_folder import state_lock
     from bridge.cutover.finish_switches import finish_switches
-    from bridge.engine.run import Process, state_lock, stop_on_signals
+    from bridge.engine.run import Process, stop_on_signals
     from bridge.engine.service_notify import ServiceNotifier
 
     settings = of_root(options.settings(log_format))

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.text import Text
 
-WIDE = 200
+PLAIN_WIDTH = 200
 """Columns of what is not a terminal, so that nothing is folded there; COLUMNS says otherwise."""
 
 STYLES = {"good": "bold green", "behind": "bold yellow", "idle": "bold cyan", "bad": "bold red"}
@@ -22,7 +22,7 @@ def console(*, stderr: bool = False) -> Console:
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() or os.environ.get("COLUMNS") else WIDE
+    width = None if stream.isatty() or os.environ.get("COLUMNS") else PLAIN_WIDTH
     return Console(file=stream, width=width, highlight=False, markup=False, emoji=False)
 
 

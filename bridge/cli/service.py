@@ -7,7 +7,7 @@ import click
 from bridge.cli.common import Options, Verbs, emit, of_root, options, verb
 
 DUAL = click.option("--dual", is_flag=True, help="Mirror too, as `bridge run --dual`")
-POLL = click.option("--poll", is_flag=True, help="As `bridge run --poll`")
+POLL_OPTION = click.option("--poll", is_flag=True, help="As `bridge run --poll`")
 
 
 @click.group("service", cls=Verbs, short_help="Run the bridge as a service that starts at login")
@@ -22,7 +22,7 @@ def _flags(dual: bool, poll: bool) -> list[str]:
 
 @command.command("install")
 @DUAL
-@POLL
+@POLL_OPTION
 @click.option("--print", "prints", is_flag=True, help="Show the file; write and start nothing")
 @verb
 def install(given: Options, dual: bool, poll: bool, prints: bool) -> None:
@@ -61,7 +61,7 @@ def uninstall(given: Options) -> None:
 
 @command.command("status")
 @DUAL
-@POLL
+@POLL_OPTION
 @verb
 def status(given: Options, dual: bool, poll: bool) -> int:
     """Say whether the service is installed, and what its manager says of it. Exits 3 when it is not installed."""

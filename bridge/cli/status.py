@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 EDITS = 3
 """Of so many edits of logs, of late, the status of a mapping tells."""
 
-SHOWN = 30
+SHOWN_SOURCES = 30
 """Sources of a mapping that are shown, at most."""
 
-EVERY = 1.0
+STATUS_SECONDS = 1.0
 """Seconds between two looks of `--watch`."""
 
 
@@ -96,7 +96,7 @@ def _watch(options: Options) -> int:
                     show(out, line)
                 click.echo()
                 last = said
-            time.sleep(EVERY)
+            time.sleep(STATUS_SECONDS)
     finally:
         if live is not None:
             live.stop()
@@ -204,17 +204,17 @@ def _mapping(mapping: MappingStatus, found: Status, *, wide: bool) -> list[objec
         since = f" since {clock(mapping.retired, found.at)}" if mapping.retired else ""
         return [safe(f"retired{since}: nothing is carried"), *([_pairs(over)] if over else [])]
     shown = mapping.sources
-    if len(shown) > SHOWN:  # of thousands of logs those are told that something is to be said of
+    if len(shown) > SHOWN_SOURCES:  # of thousands of logs those are told that something is to be said of
         noted = [source for source in shown if source.error or source.behind != Lag()]
-        shown = noted[:SHOWN]
+        shown = noted[:SHOWN_SOURCES]
     rows = [_forward(source, found) for source in shown]
     if mapping.mirror is not None:
         rows.append(_mirror(mapping.mirror, found))
     notes: list[tuple[str, str]] = []
     if len(mapping.sources) > len(shown):
         rest = len(mapping.sources) - len(shown)
-        others = "more of these" if len(shown) == SHOWN else "of which nothing waits"
-        noun = "" if len(shown) == SHOWN else f" {'other ' if shown else ''}sources"
+        others = "more of these" if len(shown) == SHOWN_SOURCES else "of which nothing waits"
+        noun = "" if len(shown) == SHOWN_SOURCES else f" {'other ' if shown else ''}sources"
         notes.append(("files", f"{'and ' if shown else ''}{rest:,}{noun} {others}; see `bridge files`"))
     for source in shown:
         if source.behind.unfinished:

@@ -18,7 +18,7 @@ from bridge.core.errors import BridgeError
 from bridge.core.model import Fingerprint, Position
 from bridge.files.generation import GenerationRecord
 
-LONGEST = 1 << 17
+LONGEST_BOOKMARK = 1 << 17
 """Bytes of a bookmark before it is written anew as one line."""
 
 
@@ -235,7 +235,7 @@ class Bookmark:
         """A source was read up to there: one write. Raises BridgeError; then nothing counts as read."""
         raw = json.dumps([name, number, at.offset, at.head_len, at.head, at.tail]).encode() + b"\n"
         self._moved(name, number, at)
-        if self._fd < 0 or self._size + len(raw) > LONGEST:
+        if self._fd < 0 or self._size + len(raw) > LONGEST_BOOKMARK:
             self.save()
             return
         try:
@@ -244,7 +244,7 @@ class Bookmark:
             raise BridgeError(f"cannot be written: {error.strerror}", where=str(self.path)) from None
         self._size += written
         if written != len(raw):  # a torn line would hide those behind it
-            self._size = LONGEST
+            self._size = LONGEST_BOOKMARK
             raise BridgeError("the disk is full", where=str(self.path), hint="make room")
 
     def _forget_file(self) -> None:

@@ -32,17 +32,17 @@ from bridge.kinds.mapping_context import MappingContext
 from bridge.streams.components import FILE, READS, REDIS, WRITES, ComponentModes, SwitchInProgress
 from bridge.streams.dial import Backoff, dialler
 
-IDLE = 0.02
+IDLE_PAUSE = 0.02
 """Seconds between two looks at files in which nothing is new."""
 
 CLAIM_MS = 60_000
-MOST = 10
+MOST_DELIVERIES = 10
 
 
 def open_log(
     mapping: str, component: str, *, config: str | Path | None = None, redis: str | None = None,
     start: str = "beginning", on_state: Callable[[str], object] | None = None, claim_after: float = CLAIM_MS / 1000,
-    set_aside_after: int = MOST,
+    set_aside_after: int = MOST_DELIVERIES,
 ) -> Log:  # fmt: skip
     """A mapping's log for a component: to be read and appended to.
 
@@ -88,7 +88,7 @@ class Log:
 
     def __init__(
         self, settings: Settings, mapping: Mapping, component: str, *, at_end: bool = False,
-        on_state: Callable[[str], object] | None = None, claim_ms: int = CLAIM_MS, most: int = MOST,
+        on_state: Callable[[str], object] | None = None, claim_ms: int = CLAIM_MS, most: int = MOST_DELIVERIES,
     ) -> None:  # fmt: skip
         if mapping.source.kind != "log":
             kind = mapping.source.kind
@@ -261,7 +261,7 @@ class Log:
         if side.name == REDIS:
             self._whence.begun()
         elif not found:
-            self._rest(IDLE)
+            self._rest(IDLE_PAUSE)
         return found
 
     def _rest(self, seconds: float) -> None:

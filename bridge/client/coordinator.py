@@ -22,10 +22,10 @@ from bridge.streams.resp import pack
 TICK = 0.1
 """Seconds between two looks at what is switched."""
 
-FIRST = 1.0
+FIRST_WORD_SECONDS = 1.0
 """Seconds in which Redis may say where to read and write, before a component that was never here asks the files."""
 
-BEAT = 2.0
+HEARTBEAT_SECONDS = 2.0
 """Seconds between two heartbeats."""
 
 TELL = b"""if redis.call('EXISTS', KEYS[3]) == 0 then return 0 end
@@ -109,7 +109,7 @@ class Coordinator:
     def wait_first(self) -> None:
         """Waits until Redis has said something, or could not be asked, for a second at most."""
         with self.turn:
-            self.turn.wait_for(lambda: self.known is not None or self.tried, FIRST)
+            self.turn.wait_for(lambda: self.known is not None or self.tried, FIRST_WORD_SECONDS)
 
     def wake(self) -> None:
         """Has the keeper tell Redis of its worker at once."""
@@ -178,7 +178,7 @@ class Coordinator:
         replies, ended = self._asked(link, commands)
         modes, self._server_ms = seen(replies[0])
         if due:
-            self._told, self._due = told, now + BEAT
+            self._told, self._due = told, now + HEARTBEAT_SECONDS
         self.reached = time.monotonic()
         self._say("connected")
         if modes.epoch < self._most.epoch:  # Redis has lost what was switched, or it was purged

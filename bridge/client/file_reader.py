@@ -17,7 +17,7 @@ from bridge.files.lines import grouped, split
 from bridge.files.tail import Tail
 from bridge.kinds.mapping_context import MappingContext
 
-PIECE = 1 << 16
+READ_BLOCK = 1 << 16
 
 
 @dataclass(slots=True)
@@ -197,7 +197,7 @@ class FileReader:
 
         The second is True where a last message may go on for a moment, so that nothing behind it is to be read yet.
         """
-        size = PIECE
+        size = READ_BLOCK
         while True:
             start, before = generation.read_to, generation.tail
             raw = source.tail.peek(generation, size)

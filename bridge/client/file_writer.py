@@ -8,8 +8,8 @@ from bridge.core.errors import ConfigError, TargetError
 from bridge.files.appender import Appender
 from bridge.kinds.mapping_context import MappingContext
 
-PATIENCE = 1.0
-PAUSE = 0.01
+LINE_END_SECONDS = 1.0
+LINE_END_PAUSE = 0.01
 """`PATIENCE`: seconds that the file writer waits for the end of a line which another program left unfinished.
 
 `PAUSE`: seconds between two looks.
@@ -52,7 +52,7 @@ class FileWriter:
         file = self._file(name)
         locks = self._shared.mapping.mirror is not None and self._shared.mapping.mirror.lock == "flock"
         while locks and not file.try_lock():
-            self._wait(PAUSE)
+            self._wait(LINE_END_PAUSE)
         try:
             return file, self._written(name, file, line + b"\n")
         finally:
@@ -77,11 +77,11 @@ class FileWriter:
         self._finish(name, file)
         waited = 0.0
         while not file.ends_whole():
-            if waited >= PATIENCE:
+            if waited >= LINE_END_SECONDS:
                 line = b"\n" + line  # whoever began that line left it: ours stays whole
                 break
-            self._wait(PAUSE)
-            waited += PAUSE
+            self._wait(LINE_END_PAUSE)
+            waited += LINE_END_PAUSE
         if self._append(name, file, line, line) != len(line):
             hint = "make room. The message is not lost: do not append it again, its line is finished with the next one"
             raise TargetError("the disk is full, and the line is begun", where=str(file.path), hint=hint)

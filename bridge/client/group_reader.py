@@ -16,7 +16,7 @@ from bridge.streams.resp import pack
 COUNT = 200
 """Entries that are asked for at once."""
 
-BLOCK_MS = 200
+GROUP_BLOCK_MS = 200
 """How long the server is asked to wait for one: a switch waits as long for the component."""
 
 
@@ -82,7 +82,7 @@ class GroupReader:
             if claimed:
                 return claimed
             self._claim_at = now + min(self._claim_ms / 4000, 5.0)
-        reply = self._call("XREADGROUP", "GROUP", self._group, self._worker, "COUNT", COUNT, "BLOCK", BLOCK_MS,
+        reply = self._call("XREADGROUP", "GROUP", self._group, self._worker, "COUNT", COUNT, "BLOCK", GROUP_BLOCK_MS,
                            "STREAMS", self._stream, ">")  # fmt: skip
         found = to_entries(reply[0][1] if reply else [])
         if len(found) > 1:  # they are given one by one, and a kill shall tell which was

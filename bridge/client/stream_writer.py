@@ -26,7 +26,7 @@ return 1"""
 
 Else a message behind it would land, and what was refused would be taken for sent."""
 
-AT_ONCE = 200
+WRITE_MESSAGES = 200
 """Messages of an outbox that go out in one write."""
 
 
@@ -99,7 +99,7 @@ class StreamAppender:
         try:
             for box in self.boxes:
                 while box.waiting:
-                    self.send_first(box, box.waiting[:AT_ONCE])
+                    self.send_first(box, box.waiting[:WRITE_MESSAGES])
         except BridgeError as error:
             logger.debug("what waits on disk waits: %s", error)
             self.disconnect()

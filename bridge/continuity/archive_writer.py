@@ -30,10 +30,10 @@ from bridge.ledger.store import Ledger
 from bridge.streams.entry_json import entry_as_json
 from bridge.streams.reader import Entry
 
-PIECE, PIECE_BYTES = 1000, 1 << 20
+ARCHIVE_ENTRIES, PIECE_BYTES = 1000, 1 << 20
 """Entries, and bytes of them, that are in memory at once, about."""
 
-ENTRIES = "entries"
+ARCHIVE_ENTRIES_FILE = "entries"
 """The name of the file that holds what is no line."""
 
 LAST_DAY = 253_402_300_799_000
@@ -65,7 +65,7 @@ class ArchiveWriter:
         """The next ones. Raises SourceError: no room, or what was written is not what is read."""
         self._held += some
         self._bytes += sum(sum(map(len, entry.fields)) for entry in some)
-        if len(self._held) >= PIECE or self._bytes >= PIECE_BYTES:
+        if len(self._held) >= ARCHIVE_ENTRIES or self._bytes >= PIECE_BYTES:
             self._keep()
 
     def end(self, note: Callable[[], None]) -> int:
@@ -131,7 +131,7 @@ class ArchiveWriter:
         """The file for a source's day; another one where something in it was redacted, as a person may edit that."""
         edited = {path for path, _ in redacted_parts(self._ledger, self._stream)}
         paths = (
-            f"{name}.{day}{n}.gz" if name else f"{ENTRIES}.{day}{n}.jsonl.gz"
+            f"{name}.{day}{n}.gz" if name else f"{ARCHIVE_ENTRIES_FILE}.{day}{n}.jsonl.gz"
             for n in chain([""], map("_{}".format, count(2)))
         )
         return next(path for path in paths if path not in edited)

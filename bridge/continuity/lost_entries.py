@@ -30,7 +30,7 @@ Offsets = Mapping[tuple[int, int], Collection[int]]
 ReappearedLine = tuple[ReleasedLine, bytes]
 """A mirrored line whose entry Redis had lost and holds again, and its bytes."""
 
-KEPT, FRESH = 64, 4096
+KEPT_BY_WAY, MOST_FRESH = 64, 4096
 """Entries of the stream that each direction remembers having seen; and those that nobody looked for since, at most."""
 
 
@@ -39,8 +39,11 @@ class SeenEntries:
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._by_way: dict[str, deque[SeenEntry]] = {"forward": deque(maxlen=KEPT), "mirror": deque(maxlen=KEPT)}
-        self._fresh: deque[SeenEntry] = deque(maxlen=FRESH)
+        self._by_way: dict[str, deque[SeenEntry]] = {
+            "forward": deque(maxlen=KEPT_BY_WAY),
+            "mirror": deque(maxlen=KEPT_BY_WAY),
+        }
+        self._fresh: deque[SeenEntry] = deque(maxlen=MOST_FRESH)
 
     def note(self, way: str, entry: EntryId, fields: Sequence[bytes]) -> None:
         """Remembers an entry that this direction sent to the stream, as forward, or read from it, as the mirror."""
@@ -81,7 +84,7 @@ class SeenEntries:
             before, fresh = dict(self._by_way), self._fresh.copy()
             if standing is not None:
                 kept = {way: [sighting for sighting in seen if sighting[0] in standing] for way, seen in before.items()}
-                self._by_way = {way: deque(seen, maxlen=KEPT) for way, seen in kept.items()}
+                self._by_way = {way: deque(seen, maxlen=KEPT_BY_WAY) for way, seen in kept.items()}
                 self._fresh.clear()
         try:
             yield

@@ -13,7 +13,7 @@ import os
 import signal
 from dataclasses import dataclass
 
-POINTS = {
+FAILPOINTS = {
     "forward.read": "a piece of a file",
     "forward.send": "a batch on the wire",
     "forward.reply": "the server's answer to a batch",
@@ -87,8 +87,8 @@ def arm(setting: str | None) -> None:
 def _parsed(setting: str) -> tuple[str, ArmedFailpoint]:
     point, *rest = setting.split(":")
     name, _, when = point.rpartition(".")
-    if name not in POINTS or when not in ("before", "after"):
-        raise ValueError(f"unknown point {point!r}, known: {', '.join(POINTS)}, each with .before or .after")
+    if name not in FAILPOINTS or when not in ("before", "after"):
+        raise ValueError(f"unknown point {point!r}, known: {', '.join(FAILPOINTS)}, each with .before or .after")
     action = rest.pop(0) if rest and not rest[0].isdigit() else "kill"
     verb, _, named = action.partition("=")
     code = getattr(errno, named or "EIO", 0) if verb == "raise" else 0

@@ -15,7 +15,7 @@ GARBAGE = 50_000
 M_ARENA_MAX, M_MMAP_THRESHOLD = -8, -3
 """glibc's names, in malloc.h."""
 
-LARGE = 64 << 10
+LARGE_BLOCK = 64 << 10
 """Bytes from which on a block is taken from the system, and given back to it, on its own."""
 
 
@@ -32,7 +32,7 @@ def tune_interpreter() -> None:
     limit = getattr(ctypes.CDLL(None), "mallopt", None)
     if limit is not None:
         limit(M_ARENA_MAX, 1)
-        limit(M_MMAP_THRESHOLD, LARGE)
+        limit(M_MMAP_THRESHOLD, LARGE_BLOCK)
 
 
 def collect() -> None:

@@ -13,8 +13,8 @@ from bridge.core.codecs import FORMATS, FieldRule
 from bridge.core.codecs.timestamps import zone_of
 from bridge.core.strict_models import Strict
 
-_NAME = re.compile(r"[a-z0-9_]+")
-RESERVED = ("origin",)
+_FIELD_NAME = re.compile(r"[a-z0-9_]+")
+RESERVED_FIELDS = ("origin",)
 
 Kind = Literal["log", "spool", "context", "state", "artifacts"]
 
@@ -90,7 +90,7 @@ class FormatSection(Strict):
             if not self.columns:
                 raise ValueError("codec 'delimited' needs format.columns")
             for column in self.columns:
-                if not _NAME.fullmatch(column) or column in RESERVED:
+                if not _FIELD_NAME.fullmatch(column) or column in RESERVED_FIELDS:
                     raise ValueError(f"column {column!r} must match [a-z0-9_]+ and not be 'origin'")
             if len(set(self.columns)) != len(self.columns):
                 raise ValueError("format.columns names a column twice")
@@ -101,7 +101,7 @@ class FormatSection(Strict):
         if self.pattern and self.codec not in ("regex", "document"):
             raise ValueError("format.pattern belongs to the codecs 'regex' and 'document'")
         for group in re.compile(self.pattern.encode()).groupindex if self.pattern else ():
-            if not _NAME.fullmatch(group) or group in RESERVED:
+            if not _FIELD_NAME.fullmatch(group) or group in RESERVED_FIELDS:
                 raise ValueError(f"group {group!r} must match [a-z0-9_]+ and not be 'origin'")
         return self
 

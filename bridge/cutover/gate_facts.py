@@ -11,14 +11,12 @@ from bridge.core.config import Settings
 from bridge.core.mapping import Mapping
 from bridge.cutover.gate import GateFacts
 from bridge.engine.status import MappingStatus, Status, sample
+from bridge.ledger.heartbeat import SILENT_AFTER
 from bridge.ledger.quarantine import unacknowledged
 from bridge.ledger.retired import retired
 from bridge.ledger.store import Ledger
 from bridge.streams.connect import Connection
 from bridge.streams.reader import durability
-
-SILENT = 15.0
-"""Seconds without a heartbeat after which a bridge is not at work, although it is there."""
 
 
 def gathered(
@@ -40,7 +38,7 @@ def gathered(
         else {"at": parity.ended, "verdict": parity.verdict, "digest": parity.report["digest"]},
         parity=None if parity is None else parity.verdict,
         parity_age_s=0.0 if parity is None else max(0.0, now() - parity.ended),
-        running=status.running and now() - float((status.heartbeat or {}).get("at", now())) < SILENT,
+        running=status.running and now() - float((status.heartbeat or {}).get("at", now())) < SILENT_AFTER,
         young=status.running and status.heartbeat is None,
         dual=status.dual or both_ways,
         has_mirror=mapping.mirror is not None or both_ways,

@@ -52,7 +52,7 @@ class SwitchWish:
     accepts_volatile: bool = False
 
 
-PASSING = (RedisLost, RedisRefused, LedgerError, ConfigError, NotYet, SwitchTakenOver)
+PASSING_ERRORS = (RedisLost, RedisRefused, LedgerError, ConfigError, NotYet, SwitchTakenOver)
 """What keeps a switch that was decided from being made now, and does not mean that it cannot be."""
 
 
@@ -152,14 +152,14 @@ class Operator:
             step = SwitchStep(facts["component"], facts["mapping"], facts["side"], facts["to"])
             try:
                 yield step, self._finished(step, number)
-            except PASSING as error:
+            except PASSING_ERRORS as error:
                 yield step, f"is not made yet: {error}"
 
     def _finished(self, step: SwitchStep, number: int) -> str:
         switcher = self._switcher(step.mapping, None)
         try:
             return switcher.finish(step, number)
-        except PASSING:
+        except PASSING_ERRORS:
             raise
         except BridgeError as error:
             return switcher.take_back(step, number, error)

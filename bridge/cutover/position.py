@@ -31,7 +31,7 @@ from bridge.core.model import (
 )
 from bridge.cutover.line_cursor import LineCursor, Where
 from bridge.files.closed_generations import KEPT_LATE
-from bridge.files.content import HEAD
+from bridge.files.content import HEAD_BYTES
 from bridge.files.generation import TAIL, Generation, GenerationRecord
 from bridge.files.tail import Tail
 from bridge.kinds.mapping_context import MappingContext
@@ -46,8 +46,8 @@ from bridge.streams.reader import Entry, entries, entries_back, existing, stream
 from bridge.streams.stream_metadata import StreamMetadata, read_books
 from bridge.streams.trim import read_trimmed
 
-FAR = 1 << 62
-FIRST_OF_NONE = Position(FAR, 0)
+END_OF_GENERATION = 1 << 62
+FIRST_OF_NONE = Position(END_OF_GENERATION, 0)
 """The position behind every file's end, and behind every generation."""
 
 
@@ -359,13 +359,17 @@ def between(begin: Position, end: Position) -> list[ReadSpan]:
     """Makes the spans of all messages that begin behind the position `begin` and before `end`. Pure."""
     if begin.generation == end.generation:
         return [ReadSpan(begin.generation, begin.offset + 1, end.offset)]
-    whole = [ReadSpan(number, 0, FAR) for number in range(begin.generation + 1, end.generation)]
-    return [ReadSpan(begin.generation, begin.offset + 1, FAR), *whole, ReadSpan(end.generation, 0, end.offset)]
+    whole = [ReadSpan(number, 0, END_OF_GENERATION) for number in range(begin.generation + 1, end.generation)]
+    return [
+        ReadSpan(begin.generation, begin.offset + 1, END_OF_GENERATION),
+        *whole,
+        ReadSpan(end.generation, 0, end.offset),
+    ]
 
 
 def fingerprint(generation: Generation, offset: int) -> Fingerprint:
     """Makes a generation's fingerprint at this offset: digests of its head and of what stands before the offset."""
-    head = generation.read(HEAD, 0)
+    head = generation.read(HEAD_BYTES, 0)
     head = head[:offset] if offset else head
     back = min(TAIL, offset)
     return Fingerprint(offset, len(head), hex_digest(head), hex_digest(generation.read(back, offset - back)))

@@ -23,7 +23,7 @@ from bridge.cutover.plan import PendingSwitch, SwitchPlan, SwitchReport
 from bridge.cutover.position import StreamPosition
 from bridge.cutover.position_store import PositionStore, said_files, said_stream
 from bridge.cutover.switch_request import SwitchRequest, asked_of
-from bridge.cutover.switch_waits import HOLD_MS, LONG_HOLD_MS, LOOKS, SwitchRefused, SwitchTakenOver, SwitchWaits
+from bridge.cutover.switch_waits import HOLD_MS, LONG_HOLD_MS, LOOK_PAUSE, SwitchRefused, SwitchTakenOver, SwitchWaits
 from bridge.kinds.mapping_context import MappingContext
 from bridge.ledger.journal import amend, facts_of
 from bridge.ledger.journal import begin as journal_begin
@@ -50,7 +50,7 @@ from bridge.streams.components import (
 )
 from bridge.streams.connect import Connection
 
-KEPT = ("reason", "forced", "parity")
+JOURNAL_KEYS = ("reason", "forced", "parity")
 """What the journal says of a switch that has nothing to do with the position."""
 
 
@@ -164,9 +164,9 @@ class Switcher:
                 self._settle(self._asked(step, facts), made=True)
                 amend(self._ledger, number, facts | {"state": "done"})
                 return "is made"
-            self._wait(LOOKS)  # the component still waits, or somebody else switches it
+            self._wait(LOOK_PAUSE)  # the component still waits, or somebody else switches it
         self._settle(self._asked(step, facts), made=False)  # it is asked anew
-        self.execute(step, modes.epoch, {name: facts.get(name) for name in KEPT if name in facts}, number)
+        self.execute(step, modes.epoch, {name: facts.get(name) for name in JOURNAL_KEYS if name in facts}, number)
         return "is made"
 
     def take_back(self, step: SwitchStep, number: int, why: BridgeError) -> str:

@@ -29,12 +29,12 @@ HOLD_MS = 5_000
 LONG_HOLD_MS = 60_000
 """How long a component waits for an operator that is gone, in milliseconds; and during what takes long."""
 
-PATIENCE = 20.0
+SWITCH_SECONDS = 20.0
 """Seconds in which the component must pause, and both directions catch up, before a switch is given up."""
 
-LOOKS = 0.02
+LOOK_PAUSE = 0.02
 
-NEAR = 2000
+NEWEST_ENTRIES = 2000
 """Entries, from the newest back, among which the last Redis-born one is looked for."""
 
 
@@ -63,11 +63,11 @@ class SwitchWaits:
         self._token = token
         self._keys = shared.keys
         self._name = shared.mapping.name
-        self._until = time.monotonic() + PATIENCE
+        self._until = time.monotonic() + SWITCH_SECONDS
 
     def ask(self, asked: SwitchRequest, *, equal: bool) -> None:
         """Asks it, and waits until all who carry know, and wait themselves. `equal`: both sides must be so then."""
-        self._until = time.monotonic() + PATIENCE
+        self._until = time.monotonic() + SWITCH_SECONDS
         failpoint("switch.asked.before")
         asked.ask()
         try:
@@ -100,9 +100,9 @@ class SwitchWaits:
             if time.monotonic() > self._until:
                 hint = "it pauses between two messages: is it busy with one, or hung? If it was killed, wait 10 s"
                 raise BridgeError(
-                    f"it did not pause in {PATIENCE:.0f} s: {', '.join(busy)}", where=str(self._step), hint=hint
+                    f"it did not pause in {SWITCH_SECONDS:.0f} s: {', '.join(busy)}", where=str(self._step), hint=hint
                 )
-            self._wait(LOOKS)
+            self._wait(LOOK_PAUSE)
 
     def await_cursors(self) -> None:
         """Waits until the mirror has passed what stands in the stream now, then forward what stands in the files."""
@@ -140,8 +140,8 @@ class SwitchWaits:
         self.hold()
         if time.monotonic() > self._until:
             hint = "does `bridge run --dual` run? See `bridge status`"
-            raise BridgeError(f"{what} in {PATIENCE:.0f} s", where=str(self._step), hint=hint)
-        self._wait(LOOKS)
+            raise BridgeError(f"{what} in {SWITCH_SECONDS:.0f} s", where=str(self._step), hint=hint)
+        self._wait(LOOK_PAUSE)
 
     def _newest_born(self) -> EntryId:
         """The newest Redis-born entry; where there is none near the end, the stream's last ID."""
@@ -149,7 +149,7 @@ class SwitchWaits:
         for count, entry in enumerate(entries_back(self._connection, self._keys.stream, format_id(last))):
             if ORIGIN_FIELD not in entry.fields:
                 return entry.id
-            if count >= NEAR:
+            if count >= NEWEST_ENTRIES:
                 return last
         return ZERO_ID
 
@@ -169,7 +169,7 @@ class SwitchWaits:
 
     def went_on(self, epoch: int) -> bool:
         """Whether the component is seen to go on in the new epoch."""
-        until = time.monotonic() + PATIENCE
+        until = time.monotonic() + SWITCH_SECONDS
         while time.monotonic() < until:
             _, now = look(self._connection, self._step.component, self._name)
             announced = announced_positions(self._connection, self._keys)
@@ -179,5 +179,5 @@ class SwitchWaits:
             ]
             if said and all(row.get("epoch") == epoch and not row.get("paused") for row in said):
                 return True
-            self._wait(LOOKS)
+            self._wait(LOOK_PAUSE)
         return False

@@ -9,13 +9,10 @@ from bridge.engine.lag import Lag
 from bridge.engine.status import Status
 from bridge.kinds.log.edit_summary import in_words
 from bridge.ledger.edits import STOPPED
+from bridge.ledger.heartbeat import SILENT_AFTER
 
 Level = Literal["good", "behind", "idle", "bad"]
 """good: at work. behind: at work, or waiting for Redis. idle: no bridge runs. bad: a person is needed."""
-
-
-SILENT = 15.0
-"""Seconds without a heartbeat after which a process is not at work: suspended, or starved."""
 
 
 def headline(status: Status) -> tuple[str, Level]:
@@ -52,7 +49,12 @@ def headline(status: Status) -> tuple[str, Level]:
         return _not_running(status, waiting, failed)
     ways = "Carrying both ways" if status.dual else "Carrying file to stream"
     beat = status.heartbeat
-    if beat is not None and not beat.get("stopped") and not beat.get("once") and status.at - float(beat["at"]) > SILENT:
+    if (
+        beat is not None
+        and not beat.get("stopped")
+        and not beat.get("once")
+        and status.at - float(beat["at"]) > SILENT_AFTER
+    ):
         return f"{status.holder} is there, but gave no heartbeat for {duration(status.at - float(beat['at']))}", "bad"
     if failed:
         return f"{ways}, except {failed[0]}{_more(failed)}", "bad"

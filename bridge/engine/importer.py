@@ -20,19 +20,19 @@ from bridge.engine.run import RETRY
 from bridge.engine.worker import carrier_of, let_go
 from bridge.kinds.mapping_context import MappingContext
 from bridge.ledger.import_runs import begin_import, save_import
-from bridge.ledger.store import LARGE, Ledger
+from bridge.ledger.store import CARRYING_CACHE_KIB, Ledger
 from bridge.ledger.troubles import Troubles
 from bridge.streams.dial import Backoff, dialler
 from bridge.streams.writer import Conflict
 
-PATIENCE = 60.0
+RECONNECT_SECONDS = 60.0
 """Seconds that an import goes on trying to reach a Redis that went away."""
 
 TOLD = 0.2
 NOTED = 0.5
 """Seconds between two words of an import to the person who watches, and between two into the ledger."""
 
-SELDOM = 30.0
+MEASURE_SHARE = 30.0
 """Measuring thousands of sources takes at most about one part in so many of an import's time."""
 
 SMOOTH = 10
@@ -99,7 +99,7 @@ class Report:
         return {**asdict(self), "lines": self.lines, "rate": round(self.rate, 1), **sums}
 
 
-Tell = Callable[[str, Report], None]
+TellImport = Callable[[str, Report], None]
 """Called with what happens to an import, and its report: started, waiting (for Redis), progress, ended."""
 
 
@@ -107,8 +107,8 @@ class Import:
     """The import of one mapping's files. `clock` in seconds since 1970, `steady` any steady one."""
 
     def __init__(
-        self, mapping: Mapping, settings: Settings, ledger: Ledger, stop: Event, tell: Tell, *, max_rate: float | None,
-        steady: Callable[[], float] = time.monotonic, clock: Callable[[], float] = time.time,
+        self, mapping: Mapping, settings: Settings, ledger: Ledger, stop: Event, tell: TellImport, *,
+        max_rate: float | None, steady: Callable[[], float] = time.monotonic, clock: Callable[[], float] = time.time,
     ) -> None:  # fmt: skip
         self._ledger = ledger
         self._stop = stop
@@ -177,7 +177,7 @@ class Import:
                     pause.reset()
                 passing = isinstance(error, Conflict | NotYet) or (isinstance(error, RedisLost) and begun)
                 passing = passing or (isinstance(error, RedisRefused) and error.code == "LOADING")
-                if not passing or self._steady() - since > PATIENCE:
+                if not passing or self._steady() - since > RECONNECT_SECONDS:
                     raise
                 if isinstance(error, RedisLost):
                     logger.debug("%s", error)
@@ -218,7 +218,7 @@ class Import:
             if now - told >= pause:
                 told = now
                 self._measure()
-                pause = max(TOLD, SELDOM * (self._steady() - now))
+                pause = max(TOLD, MEASURE_SHARE * (self._steady() - now))
                 self._tell("progress", self.report)
                 if now - noted >= NOTED:
                     noted = now
@@ -262,10 +262,10 @@ def _explained(error: BridgeError) -> BridgeError:
 
 
 def import_history(
-    settings: Settings, mappings: list[Mapping], stop: Event, tell: Tell, *, max_rate: float | None
+    settings: Settings, mappings: list[Mapping], stop: Event, tell: TellImport, *, max_rate: float | None
 ) -> tuple[list[Report], list[BridgeError]]:
     """Imports one mapping after the other. Raises LedgerError; what fails in a mapping is among the errors."""
-    ledger = Ledger(settings.state_dir / "ledger.db", create=True, cache=LARGE)
+    ledger = Ledger(settings.state_dir / "ledger.db", create=True, cache=CARRYING_CACHE_KIB)
     reports: list[Report] = []
     errors: list[BridgeError] = []
     try:

@@ -20,7 +20,7 @@ from bridge.ledger.store import Ledger
 from bridge.streams.connect import Connection
 from bridge.streams.reader import entries
 
-PIECE = 1 << 20
+LAG_BLOCK = 1 << 20
 MOST_BYTES = 1 << 28
 MOST_ENTRIES = 100_000
 MOST_SEEN = 300_000
@@ -68,7 +68,7 @@ def file_behind(tail: Tail, ledger: Ledger | None, stream: str, codec: Codec) ->
                 later = [other for other in tail.pending() if other.number > generation.number]
                 size += generation.left(at) + sum(other.left() for other in later)
                 return Lag(messages, size, oldest, unfinished, more=True)
-            raw = tail.read(generation, PIECE, at)
+            raw = tail.read(generation, LAG_BLOCK, at)
             if not raw:
                 break
             data, cuts = raw, list[Cut]()

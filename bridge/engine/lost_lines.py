@@ -17,7 +17,7 @@ from bridge.streams.keys import Keys
 from bridge.streams.reader import entries, existing
 from bridge.streams.trim import trimmed_to
 
-AT_ONCE = 1000
+LOOKUP_ENTRIES = 1000
 """Entries of the mirror's that are looked for in the stream at once, about so many."""
 
 
@@ -122,7 +122,7 @@ def _together(spans: Iterable[Range]) -> Iterator[list[Range]]:
     for span in spans:
         some.append(span)
         count += len(span.entries)
-        if count >= AT_ONCE:
+        if count >= LOOKUP_ENTRIES:
             yield some
             some, count = [], 0
     if some:

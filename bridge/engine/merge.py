@@ -17,9 +17,9 @@ from bridge.kinds.kind import BATCH_BYTES, HistoryHead, Source, SourceBatch
 AT_HAND = 64_000
 """How many lines the merge of several sources' history holds of all of them together; of many sources few of each."""
 
-FEWEST = 4
+FEWEST_LINES = 4
 
-STALE = 4
+STALE_RATIO = 4
 """The merge's heap is made anew when so many times as many entries lie in it as count."""
 
 T = TypeVar("T")
@@ -131,7 +131,7 @@ class Merge:
 
         One that has no history any more is left out.
         """
-        share, waits = max(FEWEST, AT_HAND // max(1, len(self._sources))), False
+        share, waits = max(FEWEST_LINES, AT_HAND // max(1, len(self._sources))), False
         for name in sorted(self._to_ask):
             source = self._asked[name] = self._sources[name]
             ahead = max(share, limit) if name in self._for_more else share
@@ -152,7 +152,7 @@ class Merge:
         Raises Failed.
         """
         asked_for_more: set[str] = set()
-        if len(self._waiting) > STALE * (len(self._heads) + 1):
+        if len(self._waiting) > STALE_RATIO * (len(self._heads) + 1):
             self._waiting = [found for found in self._waiting if self._turns.get(found[1]) == found[2]]
             heapify(self._waiting)
         while not self._ask(limit) and self._heads:

@@ -31,20 +31,20 @@ from bridge.streams.connect import Connection
 from bridge.streams.reader import BlockingReader, stream_info
 
 READ_ENTRIES = 1000
-READ_BYTES = 1 << 20
+MIRROR_READ_BYTES = 1 << 20
 """The mirror reads entries a thousand at a time, or fewer where they are long: about this many bytes at once."""
 
-SETTLING = 0.5
+TORN_LINE_SECONDS = 0.5
 """Seconds in which a file must not change before a torn line at its end counts as the mirror's own."""
 
 FOREIGN = -1
 """The epoch of a `MirrorBatch` that leaves the cursor: what an earlier process had begun, what comes late."""
 
-REMEMBERED = 1.0
+CURSOR_SECONDS = 1.0
 """Seconds after which the mirror keeps its cursor in the ledger although it wrote nothing."""
 
-PAUSE = 0.05
-PATIENCE = 200
+BLOCKED_PAUSE = 0.05
+BLOCKED_TRIES = 200
 """Seconds between two tries of the mirror to write while another writer is in the way, and how many tries."""
 
 
@@ -103,7 +103,7 @@ class Mirror:
         last = max(entry_id for intent in open_intents for entry_id, _ in intent.entries)
         # The cursor stays where it is: it may have been taken back since, and what it meets again is known.
         taken = MirrorBatch(last, begun=True, epoch=FOREIGN)
-        taken.writes = self._files.resolved(open_intents, self.translator.codec, lambda: settle(SETTLING))
+        taken.writes = self._files.resolved(open_intents, self.translator.codec, lambda: settle(TORN_LINE_SECONDS))
         self._pass = taken
 
     @property
@@ -188,10 +188,10 @@ class Mirror:
         `wait` waits so many seconds. Raises as `finish` does besides.
         """
         self.resolve(wait)
-        for _ in range(PATIENCE):
+        for _ in range(BLOCKED_TRIES):
             if self.finish():
                 return
-            wait(PAUSE)
+            wait(BLOCKED_PAUSE)
         if self.waits_for is not None:
             raise self.waits_for[0]
 
@@ -263,7 +263,7 @@ class Mirror:
         if self._own.waits:
             raise NotYet("a component is being switched")
         if found:
-            self._count = max(1, min(READ_ENTRIES, READ_BYTES * len(found) // (size + 1)))
+            self._count = max(1, min(READ_ENTRIES, MIRROR_READ_BYTES * len(found) // (size + 1)))
             if len(found) == asked:
                 self._ask(found[-1].id, 0)  # a backlog: the server reads the next ones while these are written
             carried, last = self._own.without(found), found[-1].id
@@ -378,7 +378,7 @@ class Mirror:
                 logger.debug("%s: %d entries mirrored since the start", self.worker, self.carried)
                 self._told = self.carried
             self.keep()
-            self._keep_at = self._clock() + REMEMBERED
+            self._keep_at = self._clock() + CURSOR_SECONDS
 
     def keep(self, *, counted: bool = False) -> None:
         """The mirror keeps its cursor in the ledger, if that moved and forward did not take it back meanwhile.

@@ -21,7 +21,7 @@ from bridge.ledger.heartbeat import forget_troubles, save_heartbeat
 from bridge.ledger.quarantine import quarantine_counts
 from bridge.ledger.retired import retired
 from bridge.ledger.sources import stream_memory
-from bridge.ledger.store import LARGE, Ledger
+from bridge.ledger.store import CARRYING_CACHE_KIB, Ledger
 from bridge.ledger.switch_requests import lapse
 from bridge.ledger.troubles import Troubles
 from bridge.streams.dial import Backoff, dialler
@@ -41,7 +41,7 @@ class OnceReport:
     """What of the mapping's files nothing explains, in words."""
 
 
-PATIENCE = 12.0
+ONCE_SECONDS = 12.0
 """Seconds that `--once` goes on trying what may pass: a lost connection, a server that is loading, a lease."""
 
 
@@ -51,7 +51,7 @@ def once(settings: Settings, *, dual: bool, stop: Event) -> list[OnceReport]:
     Raises LedgerError; what fails in a mapping is in its result.
     """
     path = settings.state_dir / "ledger.db"
-    ledger = Ledger(path, create=True, cache=LARGE)
+    ledger = Ledger(path, create=True, cache=CARRYING_CACHE_KIB)
     forget_troubles(ledger)
     lapse(ledger, time.time())
     over = retired(ledger)
@@ -75,7 +75,10 @@ def once(settings: Settings, *, dual: bool, stop: Event) -> list[OnceReport]:
 
 def bring_over(settings: Settings, mapping: Mapping, stop: Event) -> OnceReport:
     """Carries what others wrote to the files of a retired mapping to its stream: late, and once. Raises LedgerError."""
-    ledger, shared = Ledger(settings.state_dir / "ledger.db", cache=LARGE), MappingContext(mapping, settings)
+    ledger, shared = (
+        Ledger(settings.state_dir / "ledger.db", cache=CARRYING_CACHE_KIB),
+        MappingContext(mapping, settings),
+    )
     memory = stream_memory(ledger, mapping.stream.key)
     try:
         if memory is not None and memory.timeline:  # a purge removed it: nothing was lost by that
@@ -127,7 +130,7 @@ def _drain(
         mirror.keep()
 
     for work in (begun, forward_all, mirror_all, forward_all):
-        patience = 0.0 if errors else PATIENCE  # what one direction waited for in vain, the other need not
+        patience = 0.0 if errors else ONCE_SECONDS  # what one direction waited for in vain, the other need not
         error = _patiently(work, forward, mirror, stop, patience)
         if error is not None:
             errors.append(error)

@@ -17,7 +17,7 @@ from bridge.streams.keys import Keys
 from bridge.streams.reader import Entry, StreamInfo, stream_info
 from bridge.streams.stream_metadata import read_stream
 
-EVERY = 1.0
+COUNT_SECONDS = 1.0
 """Seconds between two looks at how many entries were ever added."""
 
 
@@ -68,7 +68,7 @@ class RemovedEntries:
             info, books = read_stream(connection, keys)
             self._told = info, sum(Checkpoint.from_json(raw).sent for raw in books.checkpoint.values())
         elif self._clock() >= self._due:
-            self._due = self._clock() + EVERY
+            self._due = self._clock() + COUNT_SECONDS
             self._told = stream_info(connection, keys.stream), None
 
     def nothing_came(self, worker: str) -> int:

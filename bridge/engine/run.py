@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import _thread
-import fcntl
 import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from threading import Event, Thread
 
 from bridge.core.config import Settings
 from bridge.core.errors import (
     BridgeError,
     LedgerError,
-    LockHeld,
     NotYet,
     RedisLost,
     SourceError,
@@ -36,57 +32,29 @@ from bridge.kinds.mapping_context import MappingContext
 from bridge.ledger.heartbeat import forget_troubles, save_heartbeat
 from bridge.ledger.parity_runs import runs
 from bridge.ledger.retired import retired
-from bridge.ledger.store import CACHE, LARGE, Ledger
+from bridge.ledger.store import CACHE, CARRYING_CACHE_KIB, Ledger
 from bridge.ledger.troubles import Troubles
 from bridge.streams import keys
 from bridge.streams.connect import Connection
 from bridge.streams.dial import Backoff, dialler
-from bridge.streams.embedded import embedded_server
 from bridge.streams.writer import Conflict
 
 GLANCE = 0.1
 """Seconds between two looks at the files that events told of, while Redis is away."""
 
 SWEEP = 1.0
-POLL = 0.1
-"""Seconds between two looks at every file: `SWEEP`, with events between; `POLL` with `--poll`, without events."""
+POLL_SECONDS = 0.1
+"""Seconds between two looks at every file: `SWEEP` with events between, `POLL_SECONDS` with `--poll` and no events."""
 
 RETRY = 0.005
 PATIENT = 0.5
 """Seconds between two tries of a mirror that waits for another writer, and after how many that is told."""
 
-BLOCK_MS = 1000
+MIRROR_BLOCK_MS = 1000
 HEARTBEAT = 2.0
 HEARTBEAT_EXPIRES = 10
-LOCK_TRIES = 10
 GIVE_BACK = 60.0
 """Seconds between two times that freed memory goes back to the system."""
-
-
-@contextmanager
-def state_lock(state_dir: Path, verb: str) -> Iterator[None]:
-    """Holds the state directory's lock while the block runs. Raises LockHeld, which names the process that has it."""
-    path = embedded_server.private(state_dir) / "lock"
-    with path.open("a+") as file:
-        for left in range(LOCK_TRIES, -1, -1):  # `lock_holder` may have it for a moment
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError:
-                if left:
-                    time.sleep(0.02)
-                    continue
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            raise LockHeld(
-                f"{holder} works with this state directory",
-                where=str(path),
-                hint="stop it first, or wait until it is done",
-            ) from None
-        file.truncate(0)
-        file.write(f"bridge {verb} (process {os.getpid()})")
-        file.flush()
-        yield
 
 
 class Process:
@@ -266,7 +234,7 @@ class Process:
         Half a bridge is none.
         """
         try:
-            ledger = self._opened(LARGE if shared.folder is not None else CACHE)
+            ledger = self._opened(CARRYING_CACHE_KIB if shared.folder is not None else CACHE)
             if ledger is None:
                 return
             try:
@@ -293,7 +261,7 @@ class Process:
     def _forward(self, shared: MappingContext, ledger: Ledger) -> None:
         forward = carrier_of(shared, ledger, self.troubles, time.time, dialler(self._settings))
         self._forwards.append(forward)
-        pause, sweep, due = Backoff(), POLL if self._poll else SWEEP, 0.0
+        pause, sweep, due = Backoff(), POLL_SECONDS if self._poll else SWEEP, 0.0
         if shared.folder is not None:
             shared.folder.watched = not self._poll
         while not self._stop.is_set():
@@ -348,7 +316,8 @@ class Process:
         forward.detach()
 
     def _mirror(self, shared: MappingContext, ledger: Ledger) -> None:
-        mirror = Mirror(shared, ledger, self.troubles, time.time, dialler(self._settings, timeout=BLOCK_MS / 1000 + 5))
+        dial = dialler(self._settings, timeout=MIRROR_BLOCK_MS / 1000 + 5)
+        mirror = Mirror(shared, ledger, self.troubles, time.time, dial)
         if self.dual:
             self._mirrors.append(mirror)
         pause = Backoff()
@@ -364,7 +333,7 @@ class Process:
                     break  # what an earlier process had begun is finished
                 if not mirror.attached:
                     mirror.attach()
-                mirror.step(BLOCK_MS)
+                mirror.step(MIRROR_BLOCK_MS)
                 if mirror.caught_up():
                     self.troubles.clear(ledger, mirror.worker)
                     pause.reset()

@@ -13,6 +13,7 @@ from typing import Any
 from bridge.core.config import Settings, masked
 from bridge.core.errors import BridgeError, LedgerError, RedisLost, RedisRefused, SourceError
 from bridge.core.model import ZERO_ID, Checkpoint, EntryId, Position, format_id, shown
+from bridge.core.state_folder import lock_holder
 from bridge.engine.account.accountant import Accountant
 from bridge.engine.account.standing import FilesAccount
 from bridge.engine.lag import Lag, file_behind, folder_behind, stream_behind, values_behind
@@ -22,7 +23,6 @@ from bridge.kinds.mapping_context import MappingContext
 from bridge.ledger.edits import ALIGNED, STOPPED, LogEdit, rewrites_of
 from bridge.ledger.heartbeat import Trouble, heartbeat, troubles
 from bridge.ledger.import_runs import last_import
-from bridge.ledger.lock_holder import lock_holder
 from bridge.ledger.parity_runs import ParityRun, runs
 from bridge.ledger.quarantine import quarantine_counts
 from bridge.ledger.sources import in_doubt, sources_of, stream_memory
@@ -153,7 +153,7 @@ QUIET, ROOM = 6.0, 1 << 20
 LATELY = 86_400.0
 """Seconds in which the status tells that a log was edited."""
 
-LONG = 5.0
+UNSETTLED_AFTER = 5.0
 """Seconds after which the status tells of a switch that is not settled."""
 
 
@@ -193,7 +193,7 @@ def sample(
                 worker: trouble for worker, trouble in known.items() if trouble.over is None and status.running
             }
             status.troubles = status.troubles if waits is None else waits
-            for component, since in unsettled(ledger, now() - LONG):
+            for component, since in unsettled(ledger, now() - UNSETTLED_AFTER):
                 said = "its switch is asked for and neither made nor taken back: what it concerns waits"
                 hint = "a running bridge sees to it within two minutes, and the next `bridge cutover` at once"
                 status.troubles[f"switch of {component}"] = Trouble(said, hint, since)

@@ -10,7 +10,7 @@ from bridge.core.model import hex_digest
 from bridge.files.generation import Generation, open_regular
 from bridge.files.piece_age import Piece, in_age_order
 from bridge.kinds.mapping_context import MappingContext
-from bridge.ledger.quarantine import KEPT, QuarantinedMessage
+from bridge.ledger.quarantine import KEPT_LINE_BYTES, QuarantinedMessage
 
 
 @dataclass(slots=True)
@@ -63,5 +63,5 @@ def no_messages(lines: list[UnclaimedLine], codec: Codec, limit: int) -> list[Qu
         if isinstance(why, str):
             digest = hex_digest(line.content) if is_long else ""
             where = line.name, line.generation, line.offset
-            found.append(QuarantinedMessage("forward", *where, "", why, line.content[:KEPT], length, digest))
+            found.append(QuarantinedMessage("forward", *where, "", why, line.content[:KEPT_LINE_BYTES], length, digest))
     return found

@@ -29,14 +29,14 @@ greater part of both files.
 A program that begins its log anew writes some of the same first and last lines each time, without a time in them.
 """
 
-CHANGES = 1000
+MOST_CHANGES = 1000
 """So many lines, at most, may differ of what a person says is an edit, where no line that stands once helps."""
 
-SAMPLED = 1 << 16
+SAMPLE_LINES = 1 << 16
 """About so many lines of a stretch are laid beside those of the other file at once; of a longer one some stand for
 all, the same ones on both sides."""
 
-EXACT = 1 << 18
+EXACT_LINES = 1 << 18
 """Up to so many lines the occurrences of each are counted; above, a table of fixed size tells those that surely stand
 once."""
 
@@ -165,7 +165,7 @@ def _fewest_changes(old: Keys, new: Keys, part: tuple[int, int, int, int]) -> li
     """Finds equal lines of two stretches so that the fewest others are left (E. Myers' O(ND) difference algorithm)."""
     a, b, c, d = part
     furthest, steps = {1: 0}, list[dict[int, int]]()
-    for changes in range(min(CHANGES, b - a + d - c) + 1):
+    for changes in range(min(MOST_CHANGES, b - a + d - c) + 1):
         steps.append(dict(furthest))
         for k in range(-changes, changes + 1, 2):
             down = k == -changes or (k != changes and furthest.get(k - 1, -1) < furthest.get(k + 1, -1))
@@ -209,7 +209,7 @@ def _to_the_last_anchor(
 
 def _once(keys: Keys) -> Callable[[int], bool]:
     """Makes what tells whether a line stands once in a file; of a long one it may say no although it does."""
-    if len(keys) <= EXACT:
+    if len(keys) <= EXACT_LINES:
         counted = Counter(keys)
         return lambda key: counted[key] == 1
     bits = min(TABLE, 1 << (4 * len(keys)).bit_length()) - 1
@@ -229,7 +229,7 @@ def _shared(old: Keys, new: Keys) -> int:
 
 def _mask(length: int) -> int:
     """Which bits of a line's number must be 0, that it stands for those around it."""
-    return (1 << max(0, (length // SAMPLED).bit_length())) - 1
+    return (1 << max(0, (length // SAMPLE_LINES).bit_length())) - 1
 
 
 def _joined(runs: list[MatchedRun]) -> list[MatchedRun]:
@@ -266,7 +266,7 @@ def _runs(old: Keys, new: Keys) -> list[MatchedRun]:
                 (i, run.old, j, run.new) for (i, j), run in zip(edges, anchored, strict=False)
             ] + [(edges[-1][0], b, edges[-1][1], d)]  # fmt: skip
         elif _mask(max(b - a, d - c)):  # what stands for the others has gone: the nearest lines, at either end
-            near = SAMPLED // 2
+            near = SAMPLE_LINES // 2
             todo.append((a, min(b, a + near), c, min(d, c + near)))
             todo.append((max(min(b, a + near), b - near), b, max(min(d, c + near), d - near), d))
     return found

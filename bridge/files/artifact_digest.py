@@ -18,15 +18,15 @@ from typing import NamedTuple
 
 from bridge.files.folder import FileFacts, path_of
 
-HEAD = 1 << 13
+SNIFFED_BYTES = 1 << 13
 """How many of a file's first bytes are read to tell what it is."""
 
-PIECE = 1 << 20
+HASH_BLOCK = 1 << 20
 
 INLINE = 1 << 20
 """The size in bytes up to which an artifact is hashed at once, with no thread for it: a millisecond."""
 
-SURE = 0.8
+SURE_CONFIDENCE = 0.8
 """The confidence from which on the signature of a file's type counts.
 
 puremagic gives 0.9 to most, and less where only a name was matched.
@@ -74,12 +74,12 @@ def _signed(head: bytes, name: str) -> str:
         found = puremagic.magic_string(head, Path(name).name) if head else []
     except (puremagic.PureError, ValueError):
         return ""
-    return next((match.mime_type for match in found if match.confidence >= SURE and match.mime_type), "")
+    return next((match.mime_type for match in found if match.confidence >= SURE_CONFIDENCE and match.mime_type), "")
 
 
 def _is_text(head: bytes) -> bool:
     try:
-        text = (head[: len(head) - 3] if len(head) == HEAD else head).decode()
+        text = (head[: len(head) - 3] if len(head) == SNIFFED_BYTES else head).decode()
     except UnicodeDecodeError:
         return False
     return bool(text) and not any(c < " " and c not in "\t\n\r\f\x1b" for c in text)
@@ -130,7 +130,7 @@ def looked_at(real: bytes | None, path: bytes) -> tuple[str, str]:
     if fd is None:
         return "missing", type_of(b"", name)
     try:
-        return "present", type_of(os.read(fd, HEAD), name)
+        return "present", type_of(os.read(fd, SNIFFED_BYTES), name)
     except OSError:
         return "present", type_of(b"", name)
     finally:
@@ -147,8 +147,8 @@ def hashed(path: bytes, stop: Callable[[], bool] = lambda: False) -> KnownDigest
         return None
     try:
         before, digest, head = FileFacts.of(os.fstat(fd)), hashlib.sha256(), b""
-        while piece := os.read(fd, PIECE):
-            head = head or piece[:HEAD]
+        while piece := os.read(fd, HASH_BLOCK):
+            head = head or piece[:SNIFFED_BYTES]
             digest.update(piece)
             if stop():
                 return None

@@ -18,8 +18,8 @@ from typing import Any, Protocol
 from bridge.core.errors import SourceError
 from bridge.files.descriptor_pool import PooledFile
 
-HEAD = 1024
-KEPT = 1 << 18
+HEAD_BYTES = 1024
+KEPT_BYTES = 1 << 18
 """How many unpacked bytes of a compressed file stay in memory behind the reader.
 
 Who asks for earlier ones makes the file be unpacked from its beginning again.
@@ -29,7 +29,7 @@ MOST_OUT = 1 << 20
 MOST_MEMORY = 1 << 28
 """`MOST_OUT`: bytes that a decompressor may give at once; `MOST_MEMORY`: bytes that it may need for itself."""
 
-SETTLED = 1.0
+TRUNCATED_SECONDS = 1.0
 """Seconds a compressed file that ends too early must lie unchanged: it may be written still."""
 
 
@@ -202,7 +202,7 @@ class PackedContent:
         Raises SourceError: no library, unreadable.
         """
         if self._head is None:
-            self._head = self._fill(HEAD, 0)
+            self._head = self._fill(HEAD_BYTES, 0)
             self._rewind()
         if offset + size <= len(self._head):
             return self._head[offset : offset + size]
@@ -233,7 +233,7 @@ class PackedContent:
         """Whether a compressed file ends too early and was written to a moment ago, so that it may be written still."""
         if self._early:
             self.stat()
-        return self._early and self._clock() - self._stat[1] / 1e9 < SETTLED
+        return self._early and self._clock() - self._stat[1] / 1e9 < TRUNCATED_SECONDS
 
     def close(self) -> None:
         """Closes the descriptor of the compressed file and forgets the decompressor."""
@@ -264,8 +264,8 @@ class PackedContent:
                     self._rewind()
                 else:
                     self._end(str(error))
-            spare = min(len(self._out) - KEPT, offset - self._at)
-            if spare >= KEPT:
+            spare = min(len(self._out) - KEPT_BYTES, offset - self._at)
+            if spare >= KEPT_BYTES:
                 del self._out[:spare]
                 self._at += spare
         begin = offset - self._at

@@ -17,7 +17,7 @@ from threading import RLock
 from bridge.core.errors import SourceError
 from bridge.files.birth_time import born
 
-RESERVED, EACH, FEWEST = 20, 4, 8
+RESERVED_DESCRIPTORS, EACH, FEWEST = 20, 4, 8
 """`RESERVED`: descriptors that are left to the watcher, the log, the lock and whatever else is open.
 
 `EACH`: how many are left to each thread that carries, for Redis, the ledger, its WAL and what the thread writes.
@@ -27,14 +27,14 @@ RESERVED, EACH, FEWEST = 20, 4, 8
 LISTINGS = 50
 """How often the folder of a parked file that is to be opened again is listed, until nothing moves in it."""
 
-MOST = 1 << 16
+MOST_DESCRIPTORS = 1 << 16
 """How many descriptors this process asks of the system, where it gives so many."""
 
 
 def raise_limit() -> None:
     """Raises this process's limit of open files as far as the system lets it: macOS gives 256 to begin with."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MOST if hard == resource.RLIM_INFINITY else min(hard, MOST)
+    wanted = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MOST_DESCRIPTORS)
     if soft < wanted:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
@@ -65,7 +65,7 @@ class DescriptorPool:
         if self._most is not None:
             return self._most
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        return max(FEWEST, soft - RESERVED - EACH * self.carriers)
+        return max(FEWEST, soft - RESERVED_DESCRIPTORS - EACH * self.carriers)
 
     def open(self, path: Path) -> int:
         """Opens a file for reading and returns its descriptor; parks some of the pool's others if none is left.

@@ -22,16 +22,16 @@ from bridge.core.model import shown_name
 from bridge.files.folder_listing import ABSENT
 from bridge.files.temporary_names import leftover
 
-AT_ONCE = 1000
+SCAN_FILES = 1000
 """How many files a scan of a folder gives at once."""
 
 BUSY = 60.0
 """Seconds for which a file that did not change is left alone while a program has it open for writing."""
 
-LAST = (1 << 63) - 1
+LATEST_MTIME_NS = (1 << 63) - 1
 """The latest time of writing that the facts of a file hold, in ns since 1970: in the year 2262."""
 
-FRESH = 1.0
+MTIME_SURE_AFTER = 1.0
 """Seconds after which a folder's time of change is sure to be another when something changes again."""
 
 
@@ -46,7 +46,9 @@ class FileFacts(NamedTuple):
     @classmethod
     def of(cls, found: os.stat_result) -> FileFacts:
         """Makes the facts that a spool's file is known by from what stat says of it."""
-        written = max(-LAST, min(LAST, found.st_mtime_ns))  # a file system may hold times that the ledger cannot
+        written = max(
+            -LATEST_MTIME_NS, min(LATEST_MTIME_NS, found.st_mtime_ns)
+        )  # a file system may hold times that the ledger cannot
         return cls(found.st_size, written, found.st_dev, found.st_ino)
 
     def age(self, now: float, since: float) -> float:
@@ -132,7 +134,9 @@ class MessageFolder:
             return True
         if not self._seen:
             return self._time_of(self._base) is not None
-        return any(self._time_of(name) != at or at / 1e9 > seen - FRESH for name, (at, seen) in self._seen.items())
+        return any(
+            self._time_of(name) != at or at / 1e9 > seen - MTIME_SURE_AFTER for name, (at, seen) in self._seen.items()
+        )
 
     def _time_of(self, name: bytes) -> int | None:
         try:
@@ -164,7 +168,7 @@ class MessageFolder:
                                 some.append(FoundFile(path, FileFacts.of(dir_entry.stat(follow_symlinks=False))))
                             except FileNotFoundError:
                                 continue
-                            if len(some) >= AT_ONCE:
+                            if len(some) >= SCAN_FILES:
                                 yield some
                                 some = []
             except FileNotFoundError:

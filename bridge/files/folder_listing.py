@@ -16,7 +16,7 @@ from bridge.core.globs import is_glob
 ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 """The error numbers which say that there is no file of a name; any other says that nobody could look."""
 
-SURE = 0.1
+SURE_SECONDS = 0.1
 """Seconds after which a folder's time of change is sure to be another when something changes again."""
 
 
@@ -82,7 +82,7 @@ class FolderListing:
             changed = os.stat(self._root / folder).st_mtime_ns
             if before is not None and before.changed == changed:
                 return
-            found = ListedFolder(changed if time.time() - changed / 1e9 > SURE else -1)
+            found = ListedFolder(changed if time.time() - changed / 1e9 > SURE_SECONDS else -1)
             with os.scandir(self._root / folder) as listed:
                 for entry in listed:
                     if entry.is_dir(follow_symlinks=False):
@@ -113,7 +113,7 @@ class FolderListing:
                 changed = os.stat(self._root / folder).st_mtime_ns
             except OSError:
                 changed = 0
-            times.append(changed if now - changed / 1e9 > SURE else 0)
+            times.append(changed if now - changed / 1e9 > SURE_SECONDS else 0)
         return tuple(times) or (0,)
 
 

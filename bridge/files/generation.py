@@ -12,7 +12,7 @@ from zlib import crc32
 
 from bridge.core.errors import SourceError
 from bridge.core.model import Fingerprint, hex_digest
-from bridge.files.content import COMPRESSED, HEAD, Content, PackedContent, PlainContent
+from bridge.files.content import COMPRESSED, HEAD_BYTES, Content, PackedContent, PlainContent
 from bridge.files.descriptor_pool import POOL, DeletedWhileParked, PooledFile
 
 T = TypeVar("T")
@@ -258,8 +258,8 @@ class Generation:
 
     def extend_head(self) -> None:
         """Reads more of a generation's first bytes while fewer than 1 KiB of them are known."""
-        if len(self.head) < HEAD:
-            self.head += self.read(HEAD - len(self.head), len(self.head))
+        if len(self.head) < HEAD_BYTES:
+            self.head += self.read(HEAD_BYTES - len(self.head), len(self.head))
 
     def changed(self) -> str | None:
         """Says why a generation's open file is no longer the one that was read up to `read_to`; None when it is."""
@@ -301,7 +301,7 @@ class Generation:
 
     def may_be_edited(self, at: Fingerprint) -> bool:
         """Whether a file begins or ends as a whole generation did that `at` describes: perhaps it was edited since."""
-        if at.head_len and hex_digest(self.read(HEAD, 0)[: at.head_len]) == at.head:
+        if at.head_len and hex_digest(self.read(HEAD_BYTES, 0)[: at.head_len]) == at.head:
             return True
         back = min(TAIL, at.offset)
         size = 0 if self.packed is not None else self.size()
@@ -322,7 +322,7 @@ class Generation:
 
         Read once: a second reading may be of a file that was emptied and filled again.
         """
-        head, back = self.read(HEAD, 0), min(TAIL, at.offset)
+        head, back = self.read(HEAD_BYTES, 0), min(TAIL, at.offset)
         if self.content is None or len(head) < at.head_len or hex_digest(head[: at.head_len]) != at.head:
             return None
         tail = self.read(back, at.offset - back)

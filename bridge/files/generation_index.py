@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from bridge.core.model import Fingerprint
-from bridge.files.content import HEAD
+from bridge.files.content import HEAD_BYTES
 from bridge.files.generation import Generation, GenerationRecord
 from bridge.files.piece_age import tells_age
 
@@ -328,4 +328,4 @@ def _whole(generation: Generation, record: GenerationRecord) -> bool:
     """
     if generation.packed is None:
         return generation.size() == record.at.offset and generation.holds(record.at)
-    return generation.holds(record.at) and (record.at.offset >= HEAD or not generation.read(1, record.at.offset))
+    return generation.holds(record.at) and (record.at.offset >= HEAD_BYTES or not generation.read(1, record.at.offset))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import accumulate, count, pairwise
 from operator import add
 
-PIECE = 1 << 20
+WALK_BLOCK = 1 << 20
 
 Cut = tuple[int, int]
 
@@ -85,7 +85,7 @@ def walk(
     `read(size, offset)` gives bytes, the cuts in them, and whether more follow. `begins` as for `grouped`; None: every
     line is a message. With each piece comes whether its first line is but the end of one that was over the limit.
     """
-    at, size, cut = start, PIECE, False
+    at, size, cut = start, WALK_BLOCK, False
     while True:
         data, cuts, more = read(size, at)
         if not data:
@@ -97,10 +97,10 @@ def walk(
             lines = whole if whole.lines or size <= limit else grouped(lines, flags, limit, ended=True)
         if lines.end > at:
             yield lines, cut and bool(lines.lines)
-            at, size, cut = lines.end, PIECE, cut and not lines.lines
+            at, size, cut = lines.end, WALK_BLOCK, cut and not lines.lines
         elif not more:
             return
         elif size > limit:
-            at, size, cut = at + len(data), PIECE, True
+            at, size, cut = at + len(data), WALK_BLOCK, True
         else:
             size *= 4

@@ -8,7 +8,7 @@ from pathlib import Path
 Identity = tuple[int, int]
 """A file's device and inode."""
 
-Facts = tuple[int, int, int, int, int]
+FileStamp = tuple[int, int, int, int, int]
 """A file's device, inode, size in bytes, and times of writing and of change in ns: while they stand, so does it."""
 
 
@@ -25,7 +25,7 @@ class NamedFile:
     link: bool
     rotated: bool
     identity: Identity = (0, 0)
-    facts: Facts | None = None
+    facts: FileStamp | None = None
     log: str | None = None
     of: str = ""
     aside: str = ""

@@ -17,7 +17,7 @@ from bridge.files.content import COMPRESSED
 Order = Literal["evidence", "name", "mtime", "number_up", "number_down"]
 """What decides the age of pieces: the evidence, or what the mapping says instead (`source.order`)."""
 
-Span = tuple[int, int]
+TimeSpan = tuple[int, int]
 """The earliest and the latest time that a piece's lines tell, in milliseconds since 1970."""
 
 Opinion = tuple[str, tuple[int, ...], tuple[int, ...]]
@@ -35,7 +35,7 @@ HOW = {
 }  # fmt: skip
 """What decided the order of two pieces, in words that go behind "by"."""
 
-SURE = 1000
+SURE_MS = 1000
 """Milliseconds by which the times of two pieces must differ to tell which of them is the older one."""
 
 _MOMENT = 100_000_000
@@ -53,7 +53,7 @@ class Piece:
 
     name: str
     written: int
-    span: Callable[[], Span | None]
+    span: Callable[[], TimeSpan | None]
     number: int | None = None
     packed: bool = False
 
@@ -125,7 +125,7 @@ def _by_name(name: str, order: Order) -> tuple[object, ...]:
     return 1, form, first, counters, _natural(name)
 
 
-def precedes(span: Span | None, other: Span | None) -> bool:
+def precedes(span: TimeSpan | None, other: TimeSpan | None) -> bool:
     """Whether all lines of one piece are older than all of another, as their times tell. Pure.
 
     Both ends must be older by a second: two writers' clocks differ by less than that, and a line's time may be cut to
@@ -133,7 +133,7 @@ def precedes(span: Span | None, other: Span | None) -> bool:
     """
     if span is None or other is None or span[1] > other[0]:
         return False
-    return span[0] + SURE <= other[0] and span[1] + SURE <= other[1]
+    return span[0] + SURE_MS <= other[0] and span[1] + SURE_MS <= other[1]
 
 
 def _convention(pieces: Sequence[Piece]) -> dict[str, int]:
@@ -162,7 +162,7 @@ def _named_before(piece: Piece, other: Piece, convention: dict[str, int]) -> boo
     return (first < second) if convention[first[0]] > 0 else (second < first)
 
 
-def _packed_later(piece: Piece, other: Piece, span: Span | None, its: Span | None) -> bool:
+def _packed_later(piece: Piece, other: Piece, span: TimeSpan | None, its: TimeSpan | None) -> bool:
     """Whether a compressed piece is older than a plain one by their names, while its file was made after that one's.
 
     So does a rotation that compresses the piece of the time before; its file's mtime is only a latest possible one.
@@ -232,7 +232,7 @@ def in_age_order(pieces: Sequence[Piece], order: Order = "evidence") -> list[Dat
     return [DatedPiece(i, _decided(pieces, spans, order, i, before)) for before, i in zip([None, *ordered], ordered)]  # noqa: B905
 
 
-def _decided(pieces: Sequence[Piece], spans: dict[int, Span], order: Order, i: int, before: int | None) -> str:
+def _decided(pieces: Sequence[Piece], spans: dict[int, TimeSpan], order: Order, i: int, before: int | None) -> str:
     """What puts a piece behind the one before it, in one word."""
     if before is None:
         return "seen" if pieces[i].number is not None else "alone" if len(pieces) == 1 else "oldest"

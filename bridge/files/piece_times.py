@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from bridge.files.generation import Generation
-from bridge.files.piece_age import Span
+from bridge.files.piece_age import TimeSpan
 
-SAMPLED = 1 << 16
+END_BYTES = 1 << 16
 """Bytes at the beginning of a piece, and at its end, whose lines are asked for their times."""
 
 ENDS = 1 << 12
@@ -20,13 +20,13 @@ Times = Callable[[Sequence[bytes]], Sequence[int]]
 """Reads the times of lines, in ms since 1970, 0 of a line that tells none."""
 
 
-def first_and_last(file: Generation, times: Times) -> Span | None:
+def first_and_last(file: Generation, times: Times) -> TimeSpan | None:
     """The times of the first and the last line of a piece that tell one; None: no line at either end does.
 
     A compressed file is unpacked to its end for it. Raises SourceError.
     """
     size = file.size()
-    for sample in (ENDS, SAMPLED):
+    for sample in (ENDS, END_BYTES):
         first = file.read(sample, 0)
         last = file.read(sample, max(0, size - sample))
         whole = first.split(b"\n") if len(first) == size else [*first.split(b"\n")[:-1], *last.split(b"\n")[1:]]
@@ -36,7 +36,7 @@ def first_and_last(file: Generation, times: Times) -> Span | None:
     return None
 
 
-def span_of(file: Generation, times: Times) -> Span | None:
+def span_of(file: Generation, times: Times) -> TimeSpan | None:
     """The earliest and the latest time that lines at both ends of a piece tell; None: they tell none.
 
     A time that lies behind the last change of the file is none that a line was written at. A compressed file is
@@ -44,11 +44,11 @@ def span_of(file: Generation, times: Times) -> Span | None:
     """
     if file.content is None:
         return None
-    first = file.read(SAMPLED, 0)
+    first = file.read(END_BYTES, 0)
     lines = first.split(b"\n")[:-1]
-    if len(first) == SAMPLED:
+    if len(first) == END_BYTES:
         size = file.size()
-        lines += file.read(SAMPLED, max(len(first), size - SAMPLED)).split(b"\n")[1:-1]
+        lines += file.read(END_BYTES, max(len(first), size - END_BYTES)).split(b"\n")[1:-1]
     latest = file.content.stat().st_ctime_ns // 1_000_000 + SLACK
     told = [time for time in times([line for line in lines if line]) if 0 < time <= latest]
     return (min(told), max(told)) if told else None

@@ -10,10 +10,10 @@ from pathlib import Path
 from bridge.core.errors import SourceError
 from bridge.core.model import Fingerprint
 from bridge.files.catalog import Catalog
-from bridge.files.content import HEAD, Content
+from bridge.files.content import HEAD_BYTES, Content
 from bridge.files.folder_listing import stat_of
 from bridge.files.generation import TAIL, Generation, GenerationRecord, is_copy, open_regular
-from bridge.files.piece_age import Piece, Span, contradicted, in_age_order, tells_age
+from bridge.files.piece_age import Piece, TimeSpan, contradicted, in_age_order, tells_age
 from bridge.files.piece_times import Times, span_of
 
 SURVEYS = 50
@@ -23,7 +23,7 @@ SURVEYS = 50
 GROWING = 5
 """How often files are met again because a rotated one was written to, which may go on for ever."""
 
-LONG = 4096
+SURE_BYTES = 4096
 """Bytes of a file that hardly are another one's by chance."""
 
 Stamps = dict[Path, tuple[int, int, int, int]]
@@ -47,7 +47,7 @@ class PathsProvider:
         self._times = times
         self.rotated_copies: set[int] = set()
         """The open generations of which a rotation made one of the copies that were closed last, by number."""
-        self._spans: dict[tuple[tuple[int, int], tuple[int, int]], Span | None] = {}
+        self._spans: dict[tuple[tuple[int, int], tuple[int, int]], TimeSpan | None] = {}
 
     def take(self) -> tuple[list[Generation], Generation | None]:
         """Opens all files of a source: returns the rotated ones, by name, and the one at its path.
@@ -89,7 +89,7 @@ class PathsProvider:
         """The same of a generation that nobody saw go: its log's own file was emptied, or it is too long for chance."""
         here = self.at_path()
         emptied = here is not None and (here.st_dev, here.st_ino) == (record.device, record.inode)
-        return self.stranger(record.at) if emptied or record.at.offset >= LONG else None
+        return self.stranger(record.at) if emptied or record.at.offset >= SURE_BYTES else None
 
     def at_path(self) -> os.stat_result | None:
         """What stat says of the file at the source's path; None: there is none. Raises SourceError."""
@@ -115,7 +115,7 @@ class PathsProvider:
             files[placed.index].decided = placed.decided
         return [files[placed.index] for placed in ordered]
 
-    def _span(self, file: Generation) -> Span | None:
+    def _span(self, file: Generation) -> TimeSpan | None:
         if self._times is None or file.content is None:
             return None
         now = file.content.stat()
@@ -180,7 +180,7 @@ class PathsProvider:
             place = next(i for i, other in enumerate(files) if other is file)
             others = [other for other in files if other is not file and id(other) not in dropped]
             if id(file) not in odd:
-                if len(file.read(HEAD, 0)) < HEAD:
+                if len(file.read(HEAD_BYTES, 0)) < HEAD_BYTES:
                     continue
                 older = [other for other in files[:place] if other in others]
             else:

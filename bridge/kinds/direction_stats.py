@@ -13,7 +13,7 @@ from bridge.files.generation import Generation
 BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0)
 """Seconds up to which each bucket of a message's latency goes."""
 
-MOST = 1000
+MOST_TIMES = 1000
 """Times of arrival that are kept of a file which forward does not read on meanwhile."""
 
 RATED = 10.0
@@ -110,7 +110,7 @@ class WriteTimes:
         if self._marks and place <= self._marks[-1][0]:
             return
         written = facts.st_mtime_ns / 1e9
-        if len(self._marks) == MOST:  # of two the later place, and the time of the earlier
+        if len(self._marks) == MOST_TIMES:  # of two the later place, and the time of the earlier
             marks = [*self._marks]
             self._marks = [(b[0], a[1]) for a, b in zip(marks[::2], marks[1::2], strict=True)]
         self._marks.append((place, written))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from bridge.core.errors import RejectStop
 from bridge.core.mapping import Mapping
 from bridge.core.model import hex_digest, shown
-from bridge.ledger.quarantine import KEPT, QuarantinedMessage, add_quarantined
+from bridge.ledger.quarantine import KEPT_LINE_BYTES, QuarantinedMessage, add_quarantined
 from bridge.ledger.store import Ledger
 
 
@@ -49,7 +49,7 @@ class Rejects:
         """A line that is over the limit, or has a reason already, as what is kept of it; else None."""
         if len(line) > self._limit:
             digest = hex_digest(line)
-            return self.too_long(generation, offset, line[:KEPT], len(line), digest)
+            return self.too_long(generation, offset, line[:KEPT_LINE_BYTES], len(line), digest)
         if reason:
             return QuarantinedMessage("forward", self._name, generation, offset, "", reason, line, len(line))
         return None

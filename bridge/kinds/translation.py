@@ -11,7 +11,7 @@ from bridge.core.mapping_sections import MirrorSection
 from bridge.core.model import EntryId, format_id, parse_origin, shown
 from bridge.core.path_rules import Paths
 from bridge.kinds.target import PendingWrite
-from bridge.ledger.quarantine import KEPT, QuarantinedMessage
+from bridge.ledger.quarantine import KEPT_LINE_BYTES, QuarantinedMessage
 from bridge.ledger.ranges import WrittenEntry
 from bridge.streams.entry_json import pack_fields
 from bridge.streams.reader import Entry
@@ -114,7 +114,9 @@ class EntryTranslator:
         raw = pack_fields(entry.fields)
         entry_id = format_id(entry.id).decode()
         if not self._stops:
-            taken.aside.append(QuarantinedMessage("mirror", "", 0, 0, entry_id, reason, raw[:KEPT], len(raw)))
+            taken.aside.append(
+                QuarantinedMessage("mirror", "", 0, 0, entry_id, reason, raw[:KEPT_LINE_BYTES], len(raw))
+            )
             return True
         hint = 'delete or mend the entry, or set policy.on_reject = "quarantine"'
         taken.stop = RejectStop(reason, where=f"{self._stream} entry {entry_id}", hint=hint)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bridge.files.named_file import Facts
+from bridge.files.named_file import FileStamp
 from bridge.ledger.store import Ledger
 
 LEFT, COPY, UNACCOUNTED, LATE, SKIPPED, EDITED = "left", "copy", "unaccounted", "late", "skipped", "edited"
@@ -24,7 +24,7 @@ class FileRecord:
     standing: str
     why: str
     at: float
-    facts: Facts | None = None
+    facts: FileStamp | None = None
     bytes: int = 0
     who: str = ""
 
@@ -65,7 +65,7 @@ def forget_edited(ledger: Ledger, stream: str) -> None:
     ledger.write("DELETE FROM pieces WHERE stream = ? AND standing = ?", (stream, EDITED))
 
 
-def _read(facts: str | None) -> Facts | None:
+def _read(facts: str | None) -> FileStamp | None:
     if facts is None:
         return None
     device, inode, size, written, changed = map(int, facts.split())

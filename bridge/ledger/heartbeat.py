@@ -8,6 +8,9 @@ from typing import Any
 
 from bridge.ledger.store import Ledger
 
+SILENT_AFTER = 15.0
+"""Seconds without a heartbeat after which a process is not at work, although it is there; it gives one every two."""
+
 
 @dataclass(frozen=True, slots=True)
 class Trouble:

@@ -8,7 +8,7 @@ from typing import Any
 
 from bridge.ledger.store import Ledger
 
-KEPT = 1000
+KEPT_RUNS = 1000
 """Runs that are kept of each stream."""
 
 
@@ -43,7 +43,7 @@ class ParityRun:
         }  # fmt: skip
 
 
-_COLUMNS = "mapping, stream, began, seconds, who, verdict, report, id"
+_RUN_COLUMNS = "mapping, stream, began, seconds, who, verdict, report, id"
 
 
 def save_run(ledger: Ledger, run: ParityRun) -> int:
@@ -62,13 +62,13 @@ def save_run(ledger: Ledger, run: ParityRun) -> int:
         values,
     )
     number = int(rows[0][0])
-    ledger.write("DELETE FROM parity WHERE stream = ? AND id <= ?", (run.stream, number - KEPT))
+    ledger.write("DELETE FROM parity WHERE stream = ? AND id <= ?", (run.stream, number - KEPT_RUNS))
     return number
 
 
 def runs(ledger: Ledger, stream: str, count: int) -> list[ParityRun]:
     """The latest runs of a stream, newest first."""
-    rows = ledger.rows(f"SELECT {_COLUMNS} FROM parity WHERE stream = ? ORDER BY id DESC LIMIT ?", (stream, count))
+    rows = ledger.rows(f"SELECT {_RUN_COLUMNS} FROM parity WHERE stream = ? ORDER BY id DESC LIMIT ?", (stream, count))
     return [
         ParityRun(mapping, where, began, seconds, who, verdict, json.loads(report), number)
         for mapping, where, began, seconds, who, verdict, report, number in rows

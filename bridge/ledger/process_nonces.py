@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bridge.ledger.store import Ledger
 
-KEPT = 1000
+KEPT_NONCES = 1000
 """Nonces that are remembered of each stream: by them a Redis that went back in time is told from a ledger that did."""
 
 
@@ -25,7 +25,7 @@ def note_nonce(ledger: Ledger, stream: str, nonce: str, place: str) -> None:
         ledger.write("INSERT INTO nonces (stream, nonce, place) VALUES (?, ?, ?)", (stream, nonce, place))
         ledger.write(
             "DELETE FROM nonces WHERE stream = ? AND id <= (SELECT max(id) FROM nonces WHERE stream = ?) - ?",
-            (stream, stream, KEPT),
+            (stream, stream, KEPT_NONCES),
         )
 
 

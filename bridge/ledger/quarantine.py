@@ -9,7 +9,7 @@ from typing import Any
 from bridge.core.model import EntryId, parse_id
 from bridge.ledger.store import Ledger
 
-KEPT = 1 << 16
+KEPT_LINE_BYTES = 1 << 16
 """Of a line over `max_line_bytes`, this many first bytes are kept, with its length and digest."""
 
 
@@ -43,7 +43,7 @@ class QuarantinedMessage:
 
 _FACTS = "direction, name, generation, offset, entry_id, reason, {raw}, length, digest, id, noted_at"
 _RETRIED = ", coalesce(retried, ''), coalesce(lost, 0)"
-_COLUMNS = _FACTS.format(raw="raw") + _RETRIED
+_MESSAGE_COLUMNS = _FACTS.format(raw="raw") + _RETRIED
 _SHORT = _FACTS.format(raw="coalesce(substr(raw, 1, 200), x'')") + _RETRIED
 
 
@@ -120,8 +120,8 @@ def quarantined(
     """
     last = 0
     while rows := ledger.rows(
-        f"SELECT {_COLUMNS if whole else _SHORT} FROM quarantine WHERE stream = ? AND id > ? AND (retried IS NULL OR ?)"
-        " ORDER BY id LIMIT 50",
+        f"SELECT {_MESSAGE_COLUMNS if whole else _SHORT} FROM quarantine"
+        " WHERE stream = ? AND id > ? AND (retried IS NULL OR ?) ORDER BY id LIMIT 50",
         (stream, last, everything),
     ):
         for row in rows:
@@ -135,7 +135,7 @@ def _row(row: tuple[Any, ...]) -> QuarantinedMessage:
 
 def quarantined_number(ledger: Ledger, number: int) -> tuple[str, QuarantinedMessage] | None:
     """The stream and the message of this number; None when there is none."""
-    rows = ledger.rows(f"SELECT {_COLUMNS}, stream FROM quarantine WHERE id = ?", (number,))
+    rows = ledger.rows(f"SELECT {_MESSAGE_COLUMNS}, stream FROM quarantine WHERE id = ?", (number,))
     return (str(rows[0][-1]), _row(rows[0][:-1])) if rows else None
 
 
@@ -144,7 +144,7 @@ def find_quarantined(
 ) -> QuarantinedMessage | None:
     """The line at this place, or the entry of this ID, if it is or was in quarantine."""
     rows = ledger.rows(
-        f"SELECT {_COLUMNS} FROM quarantine WHERE stream = ? AND name = ? AND generation = ? AND offset = ?"
+        f"SELECT {_MESSAGE_COLUMNS} FROM quarantine WHERE stream = ? AND name = ? AND generation = ? AND offset = ?"
         " AND entry_id = ?",
         (stream, name, generation, offset, entry_id),
     )

@@ -17,10 +17,10 @@ from bridge.ledger.store import Ledger
 SECOND = 1_000_000_000
 """One second, in ns."""
 
-STALE = "-1"
+STALE_INODE = "-1"
 """The inode that is noted of a message which is due and whose file holds another one by now."""
 
-GONE = "-2"
+GONE_INODE = "-2"
 """The inode that is noted of a file which was seen to be gone."""
 
 NOWHERE = -1
@@ -60,7 +60,7 @@ def files_known(ledger: Ledger, stream: str, names: Sequence[bytes]) -> dict[byt
         rows = ledger.rows(
             f"SELECT name, size, written, device, inode, key FROM {table} WHERE stream = ? AND name IN ({marks})"
             " AND inode != ?",
-            (stream, *names, STALE),
+            (stream, *names, STALE_INODE),
         )
         found.update((row[0], (facts_of(row[1:5]), row[5])) for row in rows)
     return found
@@ -117,14 +117,14 @@ class LastContent(NamedTuple):
     @property
     def removed(self) -> bool:
         """Whether the spool file was seen to be gone since."""
-        return self.inode == int(GONE)
+        return self.inode == int(GONE_INODE)
 
 
 def last_of(ledger: Ledger, stream: str, name: bytes) -> LastContent | None:
     """What the ledger last knew this spool file to hold; None: the file was never met."""
     rows = ledger.rows(
         "SELECT key, alike, inode FROM spool_due WHERE stream = ? AND name = ? AND inode != ?",
-        (stream, name, STALE),
+        (stream, name, STALE_INODE),
     )
     rows = rows or ledger.rows(
         "SELECT m.key, m.alike, f.inode FROM spool_files AS f JOIN spool_messages AS m USING (stream, key)"
@@ -140,7 +140,7 @@ def touch(ledger: Ledger, stream: str, name: bytes, facts: FileFacts) -> None:
         ledger.write(
             f"UPDATE {table} SET size = ?, written = ?, device = ?, inode = ?"
             " WHERE stream = ? AND name = ? AND inode != ?",
-            (facts.size, facts.written, str(facts.device), str(facts.inode), stream, name, STALE),
+            (facts.size, facts.written, str(facts.device), str(facts.inode), stream, name, STALE_INODE),
         )
 
 
@@ -156,7 +156,8 @@ def gone(ledger: Ledger, stream: str, name: bytes) -> None:
     """Notes that a spool file was seen to be gone: one of its name is another file, be it on the same inode."""
     for table in ("spool_files", "spool_due"):
         ledger.write(
-            f"UPDATE {table} SET inode = ? WHERE stream = ? AND name = ? AND inode != ?", (GONE, stream, name, STALE)
+            f"UPDATE {table} SET inode = ? WHERE stream = ? AND name = ? AND inode != ?",
+            (GONE_INODE, stream, name, STALE_INODE),
         )
 
 
@@ -180,7 +181,7 @@ def add_due(ledger: Ledger, stream: str, due_message: DueMessage) -> None:
     )
     ledger.write(
         "UPDATE spool_due SET inode = ? WHERE stream = ? AND name = ? AND key != ?",
-        (STALE, stream, due_message.name, due_message.key),
+        (STALE_INODE, stream, due_message.name, due_message.key),
     )
     ledger.write(
         "INSERT INTO spool_due"
@@ -276,7 +277,7 @@ def landed(ledger: Ledger, stream: str, batch: int) -> list[bytes]:
         "INSERT OR REPLACE INTO spool_files (stream, name, size, written, device, inode, key)"
         " SELECT stream, name, size, written, device, inode, key FROM spool_due"
         " WHERE stream = ? AND batch = ? AND inode != ?",
-        (stream, batch, STALE),
+        (stream, batch, STALE_INODE),
     )
     ledger.write("DELETE FROM spool_due WHERE stream = ? AND batch = ?", (stream, batch))
     return names

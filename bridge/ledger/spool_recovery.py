@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from bridge.files.folder import FileFacts
 from bridge.ledger.spool_messages import (
     NOWHERE,
-    STALE,
+    STALE_INODE,
     DueMessage,
     facts_of,
     last_batch,
@@ -187,7 +187,7 @@ def kept_due(ledger: Ledger, stream: str, size: int = 500) -> Iterator[list[DueM
     while rows := ledger.rows(
         "SELECT key, alike, iif(inode = ?, x'', name), size, written, device, inode, time, raw, digest, batch, place"
         " FROM spool_due WHERE stream = ? AND raw IS NOT NULL AND key > ? ORDER BY key LIMIT ?",
-        (STALE, stream, last, size),
+        (STALE_INODE, stream, last, size),
     ):
         last = rows[-1][0]
         yield [DueMessage(r[0], r[1], r[2], facts_of(r[3:7]), *r[7:]) for r in rows]
@@ -202,7 +202,7 @@ def _forget(ledger: Ledger, stream: str, which: str, args: tuple[object, ...]) -
     ledger.write(f"DELETE FROM spool_messages WHERE stream = ? AND {which}", (stream, *args))
 
 
-KEPT = (
+KEPT_TABLES = (
     "journal", "parity", "quarantine", "confirmed", "archive_spans", "archive_parts", "archive_ends", "archive_begun",
 )  # fmt: skip
 """What stays of a stream that is forgotten: what was done and found, and messages that may be nowhere else."""
@@ -214,5 +214,5 @@ def forget_stream(ledger: Ledger, stream: str) -> None:
     for (table,) in ledger.rows(
         "SELECT m.name FROM sqlite_master m, pragma_table_info(m.name) c WHERE m.type = 'table' AND c.name = 'stream'"
     ):
-        if table not in KEPT:
+        if table not in KEPT_TABLES:
             ledger.write(f"DELETE FROM {table} WHERE stream = ?", (stream,))

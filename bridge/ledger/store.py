@@ -234,10 +234,10 @@ def _sixteenth(db: sqlite_utils.Database) -> None:
     db.table("redacted_parts").create(part, pk=("stream", "path", "at"))
 
 
-LOOKS, LOOK = 20, 0.05
+FILE_CHECKS, FILE_CHECK_SECONDS = 20, 0.05
 """How often, and after how many seconds, the ledger's file is looked at again while it has nothing in it yet."""
 
-CACHE, LARGE = 1 << 10, 16 << 10
+CACHE, CARRYING_CACHE_KIB = 1 << 10, 16 << 10
 """KiB of the ledger's pages that a connection keeps in memory, at most; and one that carries a folder.
 
 The keys of a folder's messages are digests, so each lands on another page. A bridge has half a dozen connections; what
@@ -301,10 +301,10 @@ class Ledger:
 
     def _open(self, *, create: bool) -> None:
         found = int(self.conn.execute("PRAGMA user_version").fetchone()[0])
-        for _ in range(LOOKS if not create else 0):
+        for _ in range(FILE_CHECKS if not create else 0):
             if found:
                 break
-            time.sleep(LOOK)  # its maker may be at it in this moment
+            time.sleep(FILE_CHECK_SECONDS)  # its maker may be at it in this moment
             found = int(self.conn.execute("PRAGMA user_version").fetchone()[0])
         if found > VERSION:
             raise LedgerError(

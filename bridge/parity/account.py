@@ -11,7 +11,7 @@ from typing import Any
 
 from bridge.parity.log.items import OFFSETS, ComparedFile
 
-KINDS = ("carried", "mirrored", "quarantined", "empty", "waiting", "aside")
+BYTE_KINDS = ("carried", "mirrored", "quarantined", "empty", "waiting", "aside")
 """What may have become of a byte of a file that is compared."""
 
 Sizes = dict[str, int]
@@ -44,7 +44,7 @@ class FileBytes:
     source: str
     generation: int
     bytes: int = 0
-    sizes: Sizes = field(default_factory=lambda: dict.fromkeys(KINDS, 0))
+    sizes: Sizes = field(default_factory=lambda: dict.fromkeys(BYTE_KINDS, 0))
     lost: list[tuple[int, int]] = field(default_factory=list)
 
     @property
@@ -98,7 +98,7 @@ class ByteAccount:
             if file.start:
                 told = self._before.get(file.source, {}).get(str(file.generation))
                 if told is not None and sum(told) == file.start:
-                    for kind, size in zip(KINDS, told, strict=False):
+                    for kind, size in zip(BYTE_KINDS, told, strict=False):
                         compared.sizes[kind] += size
                 else:  # what stood there was proved, and trimmed
                     compared.sizes["carried"] += file.start
@@ -113,7 +113,7 @@ class ByteAccount:
         """What is to be known of the files when a later account goes on where this one ended."""
         found: dict[str, dict[str, list[int]]] = {}
         for compared in self._files.values():
-            sizes = [0 if kind == "waiting" else compared.sizes[kind] for kind in KINDS]
+            sizes = [0 if kind == "waiting" else compared.sizes[kind] for kind in BYTE_KINDS]
             found.setdefault(compared.source, {})[str(compared.generation)] = sizes
         return found
 
@@ -145,7 +145,7 @@ class ByteAccount:
     def to_json(self) -> dict[str, Any]:
         """The account as `parity --json` prints it (DESIGN §5.4)."""
         files = self.compared
-        sums = {kind: sum(file.sizes[kind] for file in files) for kind in KINDS}
+        sums = {kind: sum(file.sizes[kind] for file in files) for kind in BYTE_KINDS}
         kinds = {"copies": ("copy", "link"), "aside": ("aside", "left"), "waiting": ("waiting",)}
         for name, standings in kinds.items():
             here = sum(file.bytes for file in self.aside if file.standing in standings)

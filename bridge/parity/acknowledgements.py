@@ -13,7 +13,7 @@ from bridge.parity.log.items import OFFSETS, SHIFT
 
 MISSING = "missing_in_file"
 
-Span = tuple[EntryId, EntryId]
+EntrySpan = tuple[EntryId, EntryId]
 """The first and the last entry of a row."""
 
 
@@ -58,8 +58,8 @@ class Acknowledged:
         self, accepted: Iterable[AcknowledgedDifference] = (), redacted: Iterable[RedactedLine] = ()
     ) -> None:  # fmt: skip
         self._single: dict[tuple[str, str], str] = {}
-        self._spans: list[Span] = []
-        self._left: dict[Span, int] = {}
+        self._spans: list[EntrySpan] = []
+        self._left: dict[EntrySpan, int] = {}
         for named_difference in accepted:
             by_entry = ":" not in named_difference.first
             if named_difference.kind == "altered" and by_entry:  # once the file is aligned its line is missing

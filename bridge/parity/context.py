@@ -13,7 +13,7 @@ from bridge.core.codecs.chunk import STARTED, ChunkCodec
 from bridge.core.mapping import Mapping
 from bridge.core.model import Row, hex_digest
 from bridge.core.wording import counted
-from bridge.files.content import HEAD
+from bridge.files.content import HEAD_BYTES
 from bridge.files.generation import TAIL
 from bridge.parity.account import ByteAccount
 from bridge.parity.log.check import ParityCheck, told
@@ -77,7 +77,7 @@ class _JoinedChunks:
 
     def take(self, data: bytes) -> None:
         """Appends the bytes of the next chunk to what the chunks of a generation hold."""
-        self.head += data[: max(0, HEAD - len(self.head))]
+        self.head += data[: max(0, HEAD_BYTES - len(self.head))]
         self.tail = (self.tail + data)[-TAIL:]
         self.at += len(data)
         self.count += 1

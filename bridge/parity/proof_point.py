@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bridge.core.model import ZERO_ID, EntryId, format_id, hex_digest, parse_id
-from bridge.files.content import HEAD
+from bridge.files.content import HEAD_BYTES
 from bridge.files.generation import TAIL
 from bridge.parity.log.items import OFFSETS, SHIFT, ComparedFile
 
@@ -28,7 +28,7 @@ class FilePlace:
     def of(cls, file: ComparedFile, place: int, line: int) -> FilePlace:
         """What stands there now."""
         offset = place & OFFSETS
-        head = b"".join(file.section(0, min(HEAD, offset)))
+        head = b"".join(file.section(0, min(HEAD_BYTES, offset)))
         return cls(place, line, len(head), hex_digest(head), hex_digest(_tail(file, offset)))
 
     def holds(self, file: ComparedFile) -> bool:

@@ -19,7 +19,7 @@ from bridge.ledger.store import Ledger
 from bridge.ledger.trim_points import TrimPoint, drop_points, points_of, save_points
 from bridge.parity.artifacts import ArtifactCheck, of_lines
 from bridge.parity.context import ContextCheck
-from bridge.parity.log.check import SETTLING, ParityCheck, spacing
+from bridge.parity.log.check import DIFFERENCE_SETTLE_SECONDS, ParityCheck, spacing
 from bridge.parity.proof_point import ProofPoint
 from bridge.parity.result import ParityResult
 from bridge.parity.snapshot import NOT_RUNNING
@@ -31,7 +31,7 @@ from bridge.streams.keys import Keys
 MUCH = 1000
 """How many messages in flight are more than what is always under way."""
 
-Tell = Callable[[Mapping, int, int], None]
+TellMapping = Callable[[Mapping, int, int], None]
 """Called with the mapping that parity reads, how many of its entries were read, and of how many."""
 
 
@@ -50,8 +50,8 @@ class ParityRunner:
     """Parity of the mappings of one command. `who` runs it; `ledger` may be None: then the run is not kept."""
 
     def __init__(
-        self, settings: Settings, mappings: list[Mapping], ledger: Ledger | None, stop: Event, tell: Tell, who: str, *,
-        max_rate: float | None = None, settling: float = SETTLING, stats: bool = False,
+        self, settings: Settings, mappings: list[Mapping], ledger: Ledger | None, stop: Event, tell: TellMapping,
+        who: str, *, max_rate: float | None = None, settling: float = DIFFERENCE_SETTLE_SECONDS, stats: bool = False,
     ) -> None:  # fmt: skip
         self._settings = settings
         self._mappings = mappings

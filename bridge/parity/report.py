@@ -24,10 +24,10 @@ WORDS = {
     "duplicate": "twice",
     "reordered": "out of order",
 }
-SHOWN = 1000
+SHOWN_DIFFERENCES = 1000
 """Differences that the page shows of each mapping."""
 
-LONGEST = 4000
+LONGEST_LINE = 4000
 """Characters of a line that the page shows."""
 
 
@@ -57,7 +57,7 @@ def verdict_in_words(result: ParityResult) -> str:
     return "Inconclusive: nothing was compared"
 
 
-PLACES = 5
+SHOWN_PLACES = 5
 """Of so many files a verdict's place is told, and of others how many they are; `--json` has all."""
 
 
@@ -68,8 +68,8 @@ def facts(result: ParityResult, now: float) -> list[str]:
         said.append(f"{tally.file_born:,} file-born, {tally.redis_born:,} Redis-born")
     if result.files or tally.entries:
         places = [f"{shown(os.fsencode(name))} {result.unit} {at:,}" for name, at in sorted(result.files.items())]
-        if len(places) > PLACES:
-            places = [*places[:PLACES], f"{len(places) - PLACES:,} more files"]
+        if len(places) > SHOWN_PLACES:
+            places = [*places[:SHOWN_PLACES], f"{len(places) - SHOWN_PLACES:,} more files"]
         said.append(f"up to {', '.join([*places, 'entry ' + format_id(result.entry).decode()])}")
     if tally.in_flight:
         age = f", the oldest dated {duration(now - tally.oldest_ms / 1000)} ago" if tally.oldest_ms else ""
@@ -189,12 +189,12 @@ def marked(ours: bytes | None, theirs: bytes | None) -> list[DifferingText]:
     if ours is None:
         return []
     if theirs is None or ours == theirs:
-        return [DifferingText(shown(ours, LONGEST), False)]
+        return [DifferingText(shown(ours, LONGEST_LINE), False)]
     shorter = min(len(ours), len(theirs))
     head = next((i for i in range(shorter) if ours[i] != theirs[i]), shorter)
     tail = next((i for i in range(shorter - head) if ours[-1 - i] != theirs[-1 - i]), shorter - head)
     parts = ((ours[:head], False), (ours[head : len(ours) - tail], True), (ours[len(ours) - tail :], False))
-    return [DifferingText(shown(raw, LONGEST), differs) for raw, differs in parts if raw]
+    return [DifferingText(shown(raw, LONGEST_LINE), differs) for raw, differs in parts if raw]
 
 
 def page(results: Sequence[ParityResult], now: float) -> str:
@@ -210,7 +210,7 @@ def page(results: Sequence[ParityResult], now: float) -> str:
 
 
 def _mapping(result: ParityResult, now: float) -> dict[str, Any]:
-    listed = result.tally.differences[:SHOWN]
+    listed = result.tally.differences[:SHOWN_DIFFERENCES]
     return {
         "name": result.mapping, "stream": result.stream, "verdict": result.verdict, "said": verdict_in_words(result),
         "warnings": result.warnings(), "facts": facts(result, now),
@@ -240,7 +240,7 @@ def _kinds(result: ParityResult) -> list[tuple[str, str, int, int, int]]:
     return [(role, kind, both.get((role, kind), 0), *alone.get((role, kind), [0, 0])) for role, kind in names[:200]]  # type: ignore[misc]
 
 
-WIDE, HIGH = 960, 60
+LINE_WIDTH, HIGH = 960, 60
 
 
 def _chart(result: ParityResult) -> dict[str, Any] | None:
@@ -266,7 +266,7 @@ def _chart(result: ParityResult) -> dict[str, Any] | None:
     if last - first > 10_000:  # a difference dated far away would leave one bar of all the others
         first, last = min(timeline.counts, default=first), max(timeline.counts, default=last)
         buckets = {bucket for bucket in buckets if first <= bucket <= last}
-    step = WIDE / (last - first + 1)
+    step = LINE_WIDTH / (last - first + 1)
     counted = {bucket: timeline.counts[bucket] for bucket in buckets}
     most = max(max(counted[b] + max(alone.get(b, (0, 0))) for b in buckets), 1)
 
@@ -274,7 +274,7 @@ def _chart(result: ParityResult) -> dict[str, Any] | None:
         return HIGH * (counted[bucket] + alone.get(bucket, (0, 0))[side]) / most
 
     return {
-        "wide": WIDE, "high": HIGH, "step": max(step * 0.9, 0.5), "from": _moment(first * timeline.width),
+        "wide": LINE_WIDTH, "high": HIGH, "step": max(step * 0.9, 0.5), "from": _moment(first * timeline.width),
         "to": _moment((last + 1) * timeline.width), "bucket": duration(timeline.width / 1000), "most": most,
         "bars": [
             {"x": (b - first) * step, "file": bar(b, 0), "redis": bar(b, 1), "count": counted[b],

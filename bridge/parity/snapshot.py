@@ -16,6 +16,7 @@ from bridge.core.errors import SourceError
 from bridge.core.globs import is_glob, translated
 from bridge.core.mapping import Mapping
 from bridge.core.model import HIGHEST_ID, ZERO_ID, Checkpoint, Fingerprint, format_id, parse_id
+from bridge.core.state_folder import lock_holder
 from bridge.files.folder_listing import leads_out
 from bridge.files.piece_names import PieceNames
 from bridge.files.temporary_names import leftover
@@ -23,8 +24,7 @@ from bridge.ledger.acknowledgements import accepted_of, redacted_of
 from bridge.ledger.dual_writes import roles_of
 from bridge.ledger.edits import all_stretches
 from bridge.ledger.file_standings import COPY, LEFT, remembered_pieces
-from bridge.ledger.heartbeat import heartbeat
-from bridge.ledger.lock_holder import lock_holder
+from bridge.ledger.heartbeat import SILENT_AFTER, heartbeat
 from bridge.ledger.seen_entries import all_seen
 from bridge.ledger.sources import generations_of, sources_of, stream_memory
 from bridge.ledger.store import Ledger
@@ -46,7 +46,7 @@ NOT_RUNNING = "the bridge is not running"
 YOUNG = 3.0
 """Seconds in which a running bridge takes up a file that was written to."""
 
-LOOKS = 20
+RENAME_LOOKS = 20
 """How often at most parity looks for the files while they are being renamed."""
 
 
@@ -94,7 +94,7 @@ class Cursors:
         beat = self.beat
         if beat is None:
             self.notes.append(NOT_RUNNING if self.books.checkpoint else "no bridge runs here, and none ever did")
-        elif not beat.get("stopped") and time.time() - float(beat["at"]) <= 10:
+        elif not beat.get("stopped") and time.time() - float(beat["at"]) <= SILENT_AFTER:
             self.alive = True
         elif self._holder:
             self.alive = True
@@ -138,7 +138,7 @@ class Snapshot(Cursors):
 
         A file that is renamed may have slipped from one name to another.
         """
-        for _ in range(LOOKS):
+        for _ in range(RENAME_LOOKS):
             before = self._stamps()
             self._open(before)
             if self._stamps() == before:

@@ -23,7 +23,7 @@ from bridge.ledger.scratch_table import ScratchFile, ScratchTable
 from bridge.ledger.store import Ledger
 from bridge.parity.log.check import Interrupted, ParityCheck, told
 from bridge.parity.log.classify import Difference
-from bridge.parity.log.compare import MOST
+from bridge.parity.log.compare import MOST_DIFFERENCES
 from bridge.parity.log.tally import ComparisonTally, LateMarks
 from bridge.parity.log.witness_check import WitnessCheck
 from bridge.parity.proof_point import ProofPoint
@@ -316,7 +316,7 @@ class _FolderComparison:
         return max(ids, default=ZERO_ID) > self._cursors.last
 
     def _differ(self, difference: Difference) -> None:
-        if len(self.tally.differences) < MOST:
+        if len(self.tally.differences) < MOST_DIFFERENCES:
             self.tally.differences.append(difference)
         else:
             self.tally.uncounted[difference.kind] = self.tally.uncounted.get(difference.kind, 0) + 1

@@ -23,7 +23,7 @@ from bridge.streams import latest_value
 from bridge.streams.connect import Connection
 from bridge.streams.latest_value import LIMIT, StateValue
 
-AGAIN = 0.05
+VALUE_PAUSE = 0.05
 """Seconds until a value that is under way is looked at again, as long as a bridge runs."""
 
 
@@ -77,7 +77,7 @@ class StateCheck(ParityCheck):
             both = self._both(folder, connection, name)
             outcome = self._outcome(name, both, known.get(name, (b"", b"")))
             while outcome in ("in_flight", "touched") and time.monotonic() < until:
-                if self._stop.wait(AGAIN):
+                if self._stop.wait(VALUE_PAUSE):
                     raise Interrupted
                 known, both = self._known(), self._both(folder, connection, name)
                 outcome = self._outcome(name, both, known.get(name, (b"", b"")))

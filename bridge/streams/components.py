@@ -116,7 +116,7 @@ end
 """
 """What every script begins with: a switch that has lapsed is gone."""
 
-LOOK = _NOW + b"return {raw or false, now}"
+LOOK_SCRIPT = _NOW + b"return {raw or false, now}"
 
 BEGIN = (
     _NOW
@@ -170,7 +170,7 @@ return 'flipped'"""
 
 def packed_look(component: str, mapping: str) -> bytes:
     """The command that `seen` reads the answer of."""
-    return pack("EVAL", LOOK, 1, COMPONENTS, field_of(component, mapping))
+    return pack("EVAL", LOOK_SCRIPT, 1, COMPONENTS, field_of(component, mapping))
 
 
 def seen(reply: Reply) -> tuple[ComponentModes, int]:

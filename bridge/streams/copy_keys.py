@@ -19,10 +19,10 @@ from bridge.streams.connect import Connection, Reply
 from bridge.streams.reader import pages
 from bridge.streams.resp import pack
 
-PAGE, PAGE_BYTES = 1000, 1 << 20
+COPY_PAGE, PAGE_BYTES = 1000, 1 << 20
 """Entries, members or fields that are read at once, and bytes of entries."""
 
-KINDS = ("string", "hash", "list", "set", "zset", "stream")
+KEY_TYPES = ("string", "hash", "list", "set", "zset", "stream")
 
 MERGE = b"""for i = 1, #KEYS, 2 do
   if ARGV[(i + 1) / 2] == 'merge' then
@@ -69,7 +69,7 @@ def names(connection: Connection, prefix: bytes = b"") -> list[bytes]:
 def _scanned(connection: Connection, *command: bytes | str) -> Iterator[bytes]:
     cursor = b"0"
     while True:
-        cursor, found = connection.call(command[0], *command[1:], cursor, "COUNT", PAGE)
+        cursor, found = connection.call(command[0], *command[1:], cursor, "COUNT", COPY_PAGE)
         yield from found
         if cursor == b"0":
             return
@@ -116,14 +116,14 @@ def _parts(connection: Connection, key: bytes, kind: str) -> Iterable[Sequence[b
 
 def _items(connection: Connection, key: bytes) -> Iterator[bytes]:
     at = 0
-    while found := connection.call("LRANGE", key, at, at + PAGE - 1):
+    while found := connection.call("LRANGE", key, at, at + COPY_PAGE - 1):
         yield from found
         at += len(found)
 
 
 def _held_stream(connection: Connection, key: bytes, expires: int, tend: Callable[[], object]) -> KeyContent:
     hasher, size = hashlib.sha256(), 0
-    for rows in pages(connection, key, b"-", b"+", PAGE, most_bytes=PAGE_BYTES):
+    for rows in pages(connection, key, b"-", b"+", COPY_PAGE, most_bytes=PAGE_BYTES):
         for raw_id, fields in rows:
             size += 1
             for piece in (raw_id, *fields):
@@ -161,7 +161,7 @@ def _groups(connection: Connection, key: bytes) -> list[_Group]:
         consumers = [paired(found)[b"name"] for found in connection.call("XINFO", "CONSUMERS", key, facts[b"name"])]
         group = _Group(facts[b"name"], facts[b"last-delivered-id"], facts.get(b"entries-read"), sorted(consumers))
         start: bytes = b"-"
-        while rows := connection.call("XPENDING", key, group.name, start, "+", PAGE):
+        while rows := connection.call("XPENDING", key, group.name, start, "+", COPY_PAGE):
             there = connection.calls(*(pack("XRANGE", key, raw, raw) for raw, *_ in rows))
             for (raw, consumer, idle, times), stands in zip(rows, there, strict=True):
                 if stands:
@@ -187,7 +187,7 @@ def copy(
     else:
         command = {"string": "SET", "hash": "HSET", "list": "RPUSH", "set": "SADD", "zset": "ZADD"}.get(kind, "")
         parts = iter(_parts(source, key, kind))
-        while some := list(islice(parts, PAGE)):
+        while some := list(islice(parts, COPY_PAGE)):
             # ZSCAN gives member and score, ZADD takes score and member
             flat = [piece for part in some for piece in (reversed(part) if kind == "zset" else part)]
             target.call(command, to, *flat)
@@ -199,7 +199,7 @@ def copy(
 def _copy_stream(
     source: Connection, target: Connection, key: bytes, to: bytes, tend: Callable[[], object]
 ) -> None:  # fmt: skip
-    for rows in pages(source, key, b"-", b"+", PAGE, most_bytes=PAGE_BYTES):
+    for rows in pages(source, key, b"-", b"+", COPY_PAGE, most_bytes=PAGE_BYTES):
         if rows:
             target.calls(*(pack("XADD", to, raw_id, *fields) for raw_id, fields in rows))
         tend()
@@ -217,10 +217,10 @@ def _copy_stream(
         for consumer in group.consumers:
             target.call("XGROUP", "CREATECONSUMER", to, group.name, consumer)
         now = int(time.time() * 1000)
-        for at in range(0, len(group.pending), PAGE):
+        for at in range(0, len(group.pending), COPY_PAGE):
             target.calls(*(
                 pack("XCLAIM", to, group.name, consumer, 0, raw, "TIME", now - idle, "RETRYCOUNT", times, "FORCE",
                      "JUSTID")
-                for raw, consumer, idle, times in group.pending[at : at + PAGE]
+                for raw, consumer, idle, times in group.pending[at : at + COPY_PAGE]
             ))  # fmt: skip
             tend()

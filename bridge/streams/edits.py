@@ -13,7 +13,7 @@ from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
 from bridge.streams.validation import WRONG, junk
 
-PART = 1000
+FIELD_SPANS = 1000
 """Stretches in one field of the hash, at most."""
 
 
@@ -29,9 +29,9 @@ class LogEditRecord(NamedTuple):
 
 def packed(source: int, generation: int, edit: LogEditRecord) -> Iterator[bytes]:
     """Makes the fields that hold an edit of the source of this number, in turn their names and values, for HSET."""
-    parts = max(1, -(-len(edit.stretches) // PART))
+    parts = max(1, -(-len(edit.stretches) // FIELD_SPANS))
     for n in range(parts):
-        some = [*map(list, edit.stretches[n * PART : (n + 1) * PART])]
+        some = [*map(list, edit.stretches[n * FIELD_SPANS : (n + 1) * FIELD_SPANS])]
         yield b"%d.%d.%d" % (source, generation, n)
         yield json.dumps({"rewrites": edit.rewrites, "parts": parts, "stretches": some}, separators=(",", ":")).encode()
 

@@ -12,7 +12,7 @@ from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
 from bridge.streams.reader import BlockingReader, Entry, entries, entries_back, stream_info
 
-BLOCK_MS = 1000
+FOLLOW_BLOCK_MS = 1000
 PAUSES = (0.1, 0.3, 1.0)
 """Seconds between tries to connect again; the last one stays."""
 
@@ -67,7 +67,7 @@ def follow(
                 say("connected again")
             tries = 0
             while True:
-                reader.ask(cursor, count=500, block_ms=BLOCK_MS, before=[])
+                reader.ask(cursor, count=500, block_ms=FOLLOW_BLOCK_MS, before=[])
                 for entry in reader.answer()[0]:
                     cursor = entry.id
                     if wanted.until is not None and cursor >= wanted.until:

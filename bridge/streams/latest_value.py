@@ -73,7 +73,7 @@ def key_of(keys: Keys, name: bytes) -> bytes:
     return b"bridge:{%b}:state:%b" % (keys.stream, name)
 
 
-LOOK = b"""local kind = redis.call('TYPE', KEYS[1]).ok
+VALUE_SCRIPT = b"""local kind = redis.call('TYPE', KEYS[1]).ok
 if kind ~= 'hash' then return {kind} end
 local said = redis.call('HMGET', KEYS[1], 'sha256', 'timestamp', 'role')
 local size, sha1 = -1, ''
@@ -89,7 +89,7 @@ def look(connection: Connection, keys: Keys, names: Sequence[tuple[bytes, bool]]
     """
     if not names:
         return {}
-    asked = (pack("EVAL", LOOK, 1, key_of(keys, name), IN_PASSING if deep else -1) for name, deep in names)
+    asked = (pack("EVAL", VALUE_SCRIPT, 1, key_of(keys, name), IN_PASSING if deep else -1) for name, deep in names)
     return {name: SeenValue(*reply) for (name, _), reply in zip(names, connection.calls(*asked), strict=True)}
 
 

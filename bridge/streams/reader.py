@@ -23,7 +23,7 @@ from bridge.streams.connect import Connection, Refusal, Reply, refused
 from bridge.streams.keys import Keys
 from bridge.streams.resp import pack
 
-PAGE_BYTES, AT_ONCE = 1 << 20, 500
+READER_PAGE_BYTES, AT_ONCE = 1 << 20, 500
 """About how many bytes a page of entries has; and how many entries are asked for by their IDs at once."""
 
 
@@ -171,7 +171,7 @@ def pages(
     no other use until the iteration is over. A reply has about `most_bytes` at most (a megabyte, where none are said):
     where entries are long, it has fewer.
     """
-    budget, most_bytes = connection.budget, most_bytes or PAGE_BYTES
+    budget, most_bytes = connection.budget, most_bytes or READER_PAGE_BYTES
     asked, also = budget.first(page), beside.command if beside else b""
 
     def read() -> Reply:
@@ -225,7 +225,7 @@ def entries_back(
         yield from to_entries(rows)
         if len(rows) < asked:
             return
-        asked = budget.next(page, PAGE_BYTES, asked, len(rows), connection.received - begun)
+        asked = budget.next(page, READER_PAGE_BYTES, asked, len(rows), connection.received - begun)
         end = format_id(before(parse_id(rows[-1][0])))
 
 
@@ -261,7 +261,7 @@ def existing(connection: Connection, stream: bytes, ids: list[EntryId]) -> dict[
             raise budget.lost(asked, error) from None
         standing.update((i, reply[0][1]) for i, reply in zip(part, replies, strict=True) if reply)
         at += len(part)
-        asked = budget.next(AT_ONCE, PAGE_BYTES, asked, len(part), connection.received - begun)
+        asked = budget.next(AT_ONCE, READER_PAGE_BYTES, asked, len(part), connection.received - begun)
     return standing
 
 

@@ -25,7 +25,7 @@ from bridge.streams.connect import Connection
 from bridge.streams.reader import entries_back
 
 STREAM = "hestai:messages"
-PATIENCE = 3.0
+REPLY_SECONDS = 3.0
 """Seconds."""
 
 TEXTS = (
@@ -77,7 +77,7 @@ def write_redis(url: str, role: str, per_second: float, stop: Event) -> int:
                 time.sleep(0.05)
                 if stop.is_set():
                     ended = ended or time.monotonic()
-                    if time.monotonic() > ended + PATIENCE:
+                    if time.monotonic() > ended + REPLY_SECONDS:
                         return written
     return written
 
@@ -93,7 +93,7 @@ def _last_of(connection: Connection, role: str) -> bytes | None:
 
 def keep(scratch: Path) -> int:
     """Ends a bridge and a server that nobody minds any more, and removes their folder."""
-    from bridge.ledger.lock_holder import lock_holder
+    from bridge.core.state_folder import lock_holder
     from bridge.streams.embedded import embedded_server
 
     state = scratch / ".bridge"

@@ -29,11 +29,11 @@ PROGRAMS = {"agent": 60, "daemon": 40, "ui": 50}
 """Messages a second of each: agent and daemon write the file, ui writes Redis."""
 
 FILE_BORN = {"agent", "daemon"}
-KILL_BRIDGE, START_BRIDGE, KILL_SERVER, LAST = 3.0, 4.5, 7.0, 10.0
+KILL_BRIDGE, START_BRIDGE, KILL_SERVER, LAST_EVENT = 3.0, 4.5, 7.0, 10.0
 """Seconds from the first message to each event."""
 
-SETTLED = 30.0
-CONFIG = 'instance = "demo"\nmappings = ["hestai-message"]\n'
+STAGE_SECONDS = 30.0
+STAGE_CONFIG = 'instance = "demo"\nmappings = ["hestai-message"]\n'
 
 
 @dataclass(slots=True)
@@ -209,7 +209,7 @@ class Stage:
 
 
 @contextmanager
-def staged(config: str = CONFIG) -> Iterator[Stage]:
+def staged(config: str = STAGE_CONFIG) -> Iterator[Stage]:
     """A stage in a scratch folder that is gone afterwards, even if this process is killed."""
     root = Path(tempfile.mkdtemp(prefix="bridge-demo-"))
     keeper = player("keep", str(root))
@@ -249,20 +249,20 @@ def play(stage: Stage, show: Callable[[Scene], None], wait: Callable[[float], ob
     embedded_server.kill(stage.server)
     scene.server = False
     stage.tell("Redis was killed with SIGKILL; agent and daemon write on, the bridge starts it again")
-    while not scene.server and stage.age < LAST + SETTLED:
+    while not scene.server and stage.age < LAST_EVENT + STAGE_SECONDS:
         show(scene)
         wait(0.05)
     stage.tell("Redis is there again, with its data")
-    until(max(LAST, stage.age + 1))
+    until(max(LAST_EVENT, stage.age + 1))
     written = stage.stop_programs()
     stage.tell("the programs have ended; the last messages cross")
-    deadline = time.monotonic() + SETTLED
+    deadline = time.monotonic() + STAGE_SECONDS
     ours, theirs = sum(written[role] for role in FILE_BORN), sum(written.values()) - sum(written[r] for r in FILE_BORN)
     while scene.into_stream.count < ours or scene.into_file.count < theirs:
         if time.monotonic() > deadline:
             tail = (stage.root / "bridge.log").read_text(errors="replace")[-2000:]
             came = f"file → Redis {scene.into_stream.count} of {ours}, Redis → file {scene.into_file.count} of {theirs}"
-            raise ServerError(f"the sides do not agree after {SETTLED:.0f} s: {came}; the bridge said:\n{tail}")
+            raise ServerError(f"the sides do not agree after {STAGE_SECONDS:.0f} s: {came}; the bridge said:\n{tail}")
         show(scene)
         wait(0.05)
     show(scene)

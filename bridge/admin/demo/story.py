@@ -32,10 +32,10 @@ roles = ["ui"]
 RATES = {"agent": 60, "daemon": 40, "ui": 50}
 """Messages a second of each component; each reads all of them."""
 
-PAUSE = 0.7
+TALK_SECONDS = 0.7
 """Seconds in which they talk between two commands."""
 
-SETTLED = 20.0
+SETTLE_SECONDS = 20.0
 MAPPING = "hestai-message"
 
 
@@ -84,13 +84,13 @@ class Story:
         self._command("retire", MAPPING, "--execute", "--force", MAPPING)
         self._command("purge", MAPPING, "--execute")
         self._order("talk")
-        self._wait(2 * PAUSE)
+        self._wait(2 * TALK_SECONDS)
         self._count("They went on talking, through Redis alone.")
         self._say("Each is ended and started again, with no bridge: none goes back to the file.")
         dead = stage.log.read_bytes()
         self._restart()
         self._order("talk")
-        self._wait(2 * PAUSE)
+        self._wait(2 * TALK_SECONDS)
         self._count("They talk, and are quiet again.")
         if stage.log.read_bytes() != dead:
             self.told.wrong.append(f"a program that was started again has written to {stage.log.name}")
@@ -107,13 +107,13 @@ class Story:
 
     def _begins(self) -> None:
         """The bridge carries, and the components have talked for a moment."""
-        said, deadline = self._stage.root / "bridge.log", time.monotonic() + SETTLED
+        said, deadline = self._stage.root / "bridge.log", time.monotonic() + SETTLE_SECONDS
         while "carrying" not in said.read_text(errors="replace"):
             if time.monotonic() > deadline:
                 tail = said.read_text(errors="replace")[-2000:]
-                raise ServerError(f"the bridge did not begin within {SETTLED:.0f} s; it said:\n{tail}")
+                raise ServerError(f"the bridge did not begin within {SETTLE_SECONDS:.0f} s; it said:\n{tail}")
             self._wait(0.1)
-        self._wait(2 * PAUSE)
+        self._wait(2 * TALK_SECONDS)
 
     def _restart(self) -> None:
         """Ends every component and starts it again: it goes on counting where it was."""
@@ -138,7 +138,7 @@ class Story:
             self._say(f"  {line}")
         if done.returncode != expect:
             self.told.wrong.append(f"`{text}` ended with {done.returncode}")
-        self._wait(PAUSE)
+        self._wait(TALK_SECONDS)
 
     def _order(self, word: str) -> None:
         for program in self._stage.programs.values():
@@ -158,13 +158,15 @@ class Story:
         """They write no more, and each must have been given all of all, and so many of `others`."""
         self._say(what)
         self.told.written = {name: int(said) for name, said in self._answers("hush").items()}
-        deadline = time.monotonic() + SETTLED
+        deadline = time.monotonic() + SETTLE_SECONDS
         while True:
             given = {name: json.loads(said) for name, said in self._answers("count").items()}
             if all(told["counts"] == {**self.told.written, **others} for told in given.values()):
                 break
             if time.monotonic() > deadline:
-                raise ServerError(f"after {SETTLED:.0f} s not all is given: written {self.told.written}, given {given}")
+                raise ServerError(
+                    f"after {SETTLE_SECONDS:.0f} s not all is given: written {self.told.written}, given {given}"
+                )
             self._wait(0.1)
         for name, told in given.items():
             counts = ", ".join(f"{count:,} of {role}" for role, count in sorted(told["counts"].items()))

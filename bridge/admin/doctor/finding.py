@@ -12,10 +12,10 @@ Verdict = Literal["good", "note", "bad", "unknown"]
 """good: nothing to do. note: worth knowing. bad: messages are at risk, or it will stop. unknown: it cannot be told."""
 
 
-Facts = Mapping[str, str]
+ServerFacts = Mapping[str, str]
 """What INFO or CONFIG GET say, by name."""
 
-Part = tuple[Verdict, str, str]
+Judgement = tuple[Verdict, str, str]
 """A verdict, its evidence, and what to do."""
 
 
@@ -33,7 +33,7 @@ class Finding:
         return {"check": self.check, "verdict": self.verdict, "evidence": self.evidence, "hint": self.hint or None}
 
 
-def worst(check: str, parts: Iterable[Part]) -> Finding:
+def worst(check: str, parts: Iterable[Judgement]) -> Finding:
     """One finding of several things that were looked at: the gravest verdict, what led to it first."""
     order: list[Verdict] = ["bad", "note", "unknown", "good"]
     ranked = sorted(parts, key=lambda part: order.index(part[0]))

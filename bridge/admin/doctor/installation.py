@@ -14,14 +14,14 @@ from itertools import groupby, pairwise
 from operator import itemgetter
 from pathlib import Path
 
-from bridge.admin.doctor.finding import Finding, Part, Verdict, worst
+from bridge.admin.doctor.finding import Finding, Judgement, Verdict, worst
 from bridge.core.config import Settings
 from bridge.core.errors import LedgerError
 from bridge.core.model import Checkpoint, EntryId, Origin, Position, format_id, paired, parse_origin
+from bridge.core.state_folder import lock_holder
 from bridge.core.wording import counted, duration, size
 from bridge.files.generation import GenerationRecord
-from bridge.ledger.heartbeat import heartbeat
-from bridge.ledger.lock_holder import lock_holder
+from bridge.ledger.heartbeat import SILENT_AFTER, heartbeat
 from bridge.ledger.parity_runs import ParityRun, runs
 from bridge.ledger.retired import retired
 from bridge.ledger.sources import all_generations
@@ -33,17 +33,14 @@ from bridge.streams.reader import Entry, groups_of, to_entries
 from bridge.streams.resp import pack
 from bridge.streams.trim import groups_hold, read_trimmed
 
-SILENT = 600.0
+COMPONENT_SILENT_AFTER = 600.0
 """Seconds without a word after which a component that was switched is called silent."""
 
 OLD = 86_400.0
 """Seconds after which a comparison is old, and a consumer group far behind."""
 
-NEWEST = 1000
+ORIGINS_LOOKED_AT = 1000
 """How many of the newest entries of each stream have their origins looked at."""
-
-BEAT = 15.0
-"""Seconds without a heartbeat after which a process is not at work."""
 
 
 def program(found: str | None, ours: Sequence[str]) -> Finding:
@@ -76,7 +73,7 @@ def process(holder: str, beat: Mapping[str, object] | None, now: float, *, neede
     if not holder.startswith("bridge run"):
         return Finding("process", "good", f"{holder} is at work")
     at = beat.get("at") if beat else None
-    if not isinstance(at, float | int) or now - at > BEAT:
+    if not isinstance(at, float | int) or now - at > SILENT_AFTER:
         since = f" for {duration(now - at)}" if isinstance(at, float | int) else " yet"
         said = f"{holder} is there, but gave no heartbeat{since}"
         return Finding("process", "bad", said, "is it stopped, or starved? See its log")
@@ -160,7 +157,7 @@ def components(
 
     `heard`: seconds since the last word of each component in each mapping. Pure.
     """
-    parts: list[Part] = []
+    parts: list[Judgement] = []
     for (name, mapping), mode in sorted(modes.items()):
         if mapping not in mine:
             continue
@@ -168,7 +165,7 @@ def components(
             said = f"{name} was switched in {mapping}, and bridge.toml does not know it"
             parts.append(("note", said, f"add [components.{name}] with its roles"))
         age = heard.get((name, mapping))
-        if "redis" in (mode.reads, mode.writes) and age is not None and age > SILENT:
+        if "redis" in (mode.reads, mode.writes) and age is not None and age > COMPONENT_SILENT_AFTER:
             parts.append(("note", f"{name} in {mapping}: no word for {duration(age)}", "does it still run?"))
     known = {name for name, mapping in modes if mapping in mine} | declared
     return worst("components", parts or [("good", f"{counted(len(known), 'component')}, all known", "")])
@@ -200,7 +197,7 @@ def origins(found: Mapping[str, Foreign], writers: Sequence[str]) -> Finding:
 
     `writers`: clients that added entries just now.
     """
-    parts: list[Part] = []
+    parts: list[Judgement] = []
     for stream, foreign in found.items():
         who = f"; who adds entries now: {', '.join(writers[:3])}" if writers else ""
         many = "1 entry names" if foreign.count == 1 else f"{foreign.count} entries name"
@@ -222,7 +219,7 @@ def look_at_origins(connection: Connection, settings: Settings) -> Finding:
             continue  # what it knew them by was purged, or may be
         replies = connection.calls(
             pack("MULTI"), pack("HGETALL", keys.checkpoint), pack("HGETALL", keys.sources),
-            pack("XREVRANGE", keys.stream, "+", "-", "COUNT", NEWEST), pack("EXEC"),
+            pack("XREVRANGE", keys.stream, "+", "-", "COUNT", ORIGINS_LOOKED_AT), pack("EXEC"),
         )  # fmt: skip
         for reply in replies[-1]:
             if isinstance(reply, Refusal):
@@ -264,7 +261,7 @@ def groups(behind: Mapping[str, Sequence[tuple[str, float, int]]]) -> Finding:
 
     `behind`: of each stream the groups that still need entries, as name, seconds since the first of these, consumers.
     """
-    parts: list[Part] = []
+    parts: list[Judgement] = []
     for stream, some in behind.items():
         for name, age, consumers in some:
             if age > OLD:
@@ -292,7 +289,7 @@ def look_at_groups(connection: Connection, settings: Settings) -> Finding:
 
 def parity(last: Mapping[str, ParityRun | None], now: float) -> Finding:
     """Checks the verdict and the age of the last comparison of each mapping. Pure."""
-    parts: list[Part] = []
+    parts: list[Judgement] = []
     for name, run in last.items():
         hint = f"bridge parity {name}"
         if run is None:

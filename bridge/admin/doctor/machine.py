@@ -12,7 +12,7 @@ from contextlib import closing
 from fnmatch import fnmatch
 from pathlib import Path
 
-from bridge.admin.doctor.finding import Finding, Part, asked, worst
+from bridge.admin.doctor.finding import Finding, Judgement, asked, worst
 from bridge.core.config import Settings
 from bridge.core.errors import SourceError
 from bridge.core.wording import counted, size
@@ -34,7 +34,7 @@ NETWORK = (
 )
 """Beginnings of the names of file systems whose files other machines may change without an event here."""
 
-LOW, SHARE = 1 << 30, 0.05
+LOW, FULL_SHARE = 1 << 30, 0.05
 """Bytes, and share of a disk, below which it is nearly full."""
 
 ROTATORS = ("/etc/logrotate.conf", "/etc/logrotate.d", "/usr/local/etc/logrotate.d", "/opt/homebrew/etc/logrotate.d")
@@ -59,7 +59,7 @@ def files_of(settings: Settings) -> dict[str, list[Path]]:
 
 def permissions(settings: Settings, files: Mapping[str, Sequence[Path]]) -> Finding:
     """Whether what is to be read may be read, what is to be written may be written, and nobody else reads ours."""
-    parts: list[Part] = []
+    parts: list[Judgement] = []
     closed = [path for some in files.values() for path in some if not os.access(path, os.R_OK)]
     if closed:
         said = f"{counted(len(closed), 'file')} may not be read, {closed[0]} among them"
@@ -80,10 +80,10 @@ def permissions(settings: Settings, files: Mapping[str, Sequence[Path]]) -> Find
 
 def disk(folders: Iterable[Path]) -> Finding:
     """Room on the disks of these folders."""
-    parts: list[Part] = []
+    parts: list[Judgement] = []
     for device in {folder.stat().st_dev: folder for folder in folders if folder.exists()}.values():
         usage = shutil.disk_usage(device)
-        low = usage.free < LOW or usage.free < SHARE * usage.total
+        low = usage.free < LOW or usage.free < FULL_SHARE * usage.total
         said = f"{size(usage.free)} free at {device}"
         parts.append(("bad", said, "make room: when it is full the bridge waits") if low else ("good", said, ""))
     return worst("disk", parts)
@@ -104,7 +104,7 @@ def descriptors(files: int, soft: int, hard: int) -> Finding:
 
 def inotify(watches: int, most_watches: int, instances: int, most_instances: int) -> Finding:
     """Linux: `watches` that the bridge needs, `instances` that this user has open already. Pure."""
-    parts: list[Part] = []
+    parts: list[Judgement] = []
     hint = "sysctl fs.inotify.max_user_{0}={1}; or `bridge run --poll`"
     if watches > 0.5 * most_watches:
         said = f"{watches:,} folders to watch, and a user may watch {most_watches:,}"
@@ -180,7 +180,7 @@ def ignores_case(folder: Path) -> bool:
 
 def file_systems(root: tuple[str, bool], state: str) -> Finding:
     """`root`: the type of the file system of the files, and whether it ignores case; and of the state. Pure."""
-    parts: list[Part] = []
+    parts: list[Judgement] = []
     if state.startswith(NETWORK):
         said = f"the state directory is on {state}: SQLite's locks do not hold there, and the ledger may be damaged"
         parts.append(("bad", said, "give [state] dir a folder on a local disk"))

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from bridge.admin.doctor.finding import Facts, Finding, Part, worst
+from bridge.admin.doctor.finding import Finding, Judgement, ServerFacts, worst
 from bridge.core.config import Settings
 from bridge.core.errors import RedisRefused
 from bridge.core.wording import counted, duration, size
 from bridge.streams.connect import CLIENT_NAME, Connection
 from bridge.streams.keys import Keys
 
-IDLE = 3600.0
+IDLE_AFTER = 3600.0
 """Seconds after which a connection that does nothing is worth a word."""
 
 SCANNED = 5000
@@ -42,11 +42,11 @@ class Client:
                    channels > 0, int(facts.get("omem", 0)))  # fmt: skip
 
 
-def clients(facts: Facts, rows: Sequence[Client], asked_for: Facts) -> Finding:
+def clients(facts: ServerFacts, rows: Sequence[Client], asked_for: ServerFacts) -> Finding:
     """Checks whether there is room for connections, and looks for those that nobody is behind any more. Pure."""
     there, most = int(facts.get("connected_clients", len(rows))), int(facts.get("maxclients", 0) or 10000)
     ours = [row for row in rows if row.name == CLIENT_NAME]
-    parts: list[Part] = []
+    parts: list[Judgement] = []
     said = f"{there} of {most} connections, {len(ours)} of them ours"
     hint = "raise maxclients; which program opens so many? CLIENT LIST tells"
     parts.append(
@@ -59,10 +59,10 @@ def clients(facts: Facts, rows: Sequence[Client], asked_for: Facts) -> Finding:
     if int(facts.get("rejected_connections", 0)):
         many = counted(int(facts["rejected_connections"]), "connection")
         parts.append(("note", f"{many} refused since it started", hint))
-    stale = [row for row in rows if row.subscribed and row.idle > IDLE]
+    stale = [row for row in rows if row.subscribed and row.idle > IDLE_AFTER]
     if stale:
         named = ", ".join(f"{client.name or 'no name'} at {client.addr} (id {client.id})" for client in stale[:3])
-        said = f"{counted(len(stale), 'subscriber')} silent for over {duration(IDLE)}: {named}"
+        said = f"{counted(len(stale), 'subscriber')} silent for over {duration(IDLE_AFTER)}: {named}"
         parts.append(("note", said, f"if nobody is behind it: CLIENT KILL ID {stale[0].id}"))
     behind = [row for row in rows if row.owed > 1 << 20]
     if behind:
@@ -75,11 +75,11 @@ def clients(facts: Facts, rows: Sequence[Client], asked_for: Facts) -> Finding:
     return worst("clients", parts)
 
 
-def buffers(asked_for: Facts) -> Finding:
+def buffers(asked_for: ServerFacts) -> Finding:
     """Checks the server's output-buffer limits, as CONFIG has them: class, hard, soft, seconds. Pure."""
     words = asked_for.get("client-output-buffer-limit", "").split()
     limits = {words[i]: int(words[i + 1]) for i in range(0, len(words) - 3, 4)}
-    parts: list[Part] = []
+    parts: list[Judgement] = []
     normal, pubsub = limits.get("normal", 0), limits.get("pubsub", 0)
     if 0 < normal < 16 << 20:
         said = f"a reply of over {size(normal)} closes its connection: large messages are read by the megabyte"
@@ -96,7 +96,7 @@ def buffers(asked_for: Facts) -> Finding:
 # -- who may -------------------------------------------------------------------------------------------------
 
 
-def exposure(asked_for: Facts, *, open_to_all: bool, socket: bool) -> Finding:
+def exposure(asked_for: ServerFacts, *, open_to_all: bool, socket: bool) -> Finding:
     """Checks who can reach the server. Pure.
 
     `open_to_all`: the server's default user needs no password; `socket`: we came by a Unix socket.
@@ -160,7 +160,7 @@ def neighbours(types: Mapping[str, tuple[str, str]], prefixes: Mapping[str, int]
     `types`: of our keys that hold another type, which and which it should be. `prefixes`: other keys by what stands
     before their first colon. Pure.
     """
-    parts: list[Part] = []
+    parts: list[Judgement] = []
     for key, (found, wanted) in types.items():
         hint = "rename it, or give stream.key another name" if not key.startswith("bridge:") else "rename it"
         parts.append(("bad", f"{key} holds a {found}, and should be a {wanted}", hint))
@@ -209,7 +209,7 @@ def look_at_neighbours(connection: Connection, settings: Settings) -> Finding:
     return neighbours(types, prefixes, whole=cursor == b"0")
 
 
-def replication(facts: Facts) -> Finding:
+def replication(facts: ServerFacts) -> Finding:
     """Checks from INFO replication whether the server is a replica or has replicas. Pure."""
     if facts.get("role") == "slave":
         link = facts.get("master_link_status", "?")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from bridge.admin.doctor import other_clients
-from bridge.admin.doctor.finding import Facts, Finding, Part, Verdict, asked, worst
+from bridge.admin.doctor.finding import Finding, Judgement, ServerFacts, Verdict, asked, worst
 from bridge.core.config import Settings
 from bridge.core.errors import RedisRefused
 from bridge.core.model import parse_id
@@ -21,7 +21,7 @@ PINGS, BETWEEN = 50, 0.002
 """How many round trips, and seconds between two."""
 
 HOUR, DAY = 3600, 86_400
-SAMPLED, SAMPLE = (HOUR, 7 * HOUR, 13 * HOUR, 19 * HOUR), 1000
+GROWTH_AGES, GROWTH_ENTRIES = (HOUR, 7 * HOUR, 13 * HOUR, 19 * HOUR), 1000
 """Seconds ago at which it is looked how fast a stream grew, and entries that are read to tell."""
 
 
@@ -37,7 +37,7 @@ def config(connection: Connection, *names: str) -> dict[str, str]:
 # -- what it is ----------------------------------------------------------------------------------------------
 
 
-def version(facts: Facts) -> Finding:
+def version(facts: ServerFacts) -> Finding:
     """Flavour and version, from INFO server. Pure."""
     valkey = facts.get("valkey_version")
     name, text = ("Valkey", valkey) if valkey else ("Redis", facts.get("redis_version", "?"))
@@ -65,9 +65,9 @@ def _known(connection: Connection) -> dict[str, bool]:
     return {name: row is not None for name, row in zip(NEEDED, rows, strict=True)}
 
 
-def persistence(facts: Facts, asked_for: Facts) -> Finding:
+def persistence(facts: ServerFacts, asked_for: ServerFacts) -> Finding:
     """What a crash of the server takes (P8), from INFO persistence and its configuration. Pure."""
-    parts: list[Part] = []
+    parts: list[Judgement] = []
     statuses = ("aof_last_write_status", "aof_last_bgrewrite_status", "rdb_last_bgsave_status")
     for name in statuses:
         if facts.get(name, "ok") != "ok":
@@ -119,10 +119,10 @@ class Growth:
         return self.a_day * self.bytes / self.length if self.length else 0.0
 
 
-def memory(facts: Facts, streams: Sequence[Growth]) -> Finding:
+def memory(facts: ServerFacts, streams: Sequence[Growth]) -> Finding:
     """Limit, policy, and when it is full, from INFO memory. Pure."""
     used, limit = int(facts.get("used_memory", 0)), int(facts.get("maxmemory", 0))
-    policy, parts = facts.get("maxmemory_policy", ""), list[Part]()
+    policy, parts = facts.get("maxmemory_policy", ""), list[Judgement]()
     if limit and policy != "noeviction":
         said = f"maxmemory-policy {policy}: short of memory it throws keys away, streams and their groups among them"
         parts.append(("bad", said, "redis-cli CONFIG SET maxmemory-policy noeviction"))
@@ -162,11 +162,11 @@ def growth(connection: Connection, stream: str, *, limited: bool) -> Growth:
         return Growth(stream, 0, 0, 0.0, limited)
     used, (seconds, _) = int(connection.call("MEMORY", "USAGE", stream) or 0), connection.call("TIME")
     rates = []
-    for ago in SAMPLED:
+    for ago in GROWTH_AGES:
         begin = max(int(seconds) - ago, info.first_id[0] / 1000)
         end = f"{(int(seconds) - ago + HOUR + 1) * 1000}-0"
-        rows = connection.call("XRANGE", stream, f"{int(begin * 1000)}-0", end, "COUNT", SAMPLE)
-        until = parse_id(rows[-1][0])[0] / 1000 if len(rows) == SAMPLE else int(seconds) - ago + HOUR
+        rows = connection.call("XRANGE", stream, f"{int(begin * 1000)}-0", end, "COUNT", GROWTH_ENTRIES)
+        until = parse_id(rows[-1][0])[0] / 1000 if len(rows) == GROWTH_ENTRIES else int(seconds) - ago + HOUR
         rates.append(len(rows) / max(1.0, until - begin) if begin < until else 0.0)
     return Growth(stream, info.length, used, DAY * sum(rates) / len(rates), limited)
 
@@ -174,7 +174,7 @@ def growth(connection: Connection, stream: str, *, limited: bool) -> Growth:
 # -- work ----------------------------------------------------------------------------------------------------
 
 
-def load(slow: Sequence[tuple[str, float, str]], stats: Facts, cpu: Facts, uptime: float) -> Finding:
+def load(slow: Sequence[tuple[str, float, str]], stats: ServerFacts, cpu: ServerFacts, uptime: float) -> Finding:
     """`slow`: command, milliseconds, client's name, of the slow log; and INFO commandstats and cpu. Pure."""
     ours = [(name, ms) for name, ms, client in slow if client == CLIENT_NAME]
     spent = {name.removeprefix("cmdstat_"): float(row.partition("usec=")[2].partition(",")[0])
@@ -184,7 +184,7 @@ def load(slow: Sequence[tuple[str, float, str]], stats: Facts, cpu: Facts, uptim
     share = 100 * sum(usec for name, usec in spent.items() if name in wanted) / total if total else 0.0
     busy = 100 * (float(cpu.get("used_cpu_user", 0)) + float(cpu.get("used_cpu_sys", 0))) / max(1.0, uptime)
     said = f"{busy:.1f} % of a core since it started, {share:.0f} % of its commands' time on such as ours"
-    parts: list[Part] = [
+    parts: list[Judgement] = [
         ("note" if busy > 50 else "good", said, "which programs ask so much? INFO commandstats" if busy > 50 else "")
     ]
     if ours:

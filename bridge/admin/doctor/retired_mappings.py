@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import closing, nullcontext
 
-from bridge.admin.doctor.finding import Finding, Part, worst
+from bridge.admin.doctor.finding import Finding, Judgement, worst
 from bridge.core.config import Settings
 from bridge.core.wording import counted
 from bridge.engine.retired_files import RetiredMapping, ended
@@ -17,7 +17,7 @@ from bridge.streams.connect import Connection
 
 def retirements(over: Mapping[str, RetiredMapping]) -> Finding:
     """Checks what others wrote to the files of retired mappings. Pure."""
-    parts: list[Part] = []
+    parts: list[Judgement] = []
     for name, end in sorted(over.items()):
         if end.error:
             parts.append(("bad", f"{name}: {end.error}", end.hint))
@@ -42,7 +42,7 @@ def look(connection: Connection | None, settings: Settings) -> Finding:
 
 def look_at_outboxes(settings: Settings) -> Finding:
     """Checks whether messages of components wait on disk to be sent: of one that has ended nobody sends them."""
-    parts: list[Part] = []
+    parts: list[Judgement] = []
     for mapping in settings.mappings:
         for name, count in sorted(waiting(settings.state_dir, mapping.name).items()):
             said = f"{counted(count, 'message')} of {name} in {mapping.name} wait on disk to be sent"

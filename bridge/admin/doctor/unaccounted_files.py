@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import closing
 
-from bridge.admin.doctor.finding import Finding, Part, worst
+from bridge.admin.doctor.finding import Finding, Judgement, worst
 from bridge.core.config import Settings
 from bridge.core.wording import counted
 from bridge.engine.account.inventory import accounts
@@ -17,7 +17,7 @@ from bridge.ledger.store import Ledger
 def look_at_files(settings: Settings) -> Finding:
     """Checks whether every file that a mapping names is accounted for; not of mappings that are retired."""
     path, over = settings.state_dir / "ledger.db", set[str]()
-    parts: list[Part] = []
+    parts: list[Judgement] = []
     if path.exists():
         with closing(Ledger(path)) as ledger:
             over = {*retired(ledger)}

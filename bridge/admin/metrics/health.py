@@ -9,13 +9,10 @@ from typing import Literal, NamedTuple
 from bridge.engine.lag import Lag
 from bridge.engine.status import MappingStatus, Status
 from bridge.kinds.direction_stats import DirectionStats, SourceRates
-from bridge.ledger.heartbeat import Trouble
+from bridge.ledger.heartbeat import SILENT_AFTER, Trouble
 
-PATIENCE = 10.0
+STUCK_AFTER = 10.0
 """Seconds that messages may wait while nothing moves."""
-
-SILENT = 15.0
-"""Seconds after which a process that gave no heartbeat hangs; it gives one every two."""
 
 State = Literal["idle", "moving", "stuck", "off"]
 Flows = Mapping[tuple[str, str], DirectionStats]
@@ -63,7 +60,7 @@ class Health:
         `silent`: seconds since the last heartbeat.
         """
         hung = status.ledger_error or status.redis_error
-        if silent > SILENT:
+        if silent > SILENT_AFTER:
             hung = hung or f"the last heartbeat is {silent:.0f} s old"
         found = []
         for mapping in status.mappings:
@@ -93,7 +90,7 @@ class Health:
             self._seen[name] = stretch.place, self._steady()
             return ""
         stood = self._steady() - since
-        return f"{stretch.name}: messages wait, and none moved for {stood:.0f} s" if stood > PATIENCE else ""
+        return f"{stretch.name}: messages wait, and none moved for {stood:.0f} s" if stood > STUCK_AFTER else ""
 
 
 def _stretches(mapping_status: MappingStatus, flow: DirectionStats) -> list[WatchedSource]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from prometheus_client.registry import Collector
 
 HOST = "127.0.0.1"
-LOOK, SHARE, SELDOM = 2.0, 20.0, 10.0
+LOOK_SECONDS, LOOK_SHARE, LONG_LOOK = 2.0, 20.0, 10.0
 """Seconds between two looks at files, ledger and Redis, how much longer than a look that is at least, and at most."""
 
 BLIND = 30.0
@@ -33,7 +33,7 @@ BLIND = 30.0
 SLOW = 10.0
 """Seconds a client has for all it wants."""
 
-MOST = 16
+MOST_CLIENTS = 16
 """Clients at once; more are turned away, as their descriptors are the carrying's too."""
 
 WANTED = "pip install 'hestai-bridge[metrics]', or take [metrics] out of bridge.toml"
@@ -68,7 +68,7 @@ class Monitor:
                 self._error = "the look failed, see the log"
                 logger.exception("metrics: the look failed; the bridge goes on")
         self._at = time.monotonic()
-        return min(SELDOM, max(LOOK, SHARE * (self._at - begun)))
+        return min(LONG_LOOK, max(LOOK_SECONDS, LOOK_SHARE * (self._at - begun)))
 
     @property
     def wrong(self) -> str:
@@ -133,7 +133,7 @@ class Server(ThreadingHTTPServer):
     def verify_request(self, request: Any, client_address: Any) -> bool:
         """Whether there is room for one more."""
         with self._lock:
-            if len(self._since) < MOST:
+            if len(self._since) < MOST_CLIENTS:
                 self._since[request] = time.monotonic()
                 return True
         return False

@@ -30,7 +30,7 @@ from bridge.parity.log.items import OFFSETS, SHIFT
 from bridge.parity.result import ParityResult
 from bridge.streams.reader import Entry
 
-PIECE = 1 << 20
+MEND_BLOCK = 1 << 20
 
 Facts = dict[str, Any]
 
@@ -227,7 +227,7 @@ class Mender:
                     failpoint("repair.restore.before")
                     if os.fstat(fd).st_size != end.offset + len(end.raw) - len(left):
                         raise SourceError("was written to meanwhile", where=str(path), hint=hint)
-                    left = left[os.write(fd, left[:PIECE]) :]
+                    left = left[os.write(fd, left[:MEND_BLOCK]) :]
                     failpoint("repair.restore.after")
             finally:
                 os.close(fd)

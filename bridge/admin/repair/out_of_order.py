@@ -16,7 +16,7 @@ from bridge.core.errors import NotOwner, RedisRefused
 from bridge.core.failpoints import failpoint
 from bridge.core.model import ZERO_ID, EntryId, Origin, Row, format_id
 from bridge.engine.forward import Forward
-from bridge.engine.mirror import PAUSE, Mirror
+from bridge.engine.mirror import BLOCKED_PAUSE, Mirror
 from bridge.kinds.artifacts.mentions import mentions_of
 from bridge.kinds.mapping_context import MappingContext
 from bridge.kinds.target import PendingWrite
@@ -128,7 +128,7 @@ class OutOfOrderSender:
             forward.attach()
             while forward.step() or forward.waits:
                 if forward.waits:
-                    self._settle(PAUSE)
+                    self._settle(BLOCKED_PAUSE)
             forward.flush()
             for error in forward.failures():
                 raise error

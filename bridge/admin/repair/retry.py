@@ -42,7 +42,7 @@ from bridge.streams.reader import Entry, existing, file_born
 from bridge.streams.stream_metadata import StreamMetadata, read_books
 from bridge.streams.writer import RETRIED
 
-AT_ONCE, BYTES_AT_ONCE = 500, 1 << 22
+INTENT_ENTRIES, BYTES_AT_ONCE = 500, 1 << 22
 """Entries, and about their bytes, that are written with one intent."""
 
 
@@ -240,7 +240,7 @@ def _portions(entries: list[QuarantinedMessage]) -> Iterator[list[QuarantinedMes
     """Cuts quarantined entries that a retry gives to the mirror into parts that one intent may hold."""
     some: list[QuarantinedMessage] = []
     for kept in entries:
-        if some and (len(some) >= AT_ONCE or sum(other.length for other in some) + kept.length > BYTES_AT_ONCE):
+        if some and (len(some) >= INTENT_ENTRIES or sum(other.length for other in some) + kept.length > BYTES_AT_ONCE):
             yield some
             some = []
         some.append(kept)

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from bridge.admin.retention.limits import TrimObstacle
     from bridge.admin.retention.trimming import Retention
 
-LOOK = 2.0
+RETENTION_SECONDS = 2.0
 """Seconds between two looks."""
 
 MORE = 0.05
 """By this share of it a stream must have grown for another comparison to bring a place where it may be cut."""
 
-PROVE, SHARE = 2.0, 20.0
+PROVE, COMPARISON_SHARE = 2.0, 20.0
 """Seconds at least between two comparisons for what is over, and how much longer than the last one took."""
 
 
@@ -39,7 +39,11 @@ def keep_retention(settings: Settings, stop: Event) -> None:
         return
     from bridge.admin.retention.trimming import Retention  # much is read in with it, and mostly for nothing
 
-    ledger, pause, troubles = Ledger(settings.state_dir / "ledger.db"), Backoff(0.2, LOOK), Troubles(time.time)
+    ledger, pause, troubles = (
+        Ledger(settings.state_dir / "ledger.db"),
+        Backoff(0.2, RETENTION_SECONDS),
+        Troubles(time.time),
+    )
     dial = dialler(settings)
     try:
         over = retired(ledger)
@@ -118,7 +122,7 @@ class _Kept:
         except Interrupted:
             return
         took = time.monotonic() - begun
-        self._prove_at = time.monotonic() + max(PROVE, SHARE * took)
+        self._prove_at = time.monotonic() + max(PROVE, COMPARISON_SHARE * took)
 
     def _say(self, holds: list[TrimObstacle]) -> None:
         """Who holds up trimming, once."""

@@ -40,9 +40,9 @@ from bridge.streams.trim import (
     step,
 )
 
-PAGE, PAGE_BYTES = 1000, 1 << 20
+TRIM_PAGE, TRIM_PAGE_BYTES = 1000, 1 << 20
 
-PART, PART_BYTES = 1000, 2 << 20
+TRIM_PART, PART_BYTES = 1000, 2 << 20
 """Entries, and their bytes, that are archived and let go together: about, as there is not a place behind each."""
 
 SPACING = 100
@@ -178,7 +178,7 @@ class Retention:
     def _places(self, connection: Connection, size: StreamUsage, start: bytes, upto: EntryId) -> Iterator[TrimPoint]:
         """Where a stream may begin whose files have no order: anywhere that was compared."""
         gone, policy = size.added - size.length, self.mapping.retention
-        for rows in pages(connection, self._keys.stream, start, format_id(upto), SPACING, most_bytes=PAGE_BYTES):
+        for rows in pages(connection, self._keys.stream, start, format_id(upto), SPACING, most_bytes=TRIM_PAGE_BYTES):
             if not rows:
                 return
             gone += len(rows)
@@ -207,7 +207,9 @@ class Retention:
         if self.mapping.mirror is None or memory is None or memory.mirror_cursor >= wanted:
             return None
         seen = max(memory.mirror_cursor, self._looked_to, before(floor))
-        for rows in pages(connection, self._keys.stream, after(seen), format_id(wanted), PAGE, most_bytes=PAGE_BYTES):
+        for rows in pages(
+            connection, self._keys.stream, after(seen), format_id(wanted), TRIM_PAGE, most_bytes=TRIM_PAGE_BYTES
+        ):
             for raw_id, fields in rows:
                 if fields is not None and ORIGIN_FIELD not in fields[0::2]:
                     return parse_id(raw_id)
@@ -287,7 +289,7 @@ class Retention:
 
     def _pages(self, connection: Connection, first: EntryId, last: EntryId) -> Iterator[list[Any]]:
         span = format_id(first), format_id(last)
-        return pages(connection, self._keys.stream, *span, PAGE, most_bytes=PAGE_BYTES)
+        return pages(connection, self._keys.stream, *span, TRIM_PAGE, most_bytes=TRIM_PAGE_BYTES)
 
     def _walk(
         self, connection: Connection, now: TrimState, floor: EntryId, archiving: ArchiveWriter | None
@@ -317,7 +319,7 @@ class Retention:
         if again is not None:
             return again
         gone, each = plan.size.added - plan.size.length, plan.size.bytes / max(1, plan.size.length)
-        part = max(1, min(PART, int(PART_BYTES / max(1.0, each))))
+        part = max(1, min(TRIM_PART, int(PART_BYTES / max(1.0, each))))
         return next((point for point in plan.allowed.free if point.added - gone >= part), plan.allowed.upto)
 
     def _finish(self, connection: Connection, done: TrimReport, stop: Callable[[], bool]) -> None:

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from bridge.admin.stream_files import ASIDE, ENTRIES, StreamFiles
+from bridge.admin.stream_files import ASIDE_FILE, ENTRIES_FILE, StreamFiles
 from bridge.continuity.archive_reader import ArchiveReader
 from bridge.core.config import Settings, masked
 from bridge.core.mapping import Mapping
@@ -77,8 +77,8 @@ class Keepsake:
             "mapping": self.mapping.name, "stream": stream, "redis": masked(self.settings.redis_url),
             "root": str(self.settings.root), "who": self.report["who"],
             "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.report["at"])),
-            "kept": kept, "last": format_id(kept.last).decode(), "lines": kept.lines, "aside": ASIDE,
-            "entries": ENTRIES if ENTRIES in kept.digests else "", "files": sorted(kept.digests),
+            "kept": kept, "last": format_id(kept.last).decode(), "lines": kept.lines, "aside": ASIDE_FILE,
+            "entries": ENTRIES_FILE if ENTRIES_FILE in kept.digests else "", "files": sorted(kept.digests),
             "floor": format_id(trimmed.floor).decode() if trimmed.floor > ZERO_ID else "",
             "archive": str(self.settings.state_dir / "archive" / self.mapping.name) if archived else "",
             "index": INDEX, "held": self.held.group if self.held is not None else "",

@@ -19,7 +19,7 @@ from bridge.core.codecs.document import JsonDocumentCodec, TextDocumentCodec
 from bridge.core.codecs.multiline import MultilineCodec
 from bridge.core.errors import SourceError
 from bridge.core.model import Row, as_json, shown
-from bridge.files.artifact_digest import HEAD, type_of
+from bridge.files.artifact_digest import SNIFFED_BYTES, type_of
 from bridge.files.folder import MessageFolder, ReadFile
 from bridge.files.generation import open_regular
 from bridge.files.lines import Cut, walk
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from bridge.core.mapping import Mapping
 
 KEPT_LINES = 5
-SHOWN = 200
+SHOWN_BYTES = 200
 """Bytes of a growing file that stand for it."""
 
 MOST_KINDS = 1000
@@ -130,7 +130,7 @@ class CheckReport:
         self.size += taken.facts.size
         path = os.fsdecode(name)
         if mapping.source.kind == "artifacts":
-            kind, codec_ = type_of(taken.raw[:HEAD], path), mapping.codec(path)
+            kind, codec_ = type_of(taken.raw[:SNIFFED_BYTES], path), mapping.codec(path)
             row = (
                 codec_.row(name, b"", kind.encode(), taken.facts.size, b"") if isinstance(codec_, ArtifactCodec) else ()
             )
@@ -178,7 +178,7 @@ def check_file(mapping: Mapping, path: Path, first: int, most: int | None = None
     if mapping.source.kind == "context":  # whatever stands in it is carried
         with closing(opened):
             result.size, result.noun = opened.size(), "chunk"
-            chunks = [piece for piece in [opened.read(SHOWN, 0)] if piece]
+            chunks = [piece for piece in [opened.read(SHOWN_BYTES, 0)] if piece]
             result.take(codec, chunks, [1] * len(chunks), limit, first, timed=False)
             result.translated = -(-result.size // CHUNK)
         return result

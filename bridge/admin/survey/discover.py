@@ -13,8 +13,8 @@ from bridge.core.errors import SourceError
 from bridge.core.mapping import Mapping
 from bridge.files.folder import MessageFolder
 
-SAMPLE = 1 << 16
-LOOKED_AT = 200
+DISCOVERY_BYTES = 1 << 16
+DISCOVERY_FILES = 200
 DEPTH = 2
 """Of files that no mapping names: how many bytes of each, how many of them, and how deep below the folder."""
 
@@ -57,7 +57,7 @@ def discover(root: Path, mappings: list[Mapping]) -> Discovery:
         found.append(files)
     near = []
     others = [path for path in _files(root) if path not in claimed]
-    for path in others[:LOOKED_AT]:
+    for path in others[:DISCOVERY_FILES]:
         best = closest(mappings, path)
         if best is not None:
             near.append((path, *best))
@@ -89,7 +89,7 @@ def closest(mappings: list[Mapping], path: Path) -> tuple[Mapping, CheckReport] 
     return max(tried, key=lambda pair: pair[1].translated) if tried else None
 
 
-_NAME = re.compile(r"[\w. -]+(/[\w. -]+)*")
+_PLAIN_PATH = re.compile(r"[\w. -]+(/[\w. -]+)*")
 
 
 def own_mapping(text: str, mapping: Mapping, file: str) -> tuple[str, str]:
@@ -97,7 +97,7 @@ def own_mapping(text: str, mapping: Mapping, file: str) -> tuple[str, str]:
 
     Raises ValueError for a file whose name would mean something in a glob.
     """
-    if not _NAME.fullmatch(file):
+    if not _PLAIN_PATH.fullmatch(file):
         raise ValueError(f"{file!a} holds more than letters, digits, spaces and . _ - /")
     name = re.sub(r"[^A-Za-z0-9_-]", "-", Path(file).name.partition(".")[0])[:64] or "log"
     old = mapping.source.path
@@ -113,7 +113,7 @@ def own_mapping(text: str, mapping: Mapping, file: str) -> tuple[str, str]:
 def _sampled(mapping: Mapping, path: Path) -> CheckReport | None:
     """How the file's first lines translate; None where most do not."""
     try:
-        check = check_file(mapping, path, 1, SAMPLE)
+        check = check_file(mapping, path, 1, DISCOVERY_BYTES)
     except SourceError:
         return None
     return check if check.translated > check.rejected else None

@@ -10,7 +10,7 @@ from typing import Any
 from bridge.admin.survey.infer_log import infer, json_objects
 
 IDENTITIES = ("uuid", "id", "message_id", "msg_id", "guid", "key")
-MOST = 0.8
+ALIKE_SHARE = 0.8
 """So many of the files must be alike."""
 
 NAMED = {"context": "context", "contexts": "context", "state": "state", "states": "state"}
@@ -34,15 +34,15 @@ def infer_folder(name: str, files: Sequence[tuple[str, bytes]]) -> FolderProposa
     suffixes = [path.rpartition(".")[2] if "." in path.rpartition("/")[2] else "" for path, _ in files]
     common = max(set(suffixes), key=suffixes.count) if suffixes else ""
     deep = "**/" if any("/" in path for path, _ in files) else ""
-    glob = f"{deep}*.{common}" if common and suffixes.count(common) >= MOST * len(files) else f"{deep}*"
+    glob = f"{deep}*.{common}" if common and suffixes.count(common) >= ALIKE_SHARE * len(files) else f"{deep}*"
     objects = [(path, value) for path, raw in files if (value := _object(raw)) is not None]
-    if len(objects) >= MOST * len(files):
+    if len(objects) >= ALIKE_SHARE * len(files):
         return _documents(glob, files, objects)
     lines = _of_lines(glob, files)
     if lines is not None:
         return lines
     texts = sum(_is_text(raw) for _, raw in files)
-    if texts < MOST * len(files):
+    if texts < ALIKE_SHARE * len(files):
         return FolderProposal("artifacts", "", message={"role": {"name": "folder"}},
                       notes=["role: it is the name of the folder that a file lies in; edit message.role"])  # fmt: skip
     kind = NAMED.get(name.lower(), "spool")
@@ -61,10 +61,10 @@ def infer_folder(name: str, files: Sequence[tuple[str, bytes]]) -> FolderProposa
 def _of_lines(glob: str, files: Sequence[tuple[str, bytes]]) -> FolderProposal | None:
     """Logs: most files hold several lines, most of which have a time; None: they do not."""
     several = [raw.split(b"\n")[:-1] for _, raw in files if raw.count(b"\n") > 1]
-    if not several or len(several) < MOST * len(files):
+    if not several or len(several) < ALIKE_SHARE * len(files):
         return None
     found = infer([line for lines in several for line in lines])
-    if found.share < MOST:
+    if found.share < ALIKE_SHARE:
         return None
     notes = ["kind: lines that begin with a time, each a message, as in a log", *found.notes]
     return FolderProposal("log", glob, found.format, found.message, notes=notes)

@@ -50,7 +50,7 @@ TIMES: tuple[tuple[str, str], ...] = (
 AMBIGUOUS = {"%m/%d/%Y %H:%M:%S": "month or day first", "%y/%m/%d %H:%M:%S": "year, month or day first"}
 DAYLESS = ("%H:%M:%S", "%H:%M")
 
-_NAME = r"[\w.$@/-]+"
+_WORD = r"[\w.$@/-]+"
 AROUND: tuple[str, ...] = (
     # Apache access: common and combined
     r'(?P<client>\S+) (?P<ident>\S+) (?P<user>\S+) \[@\] (?P<data>"(?P<type>\S+) (?P<path>\S*).*?" (?P<status>\d+).*)',
@@ -62,17 +62,17 @@ AROUND: tuple[str, ...] = (
     # Android
     r"@ +(?P<pid>\d+) +(?P<thread>\d+) (?P<type>[VDIWEFS]) (?P<role>.*?) *: (?P<data>.*)",
     # OpenStack, with or without the file's name before the time
-    rf"(?:(?P<file>\S+) )?@ (?P<pid>\d+) (?P<type>{LEVEL}) (?P<role>{_NAME}) (?:\[(?P<request>[^\]]*)\] )?(?P<data>.*)",
+    rf"(?:(?P<file>\S+) )?@ (?P<pid>\d+) (?P<type>{LEVEL}) (?P<role>{_WORD}) (?:\[(?P<request>[^\]]*)\] )?(?P<data>.*)",
     # log4j and its kin: Hadoop, HDFS, ZooKeeper, Spark; Python
-    rf"@ +(?P<type>{LEVEL}) +\[(?P<thread>[^\]]*)\] (?P<role>{_NAME}) *[:-] (?P<data>.*)",
-    rf"@ +\[(?P<thread>[^\]]*)\] (?P<type>{LEVEL}) +(?P<role>{_NAME}) *[:-] (?P<data>.*)",
+    rf"@ +(?P<type>{LEVEL}) +\[(?P<thread>[^\]]*)\] (?P<role>{_WORD}) *[:-] (?P<data>.*)",
+    rf"@ +\[(?P<thread>[^\]]*)\] (?P<type>{LEVEL}) +(?P<role>{_WORD}) *[:-] (?P<data>.*)",
     rf"@ - (?P<type>{LEVEL}) +\[(?P<role>[^\]]*)\] - (?P<data>.*)",
-    rf"@ - (?P<role>{_NAME}) - (?P<type>{LEVEL}) - (?P<data>.*)",
-    rf"@ (?P<thread>\d+) (?P<type>{LEVEL}) (?P<role>{_NAME}): (?P<data>.*)",
-    rf"@,? +(?P<type>{LEVEL}) +(?P<role>{_NAME}) *[:-] (?P<data>.*)",
+    rf"@ - (?P<role>{_WORD}) - (?P<type>{LEVEL}) - (?P<data>.*)",
+    rf"@ (?P<thread>\d+) (?P<type>{LEVEL}) (?P<role>{_WORD}): (?P<data>.*)",
+    rf"@,? +(?P<type>{LEVEL}) +(?P<role>{_WORD}) *[:-] (?P<data>.*)",
     rf"@,? +(?P<type>{LEVEL}) +(?P<role>\w+)  +(?P<data>.*)",
-    rf"@ +\[(?P<type>{LEVEL})\] +\[?(?P<role>{_NAME})\]? *[:-] (?P<data>.*)",
-    rf"\[@\] +(?P<role>{_NAME})\.(?P<type>{LEVEL}): (?P<data>.*)",
+    rf"@ +\[(?P<type>{LEVEL})\] +\[?(?P<role>{_WORD})\]? *[:-] (?P<data>.*)",
+    rf"\[@\] +(?P<role>{_WORD})\.(?P<type>{LEVEL}): (?P<data>.*)",
     rf"\[?@\]? +\[?(?P<type>{LEVEL})\]?:? +(?P<data>.*)",
     # syslog, RFC 3164
     r"<(?P<priority>\d+)>@ (?P<host>[\w.:-]+) (?P<role>[^\s:\[]+)(?:\[(?P<pid>\d+)\])? ?: ?(?P<data>.*)",
@@ -93,7 +93,7 @@ DELIMITERS = ("|", "\t", " | ", ";", ",")
 NEARLY = 0.97
 """A pattern that tells more about a line is taken, if it fits this share of the lines that a plainer one fits."""
 
-FEW = 0.2
+FEW_SHARE = 0.2
 CONTINUES = re.compile(rb"\s|Caused by|Traceback|\.\.\. |at |[\w.]+(?:Error|Exception)\b|\}|\)|$")
 
 ROLES = ("role", "agent", "user", "component", "logger", "service", "source", "name", "program", "app", "host", "nick")
@@ -286,7 +286,9 @@ def _plausible(form: str, texts: Sequence[bytes]) -> bool:
 
 
 def _few(values: Sequence[Any]) -> bool:
-    return len(set(map(str, values))) <= max(3, FEW * len(values)) and all(isinstance(value, str) for value in values)
+    return len(set(map(str, values))) <= max(3, FEW_SHARE * len(values)) and all(
+        isinstance(value, str) for value in values
+    )
 
 
 # -- columns -------------------------------------------------------------------------------------------------
@@ -327,7 +329,9 @@ def _of_columns(delimiter: str, rows: list[list[bytes]], heading: list[str], *, 
     rest = [i for i in range(len(columns)) if i != at]
     data = rest[-1]
     if steady:  # else the last column holds delimiters, so it is the text
-        data = max(rest, key=lambda i: (len(set(columns[i])) > max(3, FEW * len(body)), sum(map(len, columns[i]))))
+        data = max(
+            rest, key=lambda i: (len(set(columns[i])) > max(3, FEW_SHARE * len(body)), sum(map(len, columns[i])))
+        )
     names = {at: "timestamp", data: "data"}
     few = [i for i in rest if i != data and _few(columns[i])]
     for name, wanted in (("type", TYPES), ("role", ROLES)):

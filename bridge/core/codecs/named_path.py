@@ -9,10 +9,10 @@ from bridge.core.codecs.jsonl import STRINGS, find_span
 EXTRA = (b"path", b"artifact_type", b"artifact_status")
 """The fields that the entry of such a message has besides its own."""
 
-PLACES = (("path",), ("artifact_path",), ("file_path",), ("artifact", "path"), ("file",))
+PATH_POINTERS = (("path",), ("artifact_path",), ("file_path",), ("artifact", "path"), ("file",))
 """Where in a JSON object the path is looked for, in this order."""
 
-LONGEST = 4096
+LONGEST_PATH = 4096
 """Bytes of a path: no system that the bridge runs on opens a longer one."""
 
 MARK = b"\xef\xbb\xbf"
@@ -46,17 +46,17 @@ def _found(data: bytes) -> tuple[bytes, int, int, bool] | None:
         return None
     if stripped[:1] not in (b"{", b'"'):
         start = data.index(stripped)
-        plain = b"\n" not in stripped and b"\0" not in stripped and len(stripped) <= LONGEST
+        plain = b"\n" not in stripped and b"\0" not in stripped and len(stripped) <= LONGEST_PATH
         return (stripped, start, start + len(stripped), False) if plain else None
     text = data.decode("utf-8", "surrogateescape")
     try:
         whole = STRINGS.decode(text)
     except (ValueError, RecursionError):
         return None
-    for place in PLACES if isinstance(whole, dict) else ((),):
+    for place in PATH_POINTERS if isinstance(whole, dict) else ((),):
         span = find_span(text, place)
         value = STRINGS.decode(text[slice(*span)]) if span is not None else None
-        if isinstance(value, str) and value and "\0" not in value and len(value) <= LONGEST:
+        if isinstance(value, str) and value and "\0" not in value and len(value) <= LONGEST_PATH:
             start, end = (len(text[:at].encode("utf-8", "surrogateescape")) for at in span or (0, 0))
             try:
                 return value.encode("utf-8", "surrogateescape"), start, end, True

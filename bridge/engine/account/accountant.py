@@ -20,7 +20,7 @@ from bridge.core.model import Checkpoint
 from bridge.engine.account.standing import ACTIVE, ASIDE, LINK, PIECE, WAITING, FilesAccount, FileStanding
 from bridge.engine.account.unknown_files import UnknownFiles, is_known_by
 from bridge.files.generation import GenerationRecord, open_regular
-from bridge.files.named_file import Facts, NamedFile
+from bridge.files.named_file import FileStamp, NamedFile
 from bridge.files.piece_age import bare
 from bridge.kinds.mapping_context import MappingContext
 from bridge.ledger.file_standings import (
@@ -39,7 +39,7 @@ from bridge.ledger.parity_runs import runs
 from bridge.ledger.sources import SourceMemory, gone_before_mirrored
 from bridge.ledger.store import Ledger
 
-SELDOM = 50.0
+LISTING_SHARE = 50.0
 """Listing all files once more takes at most about one part in so many of forward's time."""
 
 GRACE = 2
@@ -61,7 +61,7 @@ class Accountant:
         self._edited: dict[tuple[int, ...], FileRecord] = {}
         """Those that a repair found edited, by all facts but the one that a rename changes."""
         self._unsaved: list[FileRecord] = []
-        self._open: dict[str, tuple[Facts | None, int]] = {}
+        self._open: dict[str, tuple[FileStamp | None, int]] = {}
         """Files that are not explained yet, each with its facts and in how many sweeps it was so."""
         self._looked: set[str] = set()
         self._marks: tuple[int, ...] = ()
@@ -194,7 +194,7 @@ class Accountant:
                 self._marks = ()
                 if seen >= GRACE:
                     self._say_unheard(name, path)
-        self._list_at = now + (time.monotonic() - began) * SELDOM
+        self._list_at = now + (time.monotonic() - began) * LISTING_SHARE
 
     def _say_unheard(self, name: str, path: Path) -> None:
         listed = NamedFile(name, path, path.is_symlink(), rotated=False)

@@ -11,6 +11,7 @@ from bridge.core.config import Settings
 from bridge.core.errors import ConfigError, SourceError
 from bridge.core.failpoints import failpoint
 from bridge.core.mapping import Mapping
+from bridge.core.state_folder import lock_holder
 from bridge.engine.account.accountant import Accountant
 from bridge.engine.account.standing import ACTIVE, ASIDE, LINK, PIECE, WAITING, FilesAccount, FileStanding
 from bridge.files.generation import open_regular
@@ -22,7 +23,6 @@ from bridge.ledger import spool_messages
 from bridge.ledger.edits import NEW, rewrites_of
 from bridge.ledger.file_standings import LATE, LEFT, FileRecord, forget_piece, remembered_pieces, save_piece
 from bridge.ledger.journal import note
-from bridge.ledger.lock_holder import lock_holder
 from bridge.ledger.sources import sources_of
 from bridge.ledger.store import Ledger
 

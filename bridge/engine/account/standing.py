@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from bridge.files.named_file import Facts
-from bridge.files.piece_age import Span
+from bridge.files.named_file import FileStamp
+from bridge.files.piece_age import TimeSpan
 from bridge.ledger.file_standings import COPY, LEFT, UNACCOUNTED
 
 ACTIVE, PIECE, LINK, WAITING, ASIDE = "active", "piece", "link", "waiting", "aside"
@@ -28,10 +28,10 @@ class FileStanding:
     bytes: int = 0
     behind: int = 0
     why: str = ""
-    facts: Facts | None = None
+    facts: FileStamp | None = None
     decided: str = ""
     """What put the generation behind the one before, as `bridge.files.piece_age` has it."""
-    span: Span | None = None
+    span: TimeSpan | None = None
     """The times of the first and the last message, in ms since 1970, where somebody looked for them."""
 
     @property

@@ -19,10 +19,10 @@ from bridge.ledger.store import Ledger
 from bridge.streams.connect import Connection
 from bridge.streams.resp import pack
 
-AT_ONCE = 500
+MENTIONS_AT_ONCE = 500
 """Lines whose artifacts are looked at in one go."""
 
-CHANGES = 20
+CHANGES_TOLD_AFTER = 20
 """A file that was another at so many looks is told to be changing."""
 
 
@@ -78,7 +78,7 @@ class Mentions:
 
         A file is asked for once, for all lines that name it. One that goes on changing is told to be.
         """
-        ready = artifact_mentions.ready(self._ledger, self._stream, self._name, upto, self._from, AT_ONCE)
+        ready = artifact_mentions.ready(self._ledger, self._stream, self._name, upto, self._from, MENTIONS_AT_ONCE)
         facts: list[bytes] = []
         done: list[tuple[int, int]] = []
         found: dict[bytes, bytes | None] = {}
@@ -92,8 +92,8 @@ class Mentions:
         if facts:
             connection.calls(pack("HSET", self._keys.artifacts, *facts))
             artifact_mentions.forget(self._ledger, self._stream, self._name, done)
-        self.waits = len(done) < len(ready) or len(ready) == AT_ONCE
-        self._from = Position(*ready[-1][:2]) if len(ready) == AT_ONCE else Position(0, -1)
+        self.waits = len(done) < len(ready) or len(ready) == MENTIONS_AT_ONCE
+        self._from = Position(*ready[-1][:2]) if len(ready) == MENTIONS_AT_ONCE else Position(0, -1)
 
     def _found(self, path: bytes) -> bytes | None:
         """What is known of a file, as JSON; None: not yet."""
@@ -106,7 +106,7 @@ class Mentions:
         changes += before != now
         self._asked[path] = (now, changes)
         found = self._hasher.ask(path, now)
-        if found is None and changes < CHANGES:
+        if found is None and changes < CHANGES_TOLD_AFTER:
             return None
         del self._asked[path]
         if found is None:

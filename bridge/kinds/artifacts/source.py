@@ -25,7 +25,7 @@ from bridge.ledger.spool_messages import DueMessage
 from bridge.ledger.store import Ledger
 from bridge.streams.keys import Keys
 
-AGAIN = 0.05
+HASH_PAUSE = 0.05
 """Seconds until forward asks again for the digest of an artifact's file that is being hashed."""
 
 
@@ -64,7 +64,7 @@ class ArtifactIntake(FolderScanner):
                 self._notices.append(f"{shown_name(found.name)} was gone before it could be announced")
                 self.waiting.pop(found.name, None)
             else:
-                self.wait(found, since, now + AGAIN)
+                self.wait(found, since, now + HASH_PAUSE)
             return None
         return ReadFile(known.facts, _facts_of(known), busy=False)
 
@@ -83,7 +83,7 @@ class ArtifactIntake(FolderScanner):
             return 0
         standing = spool_messages.standing(self._ledger, self._stream, key)
         if standing == "sent":  # of an older file, put back into its place
-            self.waiting[name] = WaitingFile(taken.facts, self._clock(), self._clock() + AGAIN)
+            self.waiting[name] = WaitingFile(taken.facts, self._clock(), self._clock() + HASH_PAUSE)
             return 0
         if standing == "carried" and last is None:  # announced, and its file was not known to hold it
             spool_messages.note_file(self._ledger, self._stream, name, taken.facts, key)

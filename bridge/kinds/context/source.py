@@ -24,7 +24,7 @@ from bridge.kinds.resume import Reconciliation, Resume
 from bridge.ledger.store import Ledger
 from bridge.streams.keys import Keys
 
-MOST = 16
+MOST_CHUNKS = 16
 """Chunks that forward reads at once of a context's file."""
 
 UNENDED = 10.0
@@ -61,7 +61,7 @@ class ChunkReader(LineReader):
         if generation.number > 1 and start == 0 and self.began != generation.number and generation.content is not None:
             self.began = generation.number
             return self._found(generation, b"", [b""])
-        raw = self._tail.peek(generation, CHUNK * MOST)
+        raw = self._tail.peek(generation, CHUNK * MOST_CHUNKS)
         if not raw:
             return None
         chunks, at = [], 0
@@ -70,7 +70,7 @@ class ChunkReader(LineReader):
             chunks.append(raw[at : at + size])
             at += size
         rest = raw[at:]
-        pause = self._pause(generation) if len(raw) < CHUNK * MOST else 0.0
+        pause = self._pause(generation) if len(raw) < CHUNK * MOST_CHUNKS else 0.0
         whole = len(rest) if ended or pause >= UNENDED else whole_characters(rest) if pause >= self._idle else 0
         if whole:
             chunks.append(rest[:whole])

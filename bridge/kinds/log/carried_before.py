@@ -24,7 +24,7 @@ from bridge.files.lines import Cut, walk
 from bridge.kinds.mapping_context import MappingContext
 from bridge.ledger.acknowledgements import redacted_of
 from bridge.ledger.edits import stretches_of
-from bridge.ledger.quarantine import KEPT, carried_aside
+from bridge.ledger.quarantine import KEPT_LINE_BYTES, carried_aside
 from bridge.ledger.ranges import Range, ranges_of
 from bridge.ledger.scratch_table import in_order
 from bridge.ledger.store import Ledger
@@ -35,7 +35,7 @@ from bridge.streams.trim import TrimmedSource, read_trimmed
 SPILLED = 1 << 18
 """So many numbers of a column are in memory at most; more of them are in a file."""
 
-PAGE, PAGE_BYTES = 500, 1 << 20
+CARRIED_PAGE, CARRIED_PAGE_BYTES = 500, 1 << 20
 
 GENERATION = 1 << 44
 """Where a message began is this times its generation's number, and its offset: more than a file ever has bytes."""
@@ -129,10 +129,12 @@ def in_file(
     for lines, cut in walk(read, 0, begins, limit):
         texts, starts, ends = lines.lines, lines.offsets, lines.ends
         if cut or not all(texts) or max(map(len, texts), default=0) > limit:
-            long = {n: by_beginning(text[:KEPT], len(text)) for n, text in enumerate(texts) if len(text) > limit}
+            long = {
+                n: by_beginning(text[:KEPT_LINE_BYTES], len(text)) for n, text in enumerate(texts) if len(text) > limit
+            }
             if cut:  # its beginning was in the pieces before
                 starts[0] = end
-                long[0] = by_beginning(read(KEPT, end)[0], ends[0] - 1 - end)
+                long[0] = by_beginning(read(KEPT_LINE_BYTES, end)[0], ends[0] - 1 - end)
             good = [n for n, text in enumerate(texts) if text or n in long]
             keys = iter(key([texts[n] for n in good if n not in long]))
             found.keys.add([long[n] if n in long else next(keys) for n in good])
@@ -147,7 +149,7 @@ def in_file(
 
 def by_beginning(kept: bytes, length: int) -> int:
     """Numbers a line that is over the limit, or cannot be an entry, by its first bytes; its length counts them all."""
-    return hash(kept) if length <= KEPT else hash((kept[:KEPT], length))
+    return hash(kept) if length <= KEPT_LINE_BYTES else hash((kept[:KEPT_LINE_BYTES], length))
 
 
 def by_bytes(texts: Sequence[bytes]) -> Iterable[int]:
@@ -199,7 +201,7 @@ class CarriedLines:
         trimmed = read_trimmed(self._connection, self._shared.keys)
         messages = LineColumns.kept_in(folder)
         rows = in_order(self._rows(sorted(ends)))
-        while some := list(islice(rows, PAGE)):
+        while some := list(islice(rows, CARRIED_PAGE)):
             messages.starts.add(start for start, _ in some)
             messages.keys.add(key for _, key in some)
         messages.is_of_one = len(ends) == 1
@@ -237,7 +239,9 @@ class CarriedLines:
         archive = ArchiveReader(self._shared.mapping, self._shared.settings.state_dir, self._ledger)
         last = stream_info(self._connection, self._shared.keys.stream).last_id
         prefix = b"%d." % self._number
-        for rows in history(self._connection, self._shared.keys, archive, ZERO_ID, last, PAGE, PAGE_BYTES):
+        for rows in history(
+            self._connection, self._shared.keys, archive, ZERO_ID, last, CARRIED_PAGE, CARRIED_PAGE_BYTES
+        ):
             found, ours = list[tuple[int, int]](), list[tuple[int, bytes]]()
             for raw_id, fields in rows:
                 if fields is None:

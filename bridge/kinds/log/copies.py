@@ -13,9 +13,9 @@ from pathlib import Path
 
 from bridge.core.logger import logger
 from bridge.core.model import hex_digest
-from bridge.files.content import HEAD, Content
+from bridge.files.content import HEAD_BYTES, Content
 from bridge.files.generation import COMPARED, TAIL, Generation, is_copy, open_regular
-from bridge.files.named_file import Facts
+from bridge.files.named_file import FileStamp
 from bridge.kinds.mapping_context import MappingContext
 from bridge.ledger.edits import CarriedSpan, save_stretches
 from bridge.ledger.file_standings import COPY, FileRecord, forget_piece, remembered_pieces, save_piece
@@ -35,7 +35,7 @@ class Copy:
 
     of: str
     equal: int
-    facts: Facts
+    facts: FileStamp
 
 
 class Copies:
@@ -91,10 +91,10 @@ class Copies:
         finally:
             file.close()
 
-    def _twin_of(self, name: str, file: Generation, facts: Facts) -> Copy | None:
+    def _twin_of(self, name: str, file: Generation, facts: FileStamp) -> Copy | None:
         """The file with whose beginning all bytes of this one are equal; None: there is none."""
         size = file.size()
-        head = file.read(min(HEAD, size), 0)
+        head = file.read(min(HEAD_BYTES, size), 0)
         if not head or file.content is None:
             return None
         for path in self._shared.catalog.that_begin(len(head), hex_digest(head), name):
@@ -141,7 +141,7 @@ class Copies:
             return
         try:
             size = 0 if file.packed else file.size()
-            ends = [file.read(HEAD, 0), file.read(TAIL, size - TAIL)] if gone and size >= HEAD else []
+            ends = [file.read(HEAD_BYTES, 0), file.read(TAIL, size - TAIL)] if gone and size >= HEAD_BYTES else []
         finally:
             file.close()
         for log_name, number in (gone[digest] for end in ends if (digest := hex_digest(end)) in gone):
@@ -158,7 +158,7 @@ class Copies:
         if now >= self._gone[0] + 1:
             lies, found = self._shared.catalog.lies, dict[str, tuple[str, int]]()
             for log_name, known in all_generations(self._ledger, self._stream):
-                if known.at.head_len == HEAD and not lies((known.device, known.inode)):
+                if known.at.head_len == HEAD_BYTES and not lies((known.device, known.inode)):
                     found |= dict.fromkeys((known.at.head, known.at.tail), (log_name, known.number))
             self._gone = now, found
         return self._gone[1]
@@ -180,7 +180,7 @@ class Copies:
                 save_stretches(self._ledger, self._stream, name, first.number, [CarriedSpan(0, end, 0, 0)])
 
 
-def _facts(path: Path) -> Facts | None:
+def _facts(path: Path) -> FileStamp | None:
     try:
         now = path.stat()
     except OSError:

@@ -15,7 +15,7 @@ from bridge.ledger import dual_writes
 from bridge.ledger.store import Ledger
 from bridge.streams.reader import Entry
 
-EVERY = 0.2
+LEDGER_SECONDS = 0.2
 """Seconds between two looks into the ledger."""
 
 
@@ -33,7 +33,7 @@ class DualWrittenLines:
         """Takes in what is asked for, if it is time; `at` is where forward stands. Raises LedgerError."""
         if time.monotonic() < self._due:
             return
-        self._due = time.monotonic() + EVERY
+        self._due = time.monotonic() + LEDGER_SECONDS
         for _ in range(2):  # of one that has ended already both its beginning and its end are here
             self.stretches = dual_writes.in_file(self._ledger, self._stream, self._name)
             for stretch in self.stretches:
@@ -67,7 +67,7 @@ class DualWrittenEntries:
         """Takes in what is asked for, if it is time; the mirror has done all up to `after`. Raises LedgerError."""
         if time.monotonic() < self._due:
             return
-        self._due = time.monotonic() + EVERY
+        self._due = time.monotonic() + LEDGER_SECONDS
         self._stretches = dual_writes.in_stream(self._ledger, self._stream)
         at = (after[0], after[1] + 1)
         for stretch in self._stretches:

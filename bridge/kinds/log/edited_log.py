@@ -44,7 +44,7 @@ from bridge.ledger.store import Ledger
 from bridge.streams.connect import Connection
 from bridge.streams.edits import LogEditRecord
 
-PATIENCE = 2.0
+REPLACED_SETTLE_SECONDS = 2.0
 """Seconds after which a file that took a log's place is looked at although it is written to all the time."""
 
 SHARED = 10
@@ -97,7 +97,7 @@ class EditedLog:
         now = self._clock()
         if self._met[0] != generation.number:
             self._met = generation.number, now
-        quiet = now - written / 1e9 >= self._settle or now - self._met[1] >= PATIENCE
+        quiet = now - written / 1e9 >= self._settle or now - self._met[1] >= REPLACED_SETTLE_SECONDS
         if under_way or not quiet or now < self._again_at:
             self.waits = True
             return False
@@ -172,8 +172,12 @@ class EditedLog:
             self._in_front = self._in_front or bool(found.runs and found.runs[0].new >= SHARED)
             if not is_last and (not found.runs or (old.is_of_one and self._in_front)):
                 return None
-            if _may_go_on(found, *keys) and self._clock() - facts[2] / 1e9 < PATIENCE and not generation.read_to:
-                self._again_at, self.waits = self._clock() + PATIENCE / 4, True
+            if (
+                _may_go_on(found, *keys)
+                and self._clock() - facts[2] / 1e9 < REPLACED_SETTLE_SECONDS
+                and not generation.read_to
+            ):
+                self._again_at, self.waits = self._clock() + REPLACED_SETTLE_SECONDS / 4, True
                 return False  # it ends amid what was there: perhaps it is being written still
             self._stop_if_unsure(generation, facts, found, old, new, said)
             moved = list(moved_by(found.runs, starts, ends, old.starts.numbers()))

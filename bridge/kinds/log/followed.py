@@ -22,7 +22,7 @@ from bridge.ledger.ranges import Range, range_digest
 from bridge.ledger.store import Ledger
 from bridge.streams.keys import Keys
 
-LOOKS = 20
+LINE_LOOKS = 20
 """How often a source's files are looked at for a line, while they are replaced as it is read."""
 
 
@@ -65,7 +65,7 @@ class FollowedSource(Source):
         The ledger knows every generation that was sent from. A file that was emptied or replaced as it was read does
         not speak against it: what stood there may stand in a copy. Raises SourceError.
         """
-        for _ in range(LOOKS):
+        for _ in range(LINE_LOOKS):
             generation = self.tail.of_number(origin.generation)
             if generation is None or generation.content is None:
                 return any(record.number == origin.generation for record in self.tail.records())
@@ -121,7 +121,7 @@ class FollowedSource(Source):
 
     def content_of(self, span: Range) -> bytes:
         """Reads the bytes of a range that the mirror wrote to the file; empty when its generation is not open."""
-        for _ in range(LOOKS):
+        for _ in range(LINE_LOOKS):
             held, content = self.tail.of_number(span.generation), b""
             if held is None:
                 break

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable
 
 from bridge.files.lines import Cut
-from bridge.ledger.quarantine import KEPT
+from bridge.ledger.quarantine import KEPT_LINE_BYTES
 
 Piece = tuple[bytes, list[Cut]]
 """Bytes that forward may look at now, and the mirror's ranges in them; no bytes: wait."""
@@ -46,7 +46,7 @@ class LongLine:
 
     def _take(self, piece: bytes) -> bool:
         part, newline, _ = piece.partition(b"\n")
-        self.kept += part[: KEPT - len(self.kept)]
+        self.kept += part[: KEPT_LINE_BYTES - len(self.kept)]
         self._hasher.update(part)
         self.length += len(part)
         self._at += len(part) + len(newline)

@@ -20,7 +20,7 @@ from bridge.ledger.edits import CarriedSpan, all_stretches, save_stretches
 from bridge.ledger.store import Ledger
 from bridge.streams.trim import TrimmedSource
 
-LONGEST = 1 << 28
+LONGEST_PASSED = 1 << 28
 
 
 def forget_carried(
@@ -90,5 +90,5 @@ def _messages(generation: Generation, stretch: CarriedSpan, codec: Codec) -> Ite
         return data, [], bool(data) and offset + len(data) < stretch.end
 
     begins = codec.begins if isinstance(codec, MultilineCodec) else None
-    for lines, _ in walk(read, stretch.start, begins, LONGEST):
+    for lines, _ in walk(read, stretch.start, begins, LONGEST_PASSED):
         yield from zip(lines.offsets, lines.ends, strict=True)

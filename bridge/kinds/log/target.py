@@ -11,7 +11,7 @@ from bridge.core.failpoints import failpoint
 from bridge.core.logger import logger
 from bridge.core.mapping_sections import MirrorSection
 from bridge.files.appender import Appender
-from bridge.files.content import HEAD
+from bridge.files.content import HEAD_BYTES
 from bridge.files.generation import Generation
 from bridge.files.tail import Tail
 from bridge.kinds.log.unfinished_write import resolve
@@ -207,7 +207,7 @@ class LogTarget:
         They may be the mirror's alone.
         """
         generation = self._tail.of_identity(self._file.identity) if self._file is not None else None
-        if generation is None or len(generation.head) >= HEAD or generation.read_to:
+        if generation is None or len(generation.head) >= HEAD_BYTES or generation.read_to:
             return
         with self._tail.lock:
             generation.extend_head()

@@ -13,10 +13,10 @@ from bridge.ledger.ranges import Intent
 
 PARTED = " and were followed by another writer's; they are written whole"
 
-LOOKS = 20
+INTENT_LOOKS = 20
 """How often the files are looked through for what an earlier process wrote, while they are rotated."""
 
-WINDOW = 4 << 20
+INTENT_WINDOW = 4 << 20
 """Bytes of a file that the mirror searches at once for lines an earlier process may have written."""
 
 
@@ -47,7 +47,7 @@ def resolve(intent: Intent, target: Generations, codec: Codec) -> tuple[PendingW
     write = PendingWrite(intent.name, intent.content, intent.entries, intent.id, intent.generation, intent.size)
     many = f"{len(intent.entries)} mirrored line{'s' if len(intent.entries) != 1 else ''}"
     places = _places(intent, target)
-    for _ in range(LOOKS):
+    for _ in range(INTENT_LOOKS):
         looked = _files_of(places)
         stand = [(generation, start, _find(generation, start, intent.content)) for generation, start in places]
         places = _places(intent, target)
@@ -103,7 +103,7 @@ def _in_part(write: PendingWrite, generation: Generation, start: int, codec: Cod
     common = next((i for i, (a, b) in enumerate(zip(content, there, strict=False)) if a != b), len(there))
     whole = content.rfind(b"\n", 0, common) + 1
     followed = at + common < size
-    next_line, *others = generation.read(WINDOW, at + whole).split(b"\n", 2)
+    next_line, *others = generation.read(INTENT_WINDOW, at + whole).split(b"\n", 2)
     ours = content[whole:].partition(b"\n")[0]
     if len(others) == 2 and (cut := _parted(ours, next_line, others[0])):
         write.pieces = [WrittenSpan(0, whole, generation.number, at)] if whole else []
@@ -127,7 +127,7 @@ def _torn(write: PendingWrite, generation: Generation, start: int, codec: Codec)
     in words; empty where there is none.
     """
     ours, at = write.content.partition(b"\n")[0], start
-    lines = generation.read(WINDOW, start).split(b"\n")[:-1]
+    lines = generation.read(INTENT_WINDOW, start).split(b"\n")[:-1]
     for line, following in zip_longest(lines, lines[1:]):
         if following is not None and (cut := _parted(ours, line, following)):
             write.pieces = _both_parts(0, cut, ours, generation.number, at, len(line))
@@ -171,12 +171,12 @@ def _find(generation: Generation, start: int, lines: bytes, *, within: bool = Fa
     `within`: in the middle of a line as well. Reads a window at a time: much may have been appended since.
     """
     at, before = start, b"\n"
-    while data := generation.read(WINDOW + len(lines), at):
+    while data := generation.read(INTENT_WINDOW + len(lines), at):
         found = (before + data).find(lines if within else b"\n" + lines)
         if found >= 0:
             return at + found - within
-        if len(data) < WINDOW + len(lines):
+        if len(data) < INTENT_WINDOW + len(lines):
             break
-        before = data[WINDOW - 1 : WINDOW]
-        at += WINDOW
+        before = data[INTENT_WINDOW - 1 : INTENT_WINDOW]
+        at += INTENT_WINDOW
     return -1

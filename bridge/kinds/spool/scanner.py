@@ -21,7 +21,7 @@ from bridge.files.folder import BUSY, FileFacts, FoundFile, MessageFolder, ReadF
 from bridge.kinds.rejects import RejectKinds
 from bridge.kinds.spool.identity import identity_of, keys_of, read_document
 from bridge.ledger import spool_messages
-from bridge.ledger.quarantine import KEPT, QuarantinedMessage, add_quarantined, rename_aside
+from bridge.ledger.quarantine import KEPT_LINE_BYTES, QuarantinedMessage, add_quarantined, rename_aside
 from bridge.ledger.ranges import contents_of_intents
 from bridge.ledger.spool_messages import DueMessage
 from bridge.ledger.spool_recovery import forget_mirrored, is_among, unread
@@ -30,7 +30,7 @@ from bridge.ledger.store import Ledger
 PARTLY = 10.0
 """Seconds that forward gives a file whose JSON breaks off to be ended, before it sets the file aside."""
 
-KEEP_BYTES, SHARE = 1 << 26, 2
+KEEP_BYTES, KEPT_SHARE = 1 << 26, 2
 """Bytes of due messages that the ledger keeps on disk, and more while that is no more than a part of the disk's room.
 
 Forward reads the files of more again when their turn comes; their messages are lost where somebody takes them before.
@@ -39,7 +39,7 @@ Forward reads the files of more again when their turn comes; their messages are 
 ON_ITS_WAY = 0.1
 """Seconds until forward looks again at a file whose message is being sent."""
 
-HASHED = 1 << 26
+MOST_HASHED = 1 << 26
 """Most bytes of a file too large for a message that forward hashes all the same, for quarantine."""
 
 COUNTED = 5.0
@@ -48,7 +48,7 @@ COUNTED = 5.0
 UNREADABLE = 2.0
 """Seconds until forward tries again to read a file that may not be read."""
 
-SELDOM = 20.0
+SCAN_SHARE = 20.0
 """A scan of the whole folder takes at most about one part in so many of forward's time."""
 
 AT_LEAST = 60.0
@@ -144,7 +144,7 @@ class FolderScanner:
             self._examine([file for file in found.values() if file is not None])
             return bool(names)
         now = time.monotonic()
-        if now >= self._scanned_at + self._took * SELDOM and (
+        if now >= self._scanned_at + self._took * SCAN_SHARE and (
             now >= self._scanned_at + AT_LEAST or self._folder.changed()
         ):
             worked = 0.0
@@ -215,7 +215,7 @@ class FolderScanner:
     def _measure_room(self) -> None:
         """Sets how many bytes of due messages the ledger may keep, and warns while there is time to make room."""
         free = shutil.disk_usage(self._ledger.path.parent).free
-        self._room = max(KEEP_BYTES, (free + self._kept) // SHARE)
+        self._room = max(KEEP_BYTES, (free + self._kept) // KEPT_SHARE)
         tight = self._kept > self._room * 0.8
         if tight and self.tight is None:
             said = (
@@ -355,9 +355,9 @@ class FolderScanner:
         raw, said = taken.raw, shown_name(name)
         size = taken.facts.size
         whole = ""
-        if size > KEPT:
-            whole = hex_digest(raw) if size == len(raw) else self._folder.digest(name) if size <= HASHED else ""
-        rejected = QuarantinedMessage("forward", said, 0, 0, "", reason, raw[:KEPT], size, whole)
+        if size > KEPT_LINE_BYTES:
+            whole = hex_digest(raw) if size == len(raw) else self._folder.digest(name) if size <= MOST_HASHED else ""
+        rejected = QuarantinedMessage("forward", said, 0, 0, "", reason, raw[:KEPT_LINE_BYTES], size, whole)
         if self._mapping.policy.on_reject == "stop":
             hint = 'mend the file or the mapping, or set policy.on_reject = "quarantine"'
             self.stop = FoundFile(name, taken.facts), RejectStop(f"{reason}: {shown(raw, 80)}", where=said, hint=hint)

@@ -35,7 +35,7 @@ from bridge.streams.writer import Cursor
 AHEAD = 10
 """How many batches of a spool get their numbers in one ledger transaction."""
 
-PATIENCE = 1.0
+FRESH_FILE_SECONDS = 1.0
 """Seconds that the history of a spool waits for files which were written just now."""
 
 
@@ -153,7 +153,7 @@ class SpoolSource(Source):
                 self._landed.append(number)
         self._note_landed()
         if not self.memory.live:
-            self._patient = self._clock() + PATIENCE
+            self._patient = self._clock() + FRESH_FILE_SECONDS
         self._unsure = [] if compared.lost else [*spool_messages.batches(self._ledger, self._stream)]
 
     def _standing(self, resume: Resume, compared: Reconciliation) -> tuple[int, dict[int, set[int]]]:

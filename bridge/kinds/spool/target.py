@@ -31,7 +31,7 @@ from bridge.streams.reader import Entry
 LONGEST_NAME = 220
 """Most bytes of a new file's name: 255 are allowed, and where a name is taken the mirror adds the entry's ID."""
 
-LONGEST = 80
+LONGEST_NAME_PART = 80
 """Most characters of a field's value that go into the name of the mirror's new file."""
 
 
@@ -258,4 +258,4 @@ class DocumentTranslator(EntryTranslator):
 
 def safe(value: bytes) -> str:
     """Makes a part of the name of the mirror's new file of a field's value, a hyphen of all but plain letters. Pure."""
-    return re.sub(r"[^A-Za-z0-9._+-]+", "-", value.decode("utf-8", "replace"))[:LONGEST]
+    return re.sub(r"[^A-Za-z0-9._+-]+", "-", value.decode("utf-8", "replace"))[:LONGEST_NAME_PART]

@@ -32,7 +32,7 @@ from bridge.streams.latest_value import IN_PASSING, SeenValue, StateValue
 from bridge.streams.reader import stream_info
 from bridge.streams.writer import Conflict
 
-LOOK = 0.1
+REDIS_LOOK_SECONDS = 0.1
 """Seconds between two looks at what changed of latest values that Redis owns."""
 
 ODD = 5.0
@@ -191,8 +191,8 @@ class StateCopier:
     def rest(self) -> float:
         """Seconds until the carrier of latest values has something to do without a wake-up."""
         if self.waits:
-            return min(self._settle / 2, LOOK)
-        return VERIFY if self.owned.by_file and not self.owned.trouble else LOOK
+            return min(self._settle / 2, REDIS_LOOK_SECONDS)
+        return VERIFY if self.owned.by_file and not self.owned.trouble else REDIS_LOOK_SECONDS
 
     def flush(self) -> bool:
         """Does nothing, and returns False: latest values have no cursor to move."""
@@ -214,16 +214,9 @@ class StateCopier:
         """Puts a latest value into its hash, by this process, and as a version that is higher than any before."""
         above, notify = version_of(self._ledger, self._stream, file.raw_name), self.shared.mapping.notify.encode()
         return latest_value.put(
-            self._connected,
-            self.shared.keys,
-            self.shared.hold.holder(self._ledger),
-            file.raw_name,
-            value,
-            notify,
-            fields=fields,
-            only_entry=only_entry,
-            above=above,
-        )
+            self._connected, self.shared.keys, self.shared.hold.holder(self._ledger), file.raw_name, value, notify,
+            fields=fields, only_entry=only_entry, above=above,
+        )  # fmt: skip
 
     # -- carrying --------------------------------------------------------------------------------------------
 

@@ -11,10 +11,10 @@ from bridge.ledger.store import Ledger
 from bridge.streams.components import look
 from bridge.streams.connect import Connection
 
-AGAIN = 1.0
+OWNER_SECONDS = 1.0
 """Seconds between two looks at where the component is told to write."""
 
-PLACES = {"file": "the files", "redis": "Redis", "both": "both sides"}
+SIDE_NAMES = {"file": "the files", "redis": "Redis", "both": "both sides"}
 
 
 class StateOwnership:
@@ -57,7 +57,7 @@ class StateOwnership:
         if self.now.asked or not self.now.component:
             self.lost = None
         elif self._clock() >= self._due:
-            self._due = self._clock() + AGAIN
+            self._due = self._clock() + OWNER_SECONDS
             self.lost = self._contradiction(connection)
         return before
 
@@ -66,6 +66,7 @@ class StateOwnership:
         modes, _ = look(connection, component, name)
         if modes.switch is not None or modes.writes == self.now.side:
             return None
-        said = f"{component} writes to {PLACES[modes.writes]} by what Redis says, and {PLACES[self.now.side]} own it"
+        there, here = SIDE_NAMES[modes.writes], SIDE_NAMES[self.now.side]
+        said = f"{component} writes to {there} by what Redis says, and {here} own it"
         hint = f"`bridge cutover {component} --mapping {name} --writes`, or `rollback`: the plan says what counts then"
         return SourceError(said, where=name, hint=hint)

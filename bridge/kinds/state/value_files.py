@@ -19,7 +19,7 @@ from bridge.streams.keys import Keys
 from bridge.streams.latest_value import LIMIT, SeenValue, StateValue
 from bridge.streams.stream_metadata import read_books
 
-PATIENCE = 1.0
+UNSETTLED_SECONDS = 1.0
 """Seconds, over some settling times, after which nobody waits any longer for a value's file that goes on changing."""
 
 
@@ -162,7 +162,7 @@ class ValueFiles:
     @property
     def waits(self) -> bool:
         """Whether a value's file changed so lately that it may not be complete, and did not go on changing for long."""
-        now, longest = self._clock(), 4 * self._settle + PATIENCE
+        now, longest = self._clock(), 4 * self._settle + UNSETTLED_SECONDS
         return any(file.settling and now - file.began < longest for file in self.files.values())
 
 

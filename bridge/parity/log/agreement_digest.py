@@ -15,7 +15,7 @@ from typing import IO
 
 from bridge.core.model import EntryId, parse_id
 from bridge.parity.log.items import SHIFT, ComparedFile
-from bridge.parity.log.overflow_queue import HELD, OverflowQueue
+from bridge.parity.log.overflow_queue import HELD_BYTES, OverflowQueue
 
 
 class AgreementDigest:
@@ -28,7 +28,7 @@ class AgreementDigest:
         self._spools: dict[str, OverflowQueue] = {}
         self._agreed: IO[bytes] | None = None
         if not several:
-            self._agreed = tempfile.SpooledTemporaryFile(HELD, prefix="bridge-parity-")  # noqa: SIM115 - see close()
+            self._agreed = tempfile.SpooledTemporaryFile(HELD_BYTES, prefix="bridge-parity-")  # noqa: SIM115 - see close()
 
     def close(self) -> None:
         """Forgets what is spooled."""

@@ -21,7 +21,7 @@ from bridge.core.mapping import Mapping
 from bridge.core.model import FIELDS, ZERO_ID, EntryId, Origin, Row, after, format_id, paired, parse_id, parse_origin
 from bridge.core.model import before as before_it
 from bridge.ledger.edits import waiting
-from bridge.ledger.quarantine import KEPT, kept_lines, still_aside
+from bridge.ledger.quarantine import KEPT_LINE_BYTES, kept_lines, still_aside
 from bridge.ledger.ranges import range_at, range_digest
 from bridge.ledger.sources import gone_before_mirrored, in_doubt
 from bridge.ledger.store import Ledger
@@ -48,27 +48,27 @@ from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
 from bridge.streams.trim import read_trimmed
 
-PAGE, PAGE_BYTES = 500, 1 << 20
+PARITY_PAGE, PAGE_BYTES = 500, 1 << 20
 """Entries, and about the bytes, that parity reads with one command: a few milliseconds of the server's time."""
 
-POINTS, CLOSEST, WIDEST = 200, 20, 5000
+MOST_POINTS, CLOSEST, WIDEST_SPACING = 200, 20, 5000
 """Into how many parts a stream is divided by the positions that parity notes, and how many entries a part has.
 
 What is trimmed is read from one position to another, and is in memory as a whole.
 """
 
-LOOKS = 5
+MOST_TRIMMED_LOOKS = 5
 """How often at most parity looks at a mapping whose stream is trimmed meanwhile."""
 
-AGAIN = 8
+MOST_LOOKS = 8
 """How often at most parity looks again where each look finds something else."""
 
 NEVER_AT_REST = "each look found other differences: files were rotated, or the stream filled, all the time"
 
-SETTLING = 1.0
+DIFFERENCE_SETTLE_SECONDS = 1.0
 """Seconds after which parity looks at a difference once more before it is called one."""
 
-Tell = Callable[[int, int], None]
+TellRead = Callable[[int, int], None]
 """Called with how many entries parity has read, and of how many."""
 
 
@@ -89,7 +89,7 @@ def told(fields: list[bytes]) -> tuple[bytes | None, Origin | None, Row | None]:
 
 def spacing(length: int) -> int:
     """Entries between two positions that parity notes, of a stream of this length. Pure."""
-    return max(CLOSEST, min(WIDEST, length // POINTS))
+    return max(CLOSEST, min(WIDEST_SPACING, length // MOST_POINTS))
 
 
 def _removed(since: ProofPoint, view: Snapshot, entries: int) -> bool:
@@ -104,8 +104,9 @@ class ParityCheck:
     """The comparison of one mapping. `dial` connects: to read the stream, and once more to look things up meanwhile."""
 
     def __init__(
-        self, mapping: Mapping, settings: Settings, dial: Callable[[], Connection], ledger: Ledger | None, stop: Event,
-        tell: Tell, *, max_rate: float | None = None, settling: float = SETTLING, stats: bool = False,
+        self, mapping: Mapping, settings: Settings, dial: Callable[[], Connection], ledger: Ledger | None,
+        stop: Event, tell: TellRead, *, max_rate: float | None = None, settling: float = DIFFERENCE_SETTLE_SECONDS,
+        stats: bool = False,
     ) -> None:  # fmt: skip
         self._mapping = mapping
         self._settings = settings
@@ -129,7 +130,7 @@ class ParityCheck:
         result = self._once(since) if since is not None else None
         if result is None or result.verdict != "equal":
             result = self._once(None)
-        for looks in range(AGAIN):
+        for looks in range(MOST_LOOKS):
             if result is None or result.verdict != "differs":
                 break
             before, witnessed = result.tally.differences, bool(result.too_much)
@@ -142,7 +143,7 @@ class ParityCheck:
                 break
             if witnessed and result.too_much:
                 break
-            if looks + 1 == AGAIN:
+            if looks + 1 == MOST_LOOKS:
                 result.verdict = "inconclusive"
                 result.notes.append(NEVER_AT_REST)
         if result is None:
@@ -180,7 +181,7 @@ class ParityCheck:
 
     def _in_doubt(self) -> str:
         """Why it is not known yet which lines of a log were carried, as another file took its place; empty: it is."""
-        for _ in range(AGAIN):
+        for _ in range(MOST_LOOKS):
             logs = in_doubt(self._ledger, self._mapping.stream.key) if self._ledger is not None else []
             if not logs:
                 return ""
@@ -216,7 +217,7 @@ class ParityCheck:
     def _untrimmed(self, since: ProofPoint | None, connection: Connection, marks: Connection) -> ParityResult | None:
         """Compares both sides of a mapping, once more where what parity was to compare was trimmed meanwhile."""
         result = None
-        for _ in range(LOOKS):
+        for _ in range(MOST_TRIMMED_LOOKS):
             floor = read_trimmed(marks, self._keys).floor
             result = self._of_both(since, connection, marks)
             if result is None or result.verdict == "equal" or read_trimmed(marks, self._keys).floor == floor:
@@ -311,7 +312,7 @@ class ParityCheck:
         archive = (
             ArchiveReader(self._mapping, self._settings.state_dir, self._ledger) if self._ledger is not None else None
         )
-        return history(connection, self._keys, archive, start, last, PAGE, PAGE_BYTES)
+        return history(connection, self._keys, archive, start, last, PARITY_PAGE, PAGE_BYTES)
 
     def _entries(self, connection: Connection, last: EntryId, length: int) -> Iterator[list[Any]]:
         """Reads the whole stream up to `last`, a page at a time, and tells how far it is. Raises Interrupted."""
@@ -353,7 +354,7 @@ class ParityCheck:
             lengths, contents = known[name]
             if isinstance(line, OverlongLine):
                 return lengths.get((generation, offset)) == size - 1
-            if (size - 1, line[:KEPT]) in contents:
+            if (size - 1, line[:KEPT_LINE_BYTES]) in contents:
                 return True
             held = range_at(ledger, stream, name, generation, offset)
             if held is None or held.end < offset + size:

@@ -22,15 +22,15 @@ from bridge.parity.log.line_window import LineWindow, around
 from bridge.parity.log.page_columns import OddFields
 from bridge.parity.log.sequence_diff import align, ascending
 
-HELD = 8
+WAITING_ENTRIES = 8
 """So many entries wait for those behind them: one that stands in a wrong place is told by what follows."""
 RUN = 3
 """So many in a row must agree before a place counts as found again."""
-WINDOW, WIDEST = 64, 8192
+FIRST_WINDOW, WIDEST_WINDOW = 64, 8192
 """Entries that are looked at to find the place again, at first and at most."""
-NEAR, MOSTLY = 9, 0.8
+FIRST_ENTRIES, MOSTLY = 9, 0.8
 """So many entries are looked at first; and of what agrees by content so much must do so in place, to be unmoved."""
-AT_ONCE, FAR, DOUBT = 4096, 100_000, 64
+CLAIMS_AT_ONCE, GAP_ENTRIES, DOUBT = 4096, 100_000, 64
 
 Unit = tuple[int, int, bytes]
 """A message in a window of lines: from which line on, up to which, and its bytes."""
@@ -55,8 +55,8 @@ class OriginClaims:
         self.late: set[bytes] = set()
         """Of the entries that wait, the IDs of those that are."""
         self._shift = 0
-        self._window = WINDOW
-        self._stride = AT_ONCE  # entries that are tried at once: few behind a difference, where the next may be near
+        self._window = FIRST_WINDOW
+        self._stride = CLAIMS_AT_ONCE  # entries tried at once: few behind a difference, the next may be near
         self._gap = 0
         self.gone: set[int] = set()  # generations that turned out to be in none of the files
         self.first_ids: dict[int, bytes] = {}  # the first entry of each generation
@@ -70,7 +70,7 @@ class OriginClaims:
         self._places += places
         self._rows += rows
         self._ids += ids
-        if len(self._places) > HELD:
+        if len(self._places) > WAITING_ENTRIES:
             self._work(final=False)
 
     def settle(self) -> bool:
@@ -97,7 +97,7 @@ class OriginClaims:
     def _work(self, *, final: bool) -> None:
         while self._places:
             self._drop_strays()
-            usable = len(self._places) - (0 if final else HELD)
+            usable = len(self._places) - (0 if final else WAITING_ENTRIES)
             if usable <= 0:
                 return
             generation = self._places[0] >> SHIFT
@@ -226,11 +226,11 @@ class OriginClaims:
             if here.places[a : a + part] == places and self._agree(lines, self._rows[at : at + part]):
                 self._claimed(here, [*range(a, a + part)], a + part)
                 at += part
-                self._stride = min(2 * self._stride, AT_ONCE)
+                self._stride = min(2 * self._stride, CLAIMS_AT_ONCE)
                 continue
             good, sound = self._scattered(here, at, at + step)
             at += good
-            self._stride = min(2 * self._stride, AT_ONCE) if sound else NEAR
+            self._stride = min(2 * self._stride, CLAIMS_AT_ONCE) if sound else FIRST_ENTRIES
             if not sound:
                 self._take(at)
                 return self._resync(here, end - at, closed=closed)
@@ -267,7 +267,7 @@ class OriginClaims:
         for n in range(at, end):
             place = self._places[n] + self._shift
             while (i := bisect_left(here.places, place, i)) == len(here.places):
-                if not chosen and i > AT_ONCE:
+                if not chosen and i > CLAIMS_AT_ONCE:
                     self._pass(here, i)
                     here.trim()
                     i = 0
@@ -294,7 +294,7 @@ class OriginClaims:
     def _among_others(self, here: LineWindow, at: int, end: int) -> bool:
         """The commonest case: every entry's line is there, and agrees. Else nothing is done."""
         last = self._places[end - 1] + self._shift
-        while (not here.places or here.places[-1] < last) and len(here.lines) < FAR and here.more():
+        while (not here.places or here.places[-1] < last) and len(here.lines) < GAP_ENTRIES and here.more():
             pass
         upto = bisect_right(here.places, last)
         index = dict(zip(here.places[:upto], range(upto), strict=True))
@@ -315,7 +315,7 @@ class OriginClaims:
             whole = closed and width == end
             if width < self._window and not closed:
                 return False
-            count = 4 * (self._window if looked else NEAR)  # mostly it is near
+            count = 4 * (self._window if looked else FIRST_ENTRIES)  # mostly it is near
             here.ahead(count)
             here.trim()
             units = here.units(count, self._continued)
@@ -327,20 +327,20 @@ class OriginClaims:
             if found is None and not looked:
                 looked = True
                 continue
-            if found is None and not whole and self._window < WIDEST:
+            if found is None and not whole and self._window < WIDEST_WINDOW:
                 self._window *= 8
                 continue
             if found is None:
                 found = (width, len(units), self._shift) if whole else (max(1, width // 2), 0, self._shift)
             entries, upto, shift = found
             self._bridge_gap(here, units[:upto], decoded[:upto], entries)
-            self._shift, self._window = shift, WINDOW
+            self._shift, self._window = shift, FIRST_WINDOW
             return True
 
     def _unmoved(self, decoded: list[Row | str], places: list[int], width: int) -> tuple[int, int, int] | None:
         """Goes on behind a line that was altered in its place, if the next ones stand where they should."""
         at = {place: i for i, place in enumerate(places)}
-        found = [at.get(place + self._shift, -1) for place in self._places[: min(width, NEAR)]]
+        found = [at.get(place + self._shift, -1) for place in self._places[: min(width, FIRST_ENTRIES)]]
         near = [j for j, i in enumerate(found) if j and i >= 0 and decoded[i] == self._rows[j]]
         return (near[0], found[near[0]], self._shift) if found[0] >= 0 and len(near) >= RUN else None
 

@@ -14,10 +14,10 @@ from bridge.core.model import Row, as_json
 from bridge.parity.log.items import OFFSETS, SHIFT, ComparedFile, ExtraLine, MissingLine
 from bridge.parity.log.line_window import messages
 
-KINDS = ("missing_in_redis", "missing_in_file", "altered", "duplicate", "reordered")
+DIFFERENCE_KINDS = ("missing_in_redis", "missing_in_file", "altered", "duplicate", "reordered")
 
 LIKE = 0.5
-NEAR, LOOKED_AT = 8, 256
+ALIKE_NEAR, ALIKE_SHARE = 8, 256
 """How much of the longer of two lines must stand in the other, to count as the same line altered (`LIKE`); how many
 lines are tried (`NEAR`), and how many bytes of each end of a line are looked at."""
 
@@ -296,7 +296,7 @@ def _by_gap(
         here = gaps.get((missing.name, missing.gap)) if missing.home < 0 else None
         near = -1
         if here and line is not None:  # both are in order: the first that is alike, of the next few
-            near = next((n for n in islice(here, NEAR) if likeness(extras[n].line, line) >= LIKE), -1)
+            near = next((n for n in islice(here, ALIKE_NEAR) if likeness(extras[n].line, line) >= LIKE), -1)
         if not here or near < 0:
             still.append(missing)
             continue
@@ -319,7 +319,7 @@ def likeness(a: bytes, b: bytes) -> float:
 
 
 def _ends(line: bytes) -> bytes:
-    return line if len(line) <= 2 * LOOKED_AT else line[:LOOKED_AT] + line[-LOOKED_AT:]
+    return line if len(line) <= 2 * ALIKE_SHARE else line[:ALIKE_SHARE] + line[-ALIKE_SHARE:]
 
 
 def _difference(
@@ -361,4 +361,4 @@ def _as_line(missing: MissingLine, codec: Callable[[str], Codec]) -> bytes:
 def counts(differences: Iterable[Difference]) -> dict[str, int]:
     """Counts the differences of each kind, 0 where there is none of a kind."""
     found = Counter(difference.kind for difference in differences)
-    return {kind: found[kind] for kind in KINDS}
+    return {kind: found[kind] for kind in DIFFERENCE_KINDS}

@@ -26,7 +26,7 @@ from bridge.parity.log.witness_check import WitnessCheck
 from bridge.parity.proof_point import TOTALS, FilePlace, ProofPoint
 from bridge.parity.statistics import MessageStatistics
 
-MOST = 10_000
+MOST_DIFFERENCES = 10_000
 """How many lines, and entries, in disagreement are told apart; of any more it is only counted that they are alone."""
 
 
@@ -342,7 +342,7 @@ class Comparison:
         if self._relocated.needs_no_entry(extra.file.source, extra.place):
             self.accounted(extra.file, "aside", size_of(extra.line))
             return
-        if len(self._extras) < MOST:
+        if len(self._extras) < MOST_DIFFERENCES:
             self._extras.append(extra)
         elif not (extra.file.foreign or extra.broken):
             self.tally.uncounted["missing_in_redis"] = self.tally.uncounted.get("missing_in_redis", 0) + 1
@@ -351,11 +351,11 @@ class Comparison:
         """Keeps an entry that has no line so far, to be told apart at the end; beyond `MOST` it is only counted."""
         if missing.home < 0 and self._relocated.is_acknowledged(missing.entry):
             return
-        if missing.excused and missing.line is not None and not self._at_the_end and self._late < MOST:
+        if missing.excused and missing.line is not None and not self._at_the_end and self._late < MOST_DIFFERENCES:
             self._late += 1
             self._matches_of(missing.name).late.setdefault(missing.line, []).append(missing)
             return
-        if len(self._missing) < MOST:
+        if len(self._missing) < MOST_DIFFERENCES:
             self._missing.append(missing)
         else:
             self.tally.uncounted["missing_in_file"] = self.tally.uncounted.get("missing_in_file", 0) + 1

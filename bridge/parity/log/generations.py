@@ -14,9 +14,9 @@ from pathlib import Path
 from zlib import crc32
 
 from bridge.core.model import Fingerprint, hex_digest
-from bridge.files.content import HEAD
+from bridge.files.content import HEAD_BYTES
 from bridge.files.generation import TAIL
-from bridge.files.named_file import Facts
+from bridge.files.named_file import FileStamp
 from bridge.parity.log.items import OFFSETS, ComparedFile
 from bridge.parity.log.plain_lines import LAST, PlainLines
 
@@ -193,7 +193,7 @@ class FilePieces:
             if file is not None and id(file) in self._free and _exactly(file, wanted.at):
                 self._assign(source, wanted, file)
         for source, wanted in missing:
-            if (source, wanted.number) not in self._is_of and wanted.at.head_len >= HEAD:
+            if (source, wanted.number) not in self._is_of and wanted.at.head_len >= HEAD_BYTES:
                 alike = (file for file in self._free.values() if _exactly(file, wanted.at))
                 self._assign(source, wanted, next(alike, None))
 
@@ -248,7 +248,7 @@ class FilePieces:
         """How many bytes, unpacked, a file holds."""
         return self._named(name).length()
 
-    def is_as(self, name: str, facts: Facts | None) -> bool:
+    def is_as(self, name: str, facts: FileStamp | None) -> bool:
         """Whether a file has this device, inode, size and time of writing."""
         file = self._named(name)
         return facts is not None and (*file.inode, file.size, file.written) == facts[:4]

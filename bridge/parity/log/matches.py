@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from bridge.core.codecs import Codec
 from bridge.core.codecs.multiline import MultilineCodec
 from bridge.core.model import ZERO_ID, EntryId, parse_id
-from bridge.parity.log.claims import RUN, WIDEST, WINDOW
+from bridge.parity.log.claims import FIRST_WINDOW, RUN, WIDEST_WINDOW
 from bridge.parity.log.items import (
     ComparedFile,
     ExtraLine,
@@ -24,8 +24,8 @@ from bridge.parity.log.items import (
 from bridge.parity.log.overflow_queue import OverflowQueue
 from bridge.parity.log.sequence_diff import Pair, align
 
-PAGE = 1000
-FEW = 5
+MATCH_PAGE = 1000
+TRUSTED_SHARE = 5
 """Where less than one line in so many agrees, only runs of them are trusted."""
 
 Line = tuple[ComparedFile, bytes, int, int, int, bytes]
@@ -45,11 +45,11 @@ class LineMatches:
         self._lines: list[Line] = []
         self._told = 0
         """Of the lines that wait, so many are known to be messages."""
-        self._window = WINDOW
+        self._window = FIRST_WINDOW
         self._gap = 1
         self._before = -1
         """The place of the last line that agreed."""
-        self._broken: deque[Line] = deque(maxlen=PAGE)
+        self._broken: deque[Line] = deque(maxlen=MATCH_PAGE)
         """Lines that are no messages, of late: one of them may be what became of an entry's line."""
         self._open: deque[tuple[bytes, bytes, bool]] | None = None
         self._open_lines: dict[bytes, int] = {}
@@ -88,7 +88,7 @@ class LineMatches:
         if not self._lines:
             at = 0
             while at < len(passed.lines):
-                wanted = self.entries.peek(PAGE)[1]
+                wanted = self.entries.peek(MATCH_PAGE)[1]
                 if not wanted or passed.lines[at : at + len(wanted)] != wanted[: len(passed.lines) - at]:
                     break
                 count = min(len(wanted), len(passed.lines) - at)
@@ -181,7 +181,7 @@ class LineMatches:
     def _work(self, *, final: bool) -> None:
         while self._lines:
             self._drop_the_rest()
-            wanted = self.entries.peek(PAGE)[1]
+            wanted = self.entries.peek(MATCH_PAGE)[1]
             same = 0
             for line, other in zip(self._lines, wanted, strict=False):
                 if line[1] != other:
@@ -210,16 +210,16 @@ class LineMatches:
         whole = final and len(self._lines) <= self._window and len(ids) < 4 * self._window  # all of both
         pairs = align(texts, wanted)
         if not whole:
-            few = FEW * len(pairs) < len(texts)
+            few = TRUSTED_SHARE * len(pairs) < len(texts)
             pairs = up_to_a_run(pairs) if few else pairs
-            if not pairs and self._window < WIDEST:
+            if not pairs and self._window < WIDEST_WINDOW:
                 self._window *= 8
                 return
         if not pairs and self._skip_to(texts):
             return
         upto = len(lines) if whole or not pairs else pairs[-1][0] + 1
         self._settle(pairs, lines[:upto], ids, wanted)
-        self._window = WINDOW
+        self._window = FIRST_WINDOW
 
     def _settle(self, pairs: Sequence[Pair], lines: Sequence[Line], ids: list[bytes], wanted: list[bytes]) -> None:
         """Lines and entries up to the last pair: what is paired agrees, the rest is told apart later."""
@@ -262,7 +262,7 @@ class LineMatches:
                 if runs == RUN:
                     left = at - RUN
                     while left:
-                        ids, lines = self.entries.pop(min(left, PAGE))
+                        ids, lines = self.entries.pop(min(left, MATCH_PAGE))
                         left -= len(ids)
                         for entry_id, raw in zip(ids, lines, strict=True):
                             self._absent(entry_id, raw)
@@ -282,8 +282,8 @@ class LineMatches:
         here, known = self._open, self._open_lines
         fresh: list[bytes] = []
         for line in passed.lines:
-            if len(here) < PAGE:
-                ids, lines = self.entries.pop(PAGE)
+            if len(here) < MATCH_PAGE:
+                ids, lines = self.entries.pop(MATCH_PAGE)
                 here += [(entry_id, text, False) for entry_id, text in zip(ids, lines, strict=True)]
                 for text in lines:
                     known[text] = known.get(text, 0) + 1
@@ -326,7 +326,7 @@ class LineMatches:
         while here and here[0][2]:
             entry_id, text, _ = here.popleft()
             self._came_early(entry_id, text)
-        if len(here) >= 2 * PAGE and not here[0][2]:
+        if len(here) >= 2 * MATCH_PAGE and not here[0][2]:
             entry_id, text, _ = here.popleft()
             self._open_lines[text] -= 1
             self._absent(entry_id, text)

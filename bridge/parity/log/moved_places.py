@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from bridge.ledger.edits import CarriedSpan
 from bridge.parity.log.items import OFFSETS, SHIFT
 
-GONE = -1
+GONE_PLACE = -1
 """The place of a line that was changed in its file, or taken out."""
 
 
@@ -55,14 +55,14 @@ class MovedPlaces:
     def back(self, place: int) -> int:
         """From where the line at this place was sent, as what it is known by."""
         before = _through(self._here, place)
-        if before != GONE and before >> SHIFT:
+        if before != GONE_PLACE and before >> SHIFT:
             return before
         return (self._names.get(place >> SHIFT, place >> SHIFT) << SHIFT) + (place & OFFSETS)
 
     def is_anothers(self, place: int) -> bool:
         """Whether no entry is to claim the line at a place: the line of another file has it, or it was trimmed."""
         before = _through(self._here, place)
-        if before == GONE:
+        if before == GONE_PLACE:
             return False
         if before < self.begins:
             return True
@@ -76,7 +76,9 @@ class MovedPlaces:
         """The first place at which a line stands that was sent from this place on, or behind; `GONE`: there is none."""
         if place >> SHIFT not in self.replaced:
             return place
-        return min((now + max(0, place - before) for before, end, now in self._there if end > place), default=GONE)
+        return min(
+            (now + max(0, place - before) for before, end, now in self._there if end > place), default=GONE_PLACE
+        )
 
     def in_words(self, place: int) -> str:
         """Says of a line that is gone where it was: in which byte of the file of before."""
@@ -86,6 +88,6 @@ class MovedPlaces:
 def _through(stretches: Sequence[tuple[int, int, int]], place: int) -> int:
     at = bisect_right(stretches, (place, 1 << 80, 0)) - 1
     if at < 0:
-        return GONE
+        return GONE_PLACE
     start, end, there = stretches[at]
-    return there + place - start if place < end else GONE
+    return there + place - start if place < end else GONE_PLACE

@@ -8,17 +8,17 @@ from collections import deque
 from collections.abc import Iterator
 from typing import IO
 
-HELD = 1 << 20
+HELD_BYTES = 1 << 20
 """Bytes that are kept in memory."""
 
-Part = tuple[list[bytes], list[bytes]]
+QueuedPart = tuple[list[bytes], list[bytes]]
 
 
 class OverflowQueue:
     """First in, first out. The file is unlinked as soon as it is made: nothing is left behind, whatever dies."""
 
     def __init__(self) -> None:
-        self._parts: deque[Part] = deque()
+        self._parts: deque[QueuedPart] = deque()
         self._held = 0
         self._file: IO[bytes] | None = None
         self._read_at = self._write_at = 0
@@ -32,7 +32,7 @@ class OverflowQueue:
         if not ids:
             return
         self._left += len(ids)
-        if self._held < HELD and self._read_at == self._write_at:
+        if self._held < HELD_BYTES and self._read_at == self._write_at:
             self._parts.append((ids, lines))
             self._held += sum(map(len, lines)) + 100 * len(ids)
             return
@@ -42,7 +42,7 @@ class OverflowQueue:
         marshal.dump((ids, lines), self._file)
         self._write_at = self._file.tell()
 
-    def peek(self, count: int) -> Part:
+    def peek(self, count: int) -> QueuedPart:
         """The first `count` entries, or all there are."""
         while (have := sum(len(ids) for ids, _ in self._parts)) < count and self._read_at < self._write_at:
             self._load()
@@ -53,7 +53,7 @@ class OverflowQueue:
         ids, lines = self._parts[0]
         return ids[:count], lines[:count]
 
-    def pop(self, count: int) -> Part:
+    def pop(self, count: int) -> QueuedPart:
         """The same, taken out."""
         ids, lines = self.peek(count)
         if ids:
@@ -83,7 +83,7 @@ class OverflowQueue:
             at = self._file.tell()
             yield lines
 
-    def drain(self) -> Iterator[Part]:
+    def drain(self) -> Iterator[QueuedPart]:
         """All of it, a part at a time."""
         while self._left:
             self.peek(1)

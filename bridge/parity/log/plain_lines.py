@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from bridge.core.errors import SourceError
-from bridge.files.content import COMPRESSED, HEAD
+from bridge.files.content import COMPRESSED, HEAD_BYTES
 from bridge.parity.log.items import LineBlock, OverlongLine
 
-PIECE, LAST = 1 << 18, 1 << 20
+PLAIN_BLOCK, LAST = 1 << 18, 1 << 20
 """Bytes that are read at once, of which short lines make thousands of objects; and of a file's end."""
 BROKEN = (EOFError, OSError, zlib.error, lzma.LZMAError, ValueError)
 
@@ -66,7 +66,7 @@ class PlainLines:
             self.size = now.st_size
             self.written = now.st_mtime_ns
             self.changed = max(now.st_mtime_ns, now.st_ctime_ns)
-            self.head = self.read(HEAD, 0) if self.regular else b""
+            self.head = self.read(HEAD_BYTES, 0) if self.regular else b""
         except BaseException:
             os.close(self._fd)
             raise
@@ -104,8 +104,8 @@ class PlainLines:
     def section(self, start: int, end: int) -> Iterator[bytes]:
         """The bytes from `start` to `end`, a piece at a time."""
         if not self.packed:
-            for at in range(start, end, PIECE):
-                yield self.read(min(PIECE, end - at), at)
+            for at in range(start, end, PLAIN_BLOCK):
+                yield self.read(min(PLAIN_BLOCK, end - at), at)
             return
         at = 0
         for piece in self._pieces():
@@ -119,13 +119,13 @@ class PlainLines:
         return sum(map(len, self._pieces())) if self.packed else self.size
 
     def _pieces(self) -> Iterator[bytes]:
-        raw: Any = io.BufferedReader(HeldFile(self._fd, self.size), PIECE)
+        raw: Any = io.BufferedReader(HeldFile(self._fd, self.size), PLAIN_BLOCK)
         held = b""
         try:
             stream = _unpacked(raw, self.path.suffix) if self.packed else raw
-            while piece := stream.read1(PIECE):  # `read` would lose what comes before a damage
+            while piece := stream.read1(PLAIN_BLOCK):  # `read` would lose what comes before a damage
                 held += piece
-                if len(held) >= PIECE:
+                if len(held) >= PLAIN_BLOCK:
                     yield held
                     held = b""
         except BROKEN as error:

@@ -8,7 +8,7 @@ from bridge.core.codecs import Codec
 from bridge.core.model import EntryId, Row, parse_id
 from bridge.parity.acknowledgements import Acknowledged, RowGrouping
 from bridge.parity.log.items import MissingLine
-from bridge.parity.log.moved_places import GONE, MovedPlaces
+from bridge.parity.log.moved_places import GONE_PLACE, MovedPlaces
 from bridge.parity.log.page_columns import OddFields
 from bridge.parity.log.tally import ComparisonTally
 
@@ -66,12 +66,12 @@ class RelocatedEntries:
         if moved is None:
             return column
         now, (places, rows, ids) = [*map(moved, column[0])], column
-        if GONE not in now:
+        if GONE_PLACE not in now:
             self._rows.end()
             return now, rows, ids
-        left = [n for n, at in enumerate(now) if at != GONE]
+        left = [n for n, at in enumerate(now) if at != GONE_PLACE]
         for n, at in enumerate(now):
-            if at != GONE:
+            if at != GONE_PLACE:
                 self._rows.end()
             elif not self.is_acknowledged(ids[n]):
                 self._tell(name, parse_id(ids[n]), MissingLine(name, ids[n], rows[n], None, places[n]))

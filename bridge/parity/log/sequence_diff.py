@@ -8,7 +8,7 @@ from bridge.files.alignment import ascending
 
 __all__ = ["align", "ascending"]
 
-EXACT = 250_000
+EXACT_PRODUCT = 250_000
 """Up to this product of lengths the longest common subsequence is found; above, only what its anchors lead to."""
 
 Pair = tuple[int, int]
@@ -31,7 +31,7 @@ def align(a: Sequence[Hashable], b: Sequence[Hashable]) -> list[Pair]:
         ends.append((high_a, high_b))
     if high_a > low and high_b > low:
         middle_a, middle_b = a[low:high_a], b[low:high_b]
-        small = len(middle_a) * len(middle_b) <= EXACT
+        small = len(middle_a) * len(middle_b) <= EXACT_PRODUCT
         found = _longest(middle_a, middle_b) if small else _anchored(middle_a, middle_b)
         pairs += [(i + low, j + low) for i, j in found]
     return _earliest(_earliest(pairs + ends[::-1], a, 0), b, 1)
@@ -89,7 +89,7 @@ def _anchored(a: Sequence[Hashable], b: Sequence[Hashable]) -> list[Pair]:
 
 
 def _between(a: Sequence[Hashable], b: Sequence[Hashable]) -> list[Pair]:
-    if len(a) * len(b) <= EXACT or a[0] == b[0] or a[-1] == b[-1]:
+    if len(a) * len(b) <= EXACT_PRODUCT or a[0] == b[0] or a[-1] == b[-1]:
         return align(a, b)
     return []
 

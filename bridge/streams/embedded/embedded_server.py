@@ -29,6 +29,7 @@ from pathlib import Path
 import platformdirs
 
 from bridge.core.errors import RedisLost, RedisRefused, ServerError
+from bridge.core.state_folder import private
 from bridge.streams.connect import Connection, EntryBudget
 from bridge.streams.embedded.binary import Binary, find
 
@@ -198,16 +199,6 @@ def dial(state_dir: Path, timeout: float, budget: EntryBudget | None = None) -> 
     elif pid_of(server) is None:
         raise RedisLost("the embedded server was stopped", where=str(server.home), hint="`bridge server start`")
     return Connection(server.socket_url, timeout=timeout, budget=budget)
-
-
-def private(folder: Path) -> Path:
-    """Makes a folder, if it must be made, opens it to this user only, and returns it. Raises ServerError."""
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder.chmod(0o700)
-    except OSError as error:
-        raise ServerError(f"cannot be made: {error.strerror}", where=str(folder)) from None
-    return folder
 
 
 @contextmanager
