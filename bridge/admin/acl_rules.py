@@ -73,7 +73,7 @@ def _component(name: str, mappings: Iterable[Mapping]) -> User:
         keys += [f"~{_literal(own.meta.decode())}"]
         keys += [f"%R~{_literal(key.decode())}" for key in (own.checkpoint, own.generations, own.late, own.retired)]
         channels.append(_literal(mapping.notify))
-        if mapping.source.kind == "state":
+        if mapping.kind.latest:
             keys.append(f"~bridge:{{{_literal(mapping.stream.key)}}}:state:*")
     return User(name, f"component {name}", (*keys, "~bridge:components"), (*channels, "bridge:components"),
                 (*CONNECT, *COMPONENT))  # fmt: skip

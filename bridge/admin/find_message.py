@@ -136,7 +136,7 @@ class MessageFinder:
         rotated = {p.resolve() for pattern in source.rotated for p in root.glob(pattern)}
         names = {*self.shared.source_names(), *(os.fsdecode(n) for n in self._books.mirror)}
         names = {n for n in names if (root / n).resolve() == path or path in rotated}
-        if source.kind in ("log", "context"):  # it may have been renamed since, or be another name of a log
+        if self.shared.mapping.kind.appended:  # it may have been renamed since, or be another name of a log
             self.shared.claim_all(self._ledger)
             self.shared.leave(self._ledger)
             names |= {log} if (log := self.shared.catalog.log_at(str(path))) is not None else set()
@@ -175,7 +175,7 @@ class MessageFinder:
                 place.said += ", which is in the archive"
             return place
         place.born = "file"
-        if self.shared.mapping.source.kind == "context":
+        if self.shared.mapping.kind.chunked:
             return self._in_chunk(place, tail.name, Position(generation.number, offset if by_line else number))
         if not raw.endswith(b"\n") and offset + len(raw) >= generation.size():
             place.said = "the line is not ended yet: it is carried when it is"
@@ -335,7 +335,7 @@ class MessageFinder:
                 return
             place.offset, place.line, place.raw = _line_in(generation, at.offset, by_line=False)
             place.file = self._shown(generation.path)
-            if self.shared.mapping.source.kind == "context":
+            if self.shared.mapping.kind.chunked:
                 place.offset = at.offset
                 place.said = f"it is the chunk from byte {place.offset} of {place.file}"
             else:

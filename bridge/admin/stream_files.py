@@ -125,7 +125,7 @@ def keep(
     names = {int(number): os.fsdecode(raw) for raw, number in books.sources.items()}
     if ledger is not None:  # Redis knows them no more once a retired mapping is purged
         names = {source.number: name for name, source in sources_of(ledger, shared.mapping.stream.key).items()} | names
-    kept, lines = StreamFiles(folder), shared.mapping.source.kind == "log"
+    kept, lines = StreamFiles(folder), shared.mapping.kind.lines
     last = stream_info(connection, shared.keys.stream).last_id
     with _Files(folder) as files:
         for entry in _history(shared, ledger, connection, since, last):

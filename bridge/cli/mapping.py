@@ -64,7 +64,7 @@ def check(given: Options, mapping: str, file: Path | None, lines: int) -> int:
 
     loaded = load_mapping(mapping, Path.cwd())
     own = loaded.source.path
-    if loaded.source.kind in ("spool", "state", "artifacts") and file is None:
+    if loaded.kind.whole_files and file is None:
         return _folder(given, check_folder(loaded, Path.cwd(), lines), own)
     files = [file] if file else sorted(Path.cwd().glob(own)) if is_glob(own) else [Path(own)]
     if not files:

@@ -176,7 +176,7 @@ class _Repair:
             return  # what parity finds without a ledger is another matter
         if self.rebuilt is not None and ledger is not None:
             rebuild_ledger.execute(self._connection, self.shared, ledger, self.rebuilt)
-        if ledger is not None and self.shared.mapping.source.kind == "log":
+        if ledger is not None and self.shared.mapping.kind.lines:
             self.late = LateFiles(self.shared, ledger, self._connection)
             if self._execute:
                 self.late.execute()

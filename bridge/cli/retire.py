@@ -282,8 +282,10 @@ def runbook(options: Options) -> None:
     except BridgeError as error:
         wrong = f"it was not asked ({error})"
     left = [mapping for mapping in settings.mappings if mapping.stream.key not in over]
-    logs = [mapping for mapping in left if mapping.source.kind == "log"]
-    others = {mapping.name: mapping.source.kind for mapping in left if mapping.source.kind in ("spool", "state")}
+    logs = [mapping for mapping in left if mapping.kind.lines]
+    others = {
+        mapping.name: mapping.source.kind for mapping in left if mapping.kind.whole_files and not mapping.kind.announced
+    }
     parts = [
         RunbookMapping(name, log.name, roles, now.reads, now.writes)
         for log in logs for name, roles in settings.components.items()

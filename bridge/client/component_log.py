@@ -90,7 +90,7 @@ class Log:
         self, settings: Settings, mapping: Mapping, component: str, *, at_end: bool = False,
         on_state: Callable[[str], object] | None = None, claim_ms: int = CLAIM_MS, most: int = MOST_DELIVERIES,
     ) -> None:  # fmt: skip
-        if mapping.source.kind != "log":
+        if not mapping.kind.lines:
             kind = mapping.source.kind
             raise ConfigError(f"mapping '{mapping.name}' is of kind '{kind}', and open_log is for logs")
         self.component = component

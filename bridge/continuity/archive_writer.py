@@ -153,7 +153,7 @@ class ArchiveWriter:
         groups: dict[str, list[tuple[int, Origin | None]]] = {}
         for i, entry in enumerate(found):
             name, origin = home(self._mapping, entry, self._names)
-            if not name or self._mapping.source.kind != "log" or not self._archive.codec(name).invertible:
+            if not name or not self._mapping.kind.lines or not self._archive.codec(name).invertible:
                 continue
             fields = self._archive.codec(name).fields
             if entry.fields[0 : 2 * len(fields) : 2] == [*fields]:

@@ -21,6 +21,7 @@ from bridge.core.codecs.multiline import MultilineCodec
 from bridge.core.codecs.timestamps import Clock, clock_for
 from bridge.core.errors import ConfigError
 from bridge.core.globs import translated
+from bridge.core.kind_traits import KINDS, KindTraits
 from bridge.core.mapping_sections import (
     FormatSection,
     MessageSection,
@@ -55,15 +56,6 @@ MEANT = {
 }
 """Keys that mean something for some kinds of sources alone."""
 
-CODECS = {
-    "log": ("delimited", "jsonl", "regex"),
-    "spool": ("document",),
-    "context": (None,),
-    "state": (None,),
-    "artifacts": (None,),
-}
-"""The codecs of each kind."""
-
 
 class Mapping(Strict):
     """A mapping that ties sources to a stream, read from its file and validated."""
@@ -86,12 +78,12 @@ class Mapping(Strict):
             section = getattr(self, table)
             if kind not in kinds and section is not None and name in section.model_fields_set:
                 raise ValueError(f"{key} means nothing for source.kind '{kind}', it is for {' and '.join(kinds)}")
-        if self.mirror is not None and kind not in ("log", "spool"):
+        if self.mirror is not None and not self.kind.mirrored:
             raise ValueError(f"[mirror] means nothing for source.kind '{kind}', which goes to the stream alone")
-        if self.retention.limited and kind == "state" and not self.stream.history:
+        if self.retention.limited and self.kind.latest and not self.stream.history:
             raise ValueError("[retention] is for streams, and this state has none without stream.history")
-        if self.format.codec not in CODECS[kind]:
-            known = ", ".join(map(str, CODECS[kind]))
+        if self.format.codec not in self.kind.codecs:
+            known = ", ".join(map(str, self.kind.codecs))
             if self.format.codec is None:
                 raise ValueError(f"key 'format.codec' is missing: {known}")
             raise ValueError(f"format.codec '{self.format.codec}' is not for source.kind '{kind}', which has {known}")
@@ -103,13 +95,18 @@ class Mapping(Strict):
             codec = self.codec("x")
         except ConfigError as error:
             raise ValueError("; ".join(filter(None, (error.what, error.hint)))) from None
-        if self.mirror is not None and self.source.kind == "spool" and not self._tells_time:
+        if self.mirror is not None and self.kind.whole_files and not self._tells_time:
             raise ValueError("a mirrored file must tell its time: give message.timestamp, or leave [mirror] out")
         if self.message.id is not None and self.format.pattern is not None:
             raise ValueError("message.id is found in JSON, and format.pattern is for texts: give one of them")
         if self.mirror is not None and not codec.invertible:
             raise ValueError("this codec has no inverse: give mirror.template, or leave [mirror] out")
         return self
+
+    @property
+    def kind(self) -> KindTraits:
+        """The traits of the mapping's kind of source."""
+        return KINDS[self.source.kind]
 
     @property
     def notify(self) -> str:
@@ -125,18 +122,16 @@ class Mapping(Strict):
     @property
     def noun(self) -> str:
         """The word for what holds a message of the mapping's: line, chunk, value, artifact or file."""
-        return {"log": "line", "context": "chunk", "state": "value", "artifacts": "artifact"}.get(
-            self.source.kind, "file"
-        )
+        return self.kind.noun
 
     @property
     def written(self) -> str:
         """The path, or the glob, of what the bridge writes for this mapping, values as x; empty: nothing."""
-        if self.source.kind == "state":
+        if self.kind.latest:
             return self.source.path if self.source.owner == "redis" else ""
         if self.mirror is None:
             return ""
-        name = f"/{self.mirror.name}" if self.source.kind == "spool" else ""
+        name = f"/{self.mirror.name}" if self.kind.whole_files else ""
         return re.sub(r"\{\w+\}", "x", self.mirror.path + name)
 
     def claims(self, path: str) -> bool:
@@ -151,7 +146,7 @@ class Mapping(Strict):
         """The codec for one source; `source_name` is its path below the root."""
         if self.format.codec == "document":
             return self.document(source_name)
-        if self.source.kind == "log" and self._alike:
+        if self.kind.lines and self._alike:
             return self._of_all_sources
         return self._made_codec(source_name)
 
@@ -166,11 +161,11 @@ class Mapping(Strict):
 
     def _made_codec(self, source_name: str) -> Codec:
         rules, clock = self._rules(source_name), self._clock
-        if self.source.kind == "context":
+        if self.kind.chunked:
             return ChunkCodec(rules)
-        if self.source.kind == "artifacts":
+        if self.kind.announced:
             return ArtifactCodec(rules)
-        if self.source.kind == "state":
+        if self.kind.latest:
             return self.value(source_name, 0)
         escape = self.mirror is None or self.mirror.newline == "escape"
         codec: Codec

@@ -110,7 +110,7 @@ def standings(settings: Settings, ledger: Ledger, connection: Connection, operat
         try:
             announced = announced_positions(connection, shared.keys)
             names = {name.split("/")[0] for name in announced if "/" in name} | named_in(connection, mapping.name)
-            if mapping.source.kind == "log":
+            if mapping.kind.lines:
                 names |= {name for name in settings.components if _has_bookmark(settings, name, mapping.name)}
             for name in sorted(names):
                 try:
@@ -146,7 +146,7 @@ def _standing(
         said["at"] for who, said in announced.items() if who.startswith(f"{name}/") and isinstance(said.get("at"), int)
     ]
     standing.heartbeat = max(0.0, (now - max(beats)) / 1000) if beats else None
-    if mapping.source.kind != "log":
+    if not mapping.kind.lines:
         return standing
     ours = any((settings.state_dir / "components" / name).glob("worker-*.lock"))  # open_log was here
     if modes.reads == REDIS:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from bridge.core.kind_traits import KindTraits
 from bridge.streams.components import BOTH, FILE, READS, REDIS, WRITES, ComponentModes
 
 
@@ -84,13 +85,13 @@ class GateFacts:
     room: int = 1 << 62
 
 
-def sides_of(kind: str) -> tuple[str, ...]:
+def sides_of(kind: KindTraits) -> tuple[str, ...]:
     """What of a component can be switched in a mapping of this kind of source.
 
     Of all but a log only what it writes: how far it has read an inbox cannot be told in Redis, and a latest value may
     be read on either side at any time.
     """
-    return (READS, WRITES) if kind == "log" else (WRITES,)
+    return (READS, WRITES) if kind.lines else (WRITES,)
 
 
 def steps(modes: ComponentModes, component: str, mapping: str, sides: tuple[str, ...], to: str) -> list[SwitchStep]:

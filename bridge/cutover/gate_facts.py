@@ -30,7 +30,7 @@ def gathered(
     status = sample(replace(settings, mappings=(mapping,)), now)
     [carried] = status.mappings
     kept, disk = durability(connection), os.statvfs(settings.root)
-    parity, both_ways = carried.parity, mapping.source.kind == "state"  # which are carried from whoever owns them
+    parity, both_ways = carried.parity, mapping.kind.latest  # which are carried from whoever owns them
     return GateFacts(
         retired=mapping.stream.key in retired(ledger),
         proof=None

@@ -84,7 +84,7 @@ class Operator:
             raise ConfigError(f"nobody has heard of a component '{component}'", hint=hint)
         if named is not None:
             return [self._settings.mapping(named)]
-        logs = [configured for configured in self._settings.mappings if configured.source.kind == "log"]
+        logs = [configured for configured in self._settings.mappings if configured.kind.lines]
         switched = {mapping for name, mapping in all_modes(self._connection) if name == component}
         found = [log for log in logs if log.name in switched or self._knows(component, log)]
         if found or len(logs) == 1:
@@ -112,16 +112,16 @@ class Operator:
         if self._settings.mapping(mapping).stream.key in retired(self._ledger):
             hint = f"`bridge unretire {mapping}` begins it again"
             raise SwitchRefused("is retired: nothing is switched any more", where=mapping, hint=hint)
-        kind = self._settings.mapping(mapping).source.kind
-        sides = tuple(side for side in wish.sides if side in sides_of(kind))
+        configured = self._settings.mapping(mapping)
+        kind = configured.source.kind
+        sides = tuple(side for side in wish.sides if side in sides_of(configured.kind))
         if not sides:
             hint = "what it writes can be switched: --writes. Its program may read either side at any time"
             raise ConfigError(f"how far somebody has read files of kind '{kind}' cannot be told in Redis", hint=hint)
-        if wish.to == BOTH and kind != "log":
+        if wish.to == BOTH and not configured.kind.lines:
             raise ConfigError(f"--both is for logs, and {mapping} is of kind '{kind}'", hint="leave --both out")
         modes, _ = look(self._connection, wish.component, mapping)
-        if kind == "state":  # who never was switched writes to whichever side owns the values
-            configured = self._settings.mapping(mapping)
+        if configured.kind.latest:  # who never was switched writes to whichever side owns the values
             modes = replace(modes, writes=owner_of(self._ledger, configured.stream.key, configured.source.owner).side)
         return steps(modes, wish.component, mapping, sides, wish.to), modes
 

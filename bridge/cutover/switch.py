@@ -69,7 +69,7 @@ class Switcher:
         self._where = PositionStore(shared, settings, ledger, connection, given)
         self._keys = shared.keys
         self._name = shared.mapping.name
-        self._positions = shared.mapping.source.kind == "log"
+        self._positions = shared.mapping.kind.lines
         """Whether who reads has a position that can be told on either side."""
 
     # -- looking ---------------------------------------------------------------------------------------------
@@ -117,13 +117,13 @@ class Switcher:
     def _lost(self, step: SwitchStep, modes: ComponentModes) -> bool:
         """Whether Redis has lost that this component was switched, and where it writes a latest value with that."""
         mapping = self._shared.mapping
-        if mapping.source.kind != "state":
+        if not mapping.kind.latest:
             return False
         owner = owner_of(self._ledger, mapping.stream.key, mapping.source.owner)
         return owner.component == step.component and owner.side != modes.writes
 
     def _notice(self, step: SwitchStep, modes: ComponentModes) -> str:
-        if self._shared.mapping.source.kind != "state":
+        if not self._shared.mapping.kind.latest:
             return ""
         said = f"its values, all of {self._shared.mapping.source.path}, are owned by the side it writes to"
         if self._lost(step, modes):
@@ -134,7 +134,7 @@ class Switcher:
     def _of_values(self, step: SwitchStep, announced: dict[str, dict[str, Any]]) -> list[GateReason]:
         """What else speaks against a switch of latest values."""
         found, path = list[GateReason](), self._shared.mapping.source.path
-        if self._shared.mapping.source.kind != "state":
+        if not self._shared.mapping.kind.latest:
             return found
         for other in self._shared.settings.mappings:
             if step.to == REDIS and other.name != self._name and other.claims(path):

@@ -41,7 +41,7 @@ def asked_of(
     """What this switch asks of those who carry; None: nothing. `both`: it goes to writing both sides, or from there."""
     if step.side != WRITES:
         return None
-    if shared.mapping.source.kind == "state":
+    if shared.mapping.kind.latest:
         return OwnershipRequest(step, token, shared, ledger)
     return DualWriteRequest(step, token, shared, ledger) if both else None
 

@@ -48,7 +48,7 @@ class SourceDiscovery:
         self._switches: tuple[str, bool] | None = None
         tails = shared.folder is None and shared.values is None
         self._accountant = Accountant(shared, ledger, clock) if tails else None
-        logs = tails and shared.catalog.many and shared.mapping.source.kind == "log"
+        logs = tails and shared.catalog.many and shared.mapping.kind.lines
         self._twins = Copies(shared, ledger, clock) if logs else None
         self.unlisted: BridgeError | None = None
         """Why the mapping's files could not be listed, the last time."""

@@ -122,7 +122,7 @@ def _folder(
             continue
         if shared.values is not None:
             made.values = _values(connection, shared.keys, shared.values)
-        elif shared.mapping.source.kind == "artifacts":
+        elif shared.mapping.kind.announced:
             made.folder = folder_recovery.read_announced(connection, shared, int(number))
         elif shared.folder is not None:
             made.folder = folder_recovery.read_both(connection, shared, ledger, int(number), made.cursor)

@@ -60,7 +60,7 @@ class RebuildPlan:
 
         Raises BridgeError where components write to different sides: nobody can tell which side counts.
         """
-        sides = set(self.writes.values()) if shared.mapping.source.kind == "state" else set()
+        sides = set(self.writes.values()) if shared.mapping.kind.latest else set()
         if len(sides) > 1:
             said = ", ".join(f"{name} writes to {side}" for name, side in sorted(self.writes.items()))
             hint = "only one side can own latest values: say in bridge:components which"

@@ -25,7 +25,7 @@ def carrier_of(
     dial: Callable[[], Connection],
 ) -> Carrier:
     """Makes what carries one mapping's files to Redis: `StateCopier` for a source of latest values, else `Forward`."""
-    kind = StateCopier if shared.mapping.source.kind == "state" else Forward
+    kind = StateCopier if shared.mapping.kind.latest else Forward
     return kind(shared, ledger, troubles, clock, dial)
 
 

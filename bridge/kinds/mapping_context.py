@@ -89,11 +89,11 @@ class MappingContext:
         """Counts how often forward took the mirror's cursor back; under `cursor_lock`."""
         source = mapping.source
         folder = MessageFolder(settings.root, mapping.files, source.exclude)
-        self.folder = folder if source.kind in ("spool", "artifacts") else None
+        self.folder = folder if mapping.kind.whole_files and not mapping.kind.latest else None
         """The folder of a mapping whose files are each a message, or announced by one; None of any other mapping."""
         self.hasher = DigestThread()
         """Computes the digests of the mapping's large artifacts."""
-        self.values = folder if source.kind == "state" else None
+        self.values = folder if mapping.kind.latest else None
         """The folder of a mapping whose files each hold a latest value; None of any other mapping."""
         self.hold = StreamLease(self.keys, settings.state_dir)
         """This process's hold on the stream."""
@@ -146,7 +146,7 @@ class MappingContext:
     def new_tail(self, name: str, known: list[GenerationRecord]) -> Tail:
         """Makes another `Tail` for a caller that follows this file by itself and knows these generations of it."""
         root, codec = self.settings.root, self.mapping.codec(name)
-        times = (lambda lines: codec.decode(lines).times) if self.mapping.source.kind == "log" else None
+        times = (lambda lines: codec.decode(lines).times) if self.mapping.kind.lines else None
         if self.catalog.many or name == self.mapping.source.path or name in self.catalog.late.values():
             tail = Tail(self.catalog, name, known, times)
             tail.aligns = times is not None

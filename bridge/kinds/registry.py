@@ -20,13 +20,13 @@ def source_of(
     shared: MappingContext, name: str, ledger: Ledger, clock: Callable[[], float], dial: Callable[[], Connection]
 ) -> Source:
     """Makes the source of this name that forward carries, of the kind that its mapping has."""
-    if shared.folder is not None and shared.mapping.source.kind == "artifacts":
+    if shared.folder is not None and shared.mapping.kind.announced:
         return ArtifactSource(
             shared.mapping, shared.keys, shared.folder, ledger, clock, shared.hasher, shared.settings.paths
         )
     if shared.folder is not None:
         return SpoolSource(shared.mapping, shared.keys, shared.folder, ledger, clock, shared.ask_to_compare)
-    if shared.mapping.source.kind == "context":
+    if shared.mapping.kind.chunked:
         return ContextSource(shared.mapping, shared.keys, shared.tail(name, ledger), ledger, clock)
     tail = shared.tail(name, ledger)
     log_source = LogSource(shared.mapping, shared.keys, tail, ledger, clock)

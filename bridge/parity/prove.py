@@ -94,7 +94,7 @@ class ParityRunner:
             settling=self._settling, stats=self._stats,
         )  # fmt: skip
         result = check.run(self._since(mapping) if onwards else None)
-        if mapping.source.kind == "log" and not result.onwards:
+        if mapping.kind.lines and not result.onwards:
             self._artifacts(mapping, dial, result)
         return result
 

@@ -117,7 +117,7 @@ def _rewritten(ledger: Ledger, settings: Settings) -> dict[str, int]:
     """
     found = {}
     for mapping in settings.mappings:
-        all_known = all_generations(ledger, mapping.stream.key) if mapping.source.kind == "log" else []
+        all_known = all_generations(ledger, mapping.stream.key) if mapping.kind.lines else []
         for name, some in groupby(all_known, key=itemgetter(0)):
             known = [generation for _, generation in some]
             many = sum(record.closed and record.inode < 0 for record in known)

@@ -123,7 +123,7 @@ def look_at_inotify(settings: Settings, files: Mapping[str, Sequence[Path]]) -> 
         return Finding("inotify", "good", "this system has other events")
     folders: set[Path] = set()
     for mapping in settings.mappings:
-        if mapping.source.kind in ("log", "context"):
+        if mapping.kind.appended:
             folders |= {path.parent for path in (*files[mapping.name], settings.root / mapping.source.path)}
         else:
             with closing(MappingContext(mapping, settings)) as shared:
@@ -279,12 +279,7 @@ def examine(settings: Settings, rotators: Sequence[str] = ROTATORS) -> tuple[lis
         files = files_of(settings)
     except (OSError, SourceError) as error:
         return [Finding("permissions", "bad", str(error), "let the bridge's user read it")], {}
-    logs = [
-        path
-        for mapping in settings.mappings
-        if mapping.source.kind in ("log", "context")
-        for path in files[mapping.name]
-    ]
+    logs = [path for mapping in settings.mappings if mapping.kind.appended for path in files[mapping.name]]
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     state = settings.state_dir if settings.state_dir.exists() else settings.path.parent
     findings = [

@@ -104,7 +104,7 @@ def _parsed(text: str) -> EntryId:
 
 def _log_of(shared: MappingContext, ledger: Ledger, place: MessagePlace) -> str:
     """The log that a place's file is a piece of; empty where the mapping's messages are no lines of a log."""
-    if place.file is None or place.line is None or shared.mapping.source.kind != "log":
+    if place.file is None or place.line is None or not shared.mapping.kind.lines:
         return ""
     shared.claim_all(ledger)
     path = str(shared.settings.root / place.file)

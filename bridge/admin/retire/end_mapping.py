@@ -46,19 +46,17 @@ def reasons(
     keys, found = Keys.of(mapping.stream.key), []
     modes = {name: mode for (name, its), mode in all_modes(connection).items() if its == mapping.name}
     known = set(modes)
-    if mapping.source.kind == "log":  # who reads anything else needs no switch
+    if mapping.kind.lines:  # who reads anything else needs no switch
         known |= {name.split("/")[0] for name in announced_positions(connection, keys)}
     known |= {path.parent.name for path in (settings.state_dir / "components").glob(f"*/{mapping.name}.bookmark")}
     for name in sorted(known):
         component_modes = modes.get(name)
-        if component_modes is None or any(
-            getattr(component_modes, side) != REDIS for side in sides_of(mapping.source.kind)
-        ):
+        if component_modes is None or any(getattr(component_modes, side) != REDIS for side in sides_of(mapping.kind)):
             reads, writes = (
                 (component_modes.reads, component_modes.writes) if component_modes is not None else ("file", "file")
             )
             what = f"{name} reads {'Redis' if reads == REDIS else 'the files'} and writes to"
-            if mapping.source.kind != "log":
+            if not mapping.kind.lines:
                 what = f"{name} writes to"
             hint = f"bridge cutover {name} --mapping {mapping.name} --execute"
             found.append(GateReason(f"{what} {'Redis' if writes == REDIS else 'the files'}", hint, firm=True))

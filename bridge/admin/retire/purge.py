@@ -61,7 +61,7 @@ def left(settings: Settings, mapping: Mapping, ledger: Ledger, connection: Conne
     readers = f"; groups {', '.join(groups)} read it" if groups else ""
     found.stays.append((mapping.stream.key, f"the messages{readers}; nobody trims it any more"))
     found.stays.append((keys.retired.decode(), "keeps programs that are started again from falling back to the files"))
-    if mapping.source.kind == "state":
+    if mapping.kind.latest:
         found.stays.append((f"bridge:{{{mapping.stream.key}}}:state:*", "the latest values: programs read them there"))
     found.stays.append((str(kept), "the stream as files, up to the day it was retired"))
     found.stays.append((str(ledger.path), "tells what others write to the files; `bridge repair` needs it"))

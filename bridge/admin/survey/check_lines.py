@@ -129,14 +129,14 @@ class CheckReport:
         """Translates a whole file."""
         self.size += taken.facts.size
         path = os.fsdecode(name)
-        if mapping.source.kind == "artifacts":
+        if mapping.kind.announced:
             kind, codec_ = type_of(taken.raw[:SNIFFED_BYTES], path), mapping.codec(path)
             row = (
                 codec_.row(name, b"", kind.encode(), taken.facts.size, b"") if isinstance(codec_, ArtifactCodec) else ()
             )
             self.took(codec_, [row], [shown(name)], first)
             return
-        if mapping.source.kind == "state":
+        if mapping.kind.latest:
             codec: JsonDocumentCodec | TextDocumentCodec = mapping.value(path, taken.facts.written)
         else:
             codec = mapping.document(path, taken.facts.written)
@@ -172,10 +172,10 @@ def check_file(mapping: Mapping, path: Path, first: int, most: int | None = None
     opened = open_regular(path)
     if opened is None or opened.content is None:
         raise SourceError("there is no such file", where=str(path), hint="name the log, or go to its folder")
-    if mapping.source.kind in ("spool", "state", "artifacts"):
+    if mapping.kind.whole_files:
         opened.close()
         return _whole(mapping, path, first)
-    if mapping.source.kind == "context":  # whatever stands in it is carried
+    if mapping.kind.chunked:  # whatever stands in it is carried
         with closing(opened):
             result.size, result.noun = opened.size(), "chunk"
             chunks = [piece for piece in [opened.read(SHOWN_BYTES, 0)] if piece]
@@ -206,7 +206,7 @@ def check_folder(mapping: Mapping, root: Path, first: int) -> CheckReport:
     """All files of a mapping that has a message in each. Raises SourceError when one cannot be read."""
     result, limit = CheckReport(noun=mapping.noun), mapping.format.max_line_bytes
     folder = MessageFolder(root, mapping.files, mapping.source.exclude)
-    if mapping.source.kind in ("log", "context"):
+    if mapping.kind.appended:
         return _each_file(mapping, folder, first)
     for name in sorted(found.name for some in folder.scan() for found in some):
         taken = folder.read(name, limit + 1)

@@ -43,7 +43,7 @@ def discover(root: Path, mappings: list[Mapping]) -> Discovery:
     claimed: set[Path] = set()
     for mapping in mappings:
         files = MappingFiles(mapping)
-        if mapping.source.kind in ("spool", "state", "artifacts"):
+        if mapping.kind.whole_files:
             found.append(_folder(files, root, claimed))
             continue
         rotated = sorted({path for glob in mapping.source.rotated for path in root.glob(glob)}, reverse=True)
@@ -84,7 +84,7 @@ def _folder(files: MappingFiles, root: Path, claimed: set[Path]) -> MappingFiles
 
 def closest(mappings: list[Mapping], path: Path) -> tuple[Mapping, CheckReport] | None:
     """The mapping that translates most of a file's first lines; None where none translates most of them."""
-    logs = [mapping for mapping in mappings if mapping.source.kind == "log"]
+    logs = [mapping for mapping in mappings if mapping.kind.lines]
     tried = [(log, check) for log in logs if (check := _sampled(log, path)) is not None]
     return max(tried, key=lambda pair: pair[1].translated) if tried else None
 

@@ -167,7 +167,7 @@ def _folder(planned: Preview, mapping: Mapping, folder: MessageFolder, ledger: L
 def _read(mapping: Mapping, tail: Tail, generation: Generation, ledger: Ledger | None, checked: CheckReport) -> None:
     """Takes in what stands behind the reader's place, a piece at a time, without what the mirror wrote."""
     codec, limit, end = mapping.codec(tail.name), mapping.format.max_line_bytes, generation.read_to
-    if mapping.source.kind == "context":
+    if mapping.kind.chunked:
         size = generation.size() - end
         checked.noun, checked.size, checked.values = "chunk", checked.size + size, checked.values + size
         checked.translated += -(-size // CHUNK)

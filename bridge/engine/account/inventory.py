@@ -51,7 +51,7 @@ def dated(settings: Settings, mapping: Mapping, pieces: Sequence[FileStanding]) 
     found = []
     for piece in pieces:
         span = None
-        if mapping.source.kind == "log" and piece.bytes and piece.standing not in (ASIDE, LINK):
+        if mapping.kind.lines and piece.bytes and piece.standing not in (ASIDE, LINK):
             codec = mapping.codec(piece.log or piece.path)
             with suppress(SourceError):
                 file = open_regular(settings.root / piece.path)
@@ -103,7 +103,7 @@ def leave(settings: Settings, mappings: Sequence[Mapping], path: str, why: str, 
     """
     with closing(Ledger(settings.state_dir / "ledger.db", create=True)) as ledger:
         for mapping in mappings:
-            if mapping.source.kind not in ("log", "context"):
+            if not mapping.kind.appended:
                 continue
             with closing(MappingContext(mapping, settings)) as shared:
                 found = account_of(shared, ledger, lambda: at, running=True)

@@ -202,7 +202,7 @@ def read_back(
     `back` are mirrored lines whose entries it had lost and holds again. Raises SourceError, RedisLost, RedisRefused,
     LedgerError.
     """
-    if shared.mapping.source.kind == "artifacts":
+    if shared.mapping.kind.announced:
         return read_announced(connection, shared, number)
     stream, before = shared.mapping.stream.key, stream_memory(ledger, shared.mapping.stream.key)
     cursor = before.mirror_cursor if before is not None else ZERO_ID
