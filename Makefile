@@ -14,7 +14,7 @@ demo: $(VENV)/ready
 # would compile all of bridge.
 test: check
 	$(BIN)/python -m compileall -q bridge
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations=15
 
 check: $(VENV)/ready
 	$(BIN)/ruff check .
@@ -28,12 +28,12 @@ plot: $(VENV)/ready
 	$(BIN)/python -m benchmarks plot
 
 soak: $(VENV)/ready
-	BRIDGE_SOAK=1 $(BIN)/python -m pytest -n $(WORKERS) --timeout 3600 tests/test_model.py tests/test_model_files.py tests/test_crash.py tests/test_parity_live.py \
-		tests/test_spool_crash.py tests/test_context.py tests/test_state.py tests/test_artifacts.py tests/test_kinds_faults.py \
-		tests/test_raised.py tests/test_model_looks.py tests/test_between_calls.py tests/test_parity_rotating.py tests/test_mend.py tests/test_quarantine.py tests/test_owner.py tests/test_retention_model.py
-	BRIDGE_SOAK=1 BRIDGE_FAULTS=200 $(BIN)/python -m pytest -n $(WORKERS) --timeout 3600 -s tests/test_cutover_faults.py
-	BRIDGE_SOAK=1 $(BIN)/python -m pytest -s tests/test_nemesis.py
-	BRIDGE_SOAK=1 BRIDGE_SOAK_PLOT=benchmarks $(BIN)/python -m pytest -s tests/test_soak.py
+	BRIDGE_SOAK=1 $(BIN)/python -m pytest -n $(WORKERS) --timeout 3600 tests/scenarios/test_model.py tests/scenarios/test_model_files.py tests/scenarios/test_crash.py tests/parity/test_parity_live.py \
+		tests/kinds/test_spool_crash.py tests/kinds/test_context.py tests/kinds/test_state.py tests/kinds/test_artifacts.py tests/scenarios/test_kinds_faults.py \
+		tests/scenarios/test_raised.py tests/scenarios/test_model_looks.py tests/files/test_between_calls.py tests/parity/test_parity_rotating.py tests/admin/test_repair.py tests/admin/test_quarantine.py tests/cutover/test_state_owner.py tests/admin/test_retention_model.py
+	BRIDGE_SOAK=1 BRIDGE_FAULTS=200 $(BIN)/python -m pytest -n $(WORKERS) --timeout 3600 -s tests/scenarios/test_cutover_faults.py
+	BRIDGE_SOAK=1 $(BIN)/python -m pytest -s tests/scenarios/test_nemesis.py
+	BRIDGE_SOAK=1 BRIDGE_SOAK_PLOT=benchmarks $(BIN)/python -m pytest -s tests/scenarios/test_soak.py
 
 reference: $(VENV)/ready
 	$(BIN)/python -m tests.reference

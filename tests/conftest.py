@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bridge.streams.embedded.binary import Binary, candidates, identify
-from tests.rig import Rig
+from tests.support.rig import Rig
 
 
 def _binaries() -> list[Binary]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import click
 
 from bridge.cli import cli
+from tests.support.project import ROOT
 
-BOOK = Path(__file__).parent.parent / "MIGRATION.md"
+BOOK = ROOT / "MIGRATION.md"
 BEGIN, END = "<!-- reference: begin, written by `make reference` -->", "<!-- reference: end -->"
 GLOBAL = {"--config", "--redis", "--json", "--verbose", "--quiet", "--help", "--version"}
 

@@ -1,0 +1,1 @@
+"""Streams and ledgers whose past is another one: backups, copies, losses."""

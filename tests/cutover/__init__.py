@@ -1,0 +1,1 @@
+"""Switches, the gate, who owns a state."""

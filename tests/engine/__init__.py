@@ -1,0 +1,1 @@
+"""What carries: runs, imports, the merge, the account, the status."""

@@ -1,0 +1,1 @@
+"""Tailing: generations, rotation, compressed pieces, alignment."""

@@ -1,0 +1,1 @@
+"""Each kind of source, from its files to its entries and back."""

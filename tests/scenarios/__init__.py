@@ -1,0 +1,1 @@
+"""Kills, lost replies, full disks, and random programs against a model, over many rooms at once."""

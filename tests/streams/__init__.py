@@ -1,0 +1,1 @@
+"""The server, its keys, and connections to it."""
