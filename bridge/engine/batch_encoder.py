@@ -19,11 +19,11 @@ from bridge.streams.writer import REFILLED, REPAIRED, REWRITTEN, Transaction
 class Batch:
     """Drafts that forward sends in one transaction, and their rows in the order in which they go.
 
-    `order`: where in the drafts' rows, one draft after the other, each row stands; empty for one draft. `clamped`
-    counts for each draft the entries whose ID is not their message's own time.
+    `order`: where in the parts' rows, one part after the other, each row stands; empty for one part. `clamped`
+    counts for each part the entries whose ID is not their message's own time.
     """
 
-    drafts: list[SourceBatch]
+    parts: list[SourceBatch]
     rows: list[Row]
     times: list[int]
     order: list[int] = field(default_factory=list)
@@ -32,13 +32,13 @@ class Batch:
     floor_ms: int = 0
 
     @classmethod
-    def of(cls, draft: SourceBatch) -> Batch:
-        """Makes a parcel of one draft, which forward sends in a transaction of its own."""
-        return cls([draft], draft.rows, draft.times)
+    def of(cls, part: SourceBatch) -> Batch:
+        """Makes a batch of one part, which forward sends in a transaction of its own."""
+        return cls([part], part.rows, part.times)
 
     def last_fields(self) -> list[bytes]:
-        """Returns the fields of the parcel's last entry, name, value, name, value …, as they stand in the stream."""
-        row, first = self.rows[-1], self.drafts[0]
+        """Returns the fields of the batch's last entry, name, value, name, value …, as they stand in the stream."""
+        row, first = self.rows[-1], self.parts[0]
         origin = self.origins[-1] if self.origins else first.prefix + b"%d" % first.offsets[-1]
         names = first.source.codec.fields
         names += EXTRA[: len(row) - len(names)]
@@ -46,8 +46,8 @@ class Batch:
 
     @property
     def live(self) -> bool:
-        """Whether the entries of the parcel get the time of sending as ID."""
-        return not self.times or any(draft.source.memory.live for draft in self.drafts)
+        """Whether the entries of the batch get the time of sending as ID."""
+        return not self.times or any(part.source.memory.live for part in self.parts)
 
 
 class BatchEncoder:
@@ -63,36 +63,36 @@ class BatchEncoder:
         self.floor_ms = 0
         self.server_ahead_ms = 0
 
-    def batch(self, parcel: Batch, *, exists: bool) -> Transaction:
-        """Packs a parcel into a batch for the stream: IDs are the messages' own times in history, else that of sending.
+    def batch(self, batch: Batch, *, exists: bool) -> Transaction:
+        """Packs a batch into a batch for the stream: IDs are the messages' own times in history, else that of sending.
 
         `exists`: the stream is known to exist.
         """
-        drafts, ids = parcel.drafts, None
-        parcel.floor_ms = self.floor_ms
-        parcel.clamped = [len(draft.times) for draft in drafts]
-        if not parcel.live:
-            ids, clamped = history_times(parcel.times, self.floor_ms, int(self._clock() * 1000) + self.server_ahead_ms)
-            parcel.clamped = _shared_out(parcel, ids) if clamped else [0] * len(drafts)
+        parts, ids = batch.parts, None
+        batch.floor_ms = self.floor_ms
+        batch.clamped = [len(part.times) for part in parts]
+        if not batch.live:
+            ids, clamped = history_times(batch.times, self.floor_ms, int(self._clock() * 1000) + self.server_ahead_ms)
+            batch.clamped = _shared_out(batch, ids) if clamped else [0] * len(parts)
             self.floor_ms = ids[-1]
-        fields = drafts[0].source.codec.fields
+        fields = parts[0].source.codec.fields
         last, packed = b"", b""
-        if len(drafts) > 1:
-            packed, last = self._packed(parcel.rows, ids, None, parcel.origins, fields, exists), parcel.origins[-1]
-        elif parcel.rows:
-            [draft] = drafts
-            packed = self._packed(parcel.rows, ids, draft.prefix, draft.offsets, fields, exists)
-            last = draft.prefix + b"%d" % draft.offsets[-1]
+        if len(parts) > 1:
+            packed, last = self._packed(batch.rows, ids, None, batch.origins, fields, exists), batch.origins[-1]
+        elif batch.rows:
+            [part] = parts
+            packed = self._packed(batch.rows, ids, part.prefix, part.offsets, fields, exists)
+            last = part.prefix + b"%d" % part.offsets[-1]
         closing = tuple(
-            (b"%d.%d" % (draft.source.memory.number, record.number), record.at.to_json())
-            for draft in drafts for record in draft.closing
+            (b"%d.%d" % (part.source.memory.number, record.number), record.at.to_json())
+            for part in parts for record in part.closing
         )  # fmt: skip
-        late = tuple(origin for draft in drafts for origin in draft.out_of_order)
-        cursors = tuple(draft.cursor for draft in drafts)
-        why = REPAIRED if any(draft.source.comes_late for draft in drafts) else REFILLED
-        why = REWRITTEN if any(draft.among_earlier for draft in drafts) else why
+        late = tuple(origin for part in parts for origin in part.out_of_order)
+        cursors = tuple(part.cursor for part in parts)
+        why = REPAIRED if any(part.source.comes_late for part in parts) else REFILLED
+        why = REWRITTEN if any(part.among_earlier for part in parts) else why
         return Transaction(
-            cursors, packed, len(parcel.rows), last, ids is not None, ids[0] if ids else 0, closing, late, why
+            cursors, packed, len(batch.rows), last, ids is not None, ids[0] if ids else 0, closing, late, why
         )
 
     def _packed(
@@ -119,13 +119,13 @@ class BatchEncoder:
         return self._packers[fields]
 
 
-def _shared_out(parcel: Batch, ids: list[int]) -> list[int]:
-    """Counts for each draft of a parcel the entries that have another ID than their message's own time."""
-    counts = [0] * len(parcel.drafts)
-    bounds = [*accumulate(len(draft.rows) for draft in parcel.drafts)]
-    for n, (given, own) in enumerate(zip(ids, parcel.times, strict=True)):
+def _shared_out(batch: Batch, ids: list[int]) -> list[int]:
+    """Counts for each part of a batch the entries that have another ID than their message's own time."""
+    counts = [0] * len(batch.parts)
+    bounds = [*accumulate(len(part.rows) for part in batch.parts)]
+    for n, (given, own) in enumerate(zip(ids, batch.times, strict=True)):
         if given != own:
-            counts[bisect_right(bounds, parcel.order[n]) if parcel.order else 0] += 1
+            counts[bisect_right(bounds, batch.order[n]) if batch.order else 0] += 1
     return counts
 
 

@@ -26,7 +26,7 @@ class SourceDiscovery:
 
     def __init__(
         self, shared: MappingContext, ledger: Ledger, troubles: Troubles, clock: Callable[[], float],
-        sources: dict[str, Source], turns: Scheduler, dial: Callable[[], Connection],
+        sources: dict[str, Source], scheduler: Scheduler, dial: Callable[[], Connection],
     ) -> None:  # fmt: skip
         self._shared = shared
         self._ledger = ledger
@@ -35,7 +35,7 @@ class SourceDiscovery:
         self._worker = f"forward {shared.mapping.name}"
         self._stream = shared.mapping.stream.key
         self._sources = sources
-        self._turns = turns
+        self._scheduler = scheduler
         self._dial = dial
         self._listed = self._swept = self._rebuilt = self._looked_once = False
         self._restless, self._due = set[str](), set[str]()
@@ -49,7 +49,7 @@ class SourceDiscovery:
         tails = shared.folder is None and shared.values is None
         self._accountant = Accountant(shared, ledger, clock) if tails else None
         logs = tails and shared.catalog.many and shared.mapping.kind.lines
-        self._twins = Copies(shared, ledger, clock) if logs else None
+        self._copies = Copies(shared, ledger, clock) if logs else None
         self.unlisted: BridgeError | None = None
         """Why the mapping's files could not be listed, the last time."""
 
@@ -78,9 +78,9 @@ class SourceDiscovery:
             source = self._sources[name]
             try:
                 if (
-                    self._twins is not None
+                    self._copies is not None
                     and source.is_new
-                    and self._twins.waits_or_is_copy(name, patient=self._looked_once)
+                    and self._copies.waits_or_is_copy(name, patient=self._looked_once)
                 ):
                     self._restless.add(name)
                     self._due.discard(name)
@@ -89,10 +89,10 @@ class SourceDiscovery:
                 if not source.look(paths):
                     self._due.discard(name)
                     continue
-                if self._twins is not None and is_new and not source.is_new:
-                    self._twins.tell_edited(name)
-                if self._twins is not None:
-                    self._twins.begun(name)
+                if self._copies is not None and is_new and not source.is_new:
+                    self._copies.tell_edited(name)
+                if self._copies is not None:
+                    self._copies.begun(name)
                 self.say(source)
                 self.looked.add(name)
                 source.trouble = source.unreadable
@@ -103,7 +103,7 @@ class SourceDiscovery:
                 self.fails(source, as_bridge_error(error))
                 restless = True
             (self._restless.add if restless else self._restless.discard)(name)
-            self._turns.add(source)
+            self._scheduler.add(source)
             self._due.discard(name)
 
     def _in_turn(self, names: set[str]) -> list[str]:
@@ -111,7 +111,7 @@ class SourceDiscovery:
 
         So a file into which a log was copied is that log's, and of two new ones that begin alike the shorter a copy.
         """
-        if self._twins is None:
+        if self._copies is None:
             return sorted(names)
         named = self._shared.catalog.named
 
@@ -216,5 +216,5 @@ class SourceDiscovery:
 
     def say(self, source: Source) -> None:
         """Keeps what is new of a source's files, and has the log say what that has to say."""
-        for notice in source.keep_news():
+        for notice in source.take_news():
             logger.warning("%s", notice, extra={"facts": {"source": source.name}})

@@ -68,8 +68,8 @@ class Forward:
         self._moved: set[str] = set()
         self._ahead: dict[str, Source] = {}
         """The sources whose reader is ahead of their cursor, over bytes without entries."""
-        self._turns = Scheduler(self._placed, troubles, ledger, self.worker)
-        self._batcher = BatchEncoder(shared.keys.stream, clock)
+        self._scheduler = Scheduler(self._placed, troubles, ledger, self.worker)
+        self._encoder = BatchEncoder(shared.keys.stream, clock)
         self._connection: Connection | None = None
         self._sender: Sender | None = None
         self.batch = BATCH
@@ -78,14 +78,14 @@ class Forward:
         """First and last ID of the entries that forward sent."""
         self._memory, self._since, self._remember_at = StreamMemory(), 0, 0.0
         self._dirty = False
-        self._lookout = SourceDiscovery(shared, ledger, troubles, clock, self._sources, self._turns, dial)
-        self._places = ResumePoints(shared, ledger, self._lookout, self._placed, self._moved, self._turns)
+        self._discovery = SourceDiscovery(shared, ledger, troubles, clock, self._sources, self._scheduler, dial)
+        self._resume_points = ResumePoints(shared, ledger, self._discovery, self._placed, self._moved, self._scheduler)
 
     # -- the files, with or without Redis --------------------------------------------------------------------
 
     def look(self, paths: set[str] | None = None) -> None:
         """Forward looks at the sources of files something happened to, new ones among them; it sweeps when None."""
-        self._lookout.look(paths)
+        self._discovery.look(paths)
 
     # -- connecting ------------------------------------------------------------------------------------------
 
@@ -106,17 +106,17 @@ class Forward:
         claim_stream(connection, self.shared.keys, self._ledger, known, self.shared.settings.instance)
         if catch_up(connection, self.shared, self._ledger):
             self._sources.clear()
-            self._lookout.begin_anew()
+            self._discovery.begin_anew()
             self.look()
         self.shared.hold.take(connection, self._ledger)
         seconds, micros = connection.call("TIME")
-        self._batcher.server_ahead_ms = int(int(seconds) * 1000 + int(micros) / 1000 - self._clock() * 1000)
+        self._encoder.server_ahead_ms = int(int(seconds) * 1000 + int(micros) / 1000 - self._clock() * 1000)
         self._compare(connection)
         self.shared.forward.connections += 1
 
     def _begin_sending(self, connection: Connection) -> Sender:
         notify, mine = self.shared.mapping.notify.encode(), self.shared.hold.holder(self._ledger)
-        self._sender = Sender(connection, self.shared.keys, mine, self._batcher, self._landed, notify)
+        self._sender = Sender(connection, self.shared.keys, mine, self._encoder, self._committed, notify)
         return self._sender
 
     def release(self) -> None:
@@ -130,7 +130,7 @@ class Forward:
         self._connection, self._sender, self._compared = None, None, None
         self._placed.clear()
         self._ahead.clear()
-        self._turns.forget()
+        self._scheduler.forget()
 
     @property
     def _live(self) -> tuple[Connection, Sender]:
@@ -150,7 +150,7 @@ class Forward:
         by_number = {memory.number: name for name, memory in remembered.items()}
 
         def vouch(origin: Origin, fields: list[bytes]) -> bool:
-            source = self._lookout.woken(by_number.get(origin.source, ""))
+            source = self._discovery.woken(by_number.get(origin.source, ""))
             return source is not None and source.vouches(origin, fields)
 
         kept = trim_floor.remembered(self._ledger, self._stream)
@@ -159,7 +159,7 @@ class Forward:
         known = {name: source.knows for name, source in self._sources.items()}
         compared = reconcile_checkpoints(connection, self.shared.keys, memory, remembered, vouch, kept, seen, known)
         if compared.lost:  # before anything is changed by what was found
-            self._lookout.wake_all()
+            self._discovery.wake_all()
             self.shared.hold.take_anew(connection, self._ledger, compared.books)
             sender = self._begin_sending(connection)
         else:
@@ -167,34 +167,36 @@ class Forward:
         for said in in_words(compared, self._stream):
             logger.warning("%s", said)
         put_back(connection, self.shared, self._ledger, compared)
-        self._turns.forget()
+        self._scheduler.forget()
         for name, resume in compared.resume.items():
             stored = compared.books.checkpoint.get(os.fsencode(name))
             if stored != remembered[name].stored or resume.behind is not None or resume.refill is not None:
-                self._lookout.woken(name)
-        self._places.begin(compared, remembered)
-        self._places.put(self._sources.values(), compared, remembered, connection, sender)
+                self._discovery.woken(name)
+        self._resume_points.begin(compared, remembered)
+        self._resume_points.put(self._sources.values(), compared, remembered, connection, sender)
         sender.quiet()
         self._settle_loss(compared)
         record_again(connection, self.shared, self._ledger, lost=bool(compared.lost))
         sender = self._begin_sending(connection)  # what the one before watched is watched no more
         self.shared.hold.settle()
         sender.exists = compared.info.last_id > ZERO_ID
-        self._batcher.floor_ms = compared.trimmed.floor[0] + 1 if compared.trimmed.floor > ZERO_ID else 0
+        self._encoder.floor_ms = compared.trimmed.floor[0] + 1 if compared.trimmed.floor > ZERO_ID else 0
         self._compared = compared
 
     def _put_new(self) -> None:
         """Puts sources in their place whose files turned up, or can be read by now, since forward compared last."""
-        looked = [self._sources[name] for name in self._lookout.looked - self._placed if name in self._sources]
-        self._lookout.looked.clear()
+        looked = [self._sources[name] for name in self._discovery.looked - self._placed if name in self._sources]
+        self._discovery.looked.clear()
         due = [source for source in looked if source.present and source.trouble in (None, source.unreadable)]
-        if self._compared is None or any(source.name in self._places.put_once for source in due):
+        if self._compared is None or any(source.name in self._resume_points.put_once for source in due):
             self._compare(self._live[0])  # what was on its way as one failed may have landed, or not
         elif due:
             connection, sender = self._live
             sender.quiet()
             names = [source.name for source in due]
-            self._places.put(due, self._compared, sources_of(self._ledger, self._stream, names), connection, sender)
+            self._resume_points.put(
+                due, self._compared, sources_of(self._ledger, self._stream, names), connection, sender
+            )
             sender.quiet()
             with self._ledger.transaction():  # before anything is sent: a new one is nowhere else
                 put = [source for source in due if source.name in self._placed]
@@ -214,49 +216,49 @@ class Forward:
     def step(self) -> bool:
         """Forward sends the next batch of lines, encoded while the server executes the last one. False: there is none.
 
-        Raises Overtaken, RedisLost, RedisRefused, LedgerError: then detach and attach.
+        Raises Conflict, RedisLost, RedisRefused, LedgerError: then detach and attach.
         """
-        if self._lookout.looked:
+        if self._discovery.looked:
             self._put_new()
         if self.shared.compare_again:
             raise Conflict
         if self._clock() >= self._remember_at:
             self._remember()
-        parcel = self._turns.next(self.batch)
-        for name, source in self._turns.asked.items():
+        batch = self._scheduler.next_batch(self.batch)
+        for name, source in self._scheduler.asked.items():
             if source.notices:
-                self._lookout.say(source)
+                self._discovery.say(source)
             if source.skipped_since is not None:
                 self._ahead[name] = source
-        self._turns.asked.clear()
-        parcel = parcel or self._skipped()
+        self._scheduler.asked.clear()
+        batch = batch or self._skipped()
         _, sender = self._live
-        if parcel is None:
+        if batch is None:
             sender.rest()
             return False
-        sender.send(parcel)
+        sender.send(batch)
         return True
 
     def _skipped(self) -> Batch | None:
-        """Makes forward's parcel that moves a source's cursor over bytes without entries, once they lie for a while."""
+        """Makes forward's batch that moves a source's cursor over bytes without entries, once they lie for a while."""
         now = self._clock()
         for name, source in [*self._ahead.items()]:
             since = source.skipped_since
             if since is None:
                 del self._ahead[name]
             elif name in self._placed and now - since >= EMPTY_CURSOR_SECONDS:
-                draft = source.flush()
-                if draft is not None:
-                    return Batch.of(draft)
+                source_batch = source.flush()
+                if source_batch is not None:
+                    return Batch.of(source_batch)
         return None
 
     def flush(self) -> bool:
         """Forward moves the cursors over what holds no entries, now. False when there was nothing to move."""
         _, sender = self._live
         sender.complete()
-        drafts = [source.flush() for source in self._sources.values() if source.name in self._placed]
-        for draft in (moved := [draft for draft in drafts if draft is not None]):
-            sender.set(draft)
+        batches = [source.flush() for source in self._sources.values() if source.name in self._placed]
+        for source_batch in (moved := [source_batch for source_batch in batches if source_batch is not None]):
+            sender.set(source_batch)
         self._remember()
         return bool(moved)
 
@@ -278,20 +280,21 @@ class Forward:
 
     def rest(self) -> float:
         """Returns the seconds until forward has something to do without a wake-up."""
-        soon = [source.patience for source in self._turns.active if source.waits]
+        wakes = [source.next_wake() for source in self._scheduler.active]
+        soon = [seconds for seconds in wakes if seconds is not None]
         soon += [EMPTY_CURSOR_SECONDS] * any(source.skipped_since is not None for source in self._ahead.values())
         return min(soon, default=SERVER_LOOK_SECONDS if self._dirty else 1.0)
 
     def failures(self) -> list[BridgeError]:
         """Returns the errors that keep the mapping's sources from being carried to their end."""
-        troubles = [self._lookout.unlisted, *(source.trouble for source in self._sources.values())]
+        troubles = [self._discovery.unlisted, *(source.trouble for source in self._sources.values())]
         damage = [error for source in self._sources.values() for error in source.damage.values()]
         return [*(error for error in troubles if error is not None), *damage]
 
     @property
     def waits(self) -> bool:
         """Whether a source's message or compressed file is not ended, and will be in a moment: `step` again then."""
-        return any(source.waits for source in self._turns.active)
+        return any(source.next_wake() is not None for source in self._scheduler.active)
 
     @property
     def sources(self) -> list[Source]:
@@ -301,14 +304,14 @@ class Forward:
     @property
     def resting(self) -> dict[str, int]:
         """The sources that are carried and need not be looked at, with the bytes that they have on disk."""
-        return self._lookout.asleep
+        return self._discovery.asleep
 
     def take_as_history(self) -> None:
         """Gives what the files hold now its own times as entry IDs, as far as the stream allows; the ledger notes that.
 
         A file that fails among others stops them all from here on.
         """
-        self._turns.strict = True
+        self._scheduler.strict = True
         placed = [source for source in self._sources.values() if source.name in self._placed]
         with self._ledger.transaction():
             for source in placed:
@@ -316,7 +319,7 @@ class Forward:
                 source.remember()
         for source in placed:
             source.remembered()
-            self._turns.add(source)
+            self._scheduler.add(source)
 
     @property
     def carried(self) -> int:
@@ -325,23 +328,23 @@ class Forward:
 
     def counts(self) -> dict[str, int]:
         """Returns how many entries forward made of each source, by the name the source has in `troubles`."""
-        return {f"{self.worker}: {source.name}": source.tally.entries for source in list(self._sources.values())}
+        return {f"{self.worker}: {source.name}": source.counts.entries for source in list(self._sources.values())}
 
-    def _landed(self, parcel: Batch, batch: Transaction, landed: Committed) -> None:
+    def _committed(self, batch: Batch, transaction: Transaction, committed: Committed) -> None:
         flow = self.shared.forward
-        flow.carried(landed.count, len(batch.packed))
-        for draft, cursor in zip(parcel.drafts, batch.cursors, strict=True):
-            if draft.written:
-                flow.latency.add(self._clock() - draft.written, len(draft.rows))
-            self._moved.add(draft.source.name)
-            draft.source.landed(draft, cursor.stored(landed.last) if landed.last else cursor.value)
-            if draft.source.notices:
-                self._lookout.say(draft.source)
-        self._since += landed.count
+        flow.carried(committed.count, len(transaction.packed))
+        for part, cursor in zip(batch.parts, transaction.cursors, strict=True):
+            if part.written:
+                flow.latency.add(self._clock() - part.written, len(part.rows))
+            self._moved.add(part.source.name)
+            part.source.committed(part, cursor.stored(committed.last) if committed.last else cursor.value)
+            if part.source.notices:
+                self._discovery.say(part.source)
+        self._since += committed.count
         self._dirty = True
-        if landed.first is not None and landed.last is not None:
-            self.shared.sighted.note("forward", landed.last, parcel.last_fields())
-            self.span = (self.span[0] if self.span else landed.first, landed.last)
+        if committed.first is not None and committed.last is not None:
+            self.shared.sighted.note("forward", committed.last, batch.last_fields())
+            self.span = (self.span[0] if self.span else committed.first, committed.last)
 
     def _save(self, info: StreamInfo) -> None:
         """Writes what the stream holds and how far each source was carried; inside a ledger transaction."""

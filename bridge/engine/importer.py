@@ -238,7 +238,7 @@ class Import:
         for source in self._forward.sources:
             if source.name not in by_name:
                 continue
-            source_report, tally = by_name[source.name], source.tally
+            source_report, tally = by_name[source.name], source.counts
             source_report.done = max(source_report.done, source_report.bytes - source.left())
             source_report.entries, source_report.empty, source_report.clamped, source_report.rejected = (
                 tally.entries, tally.empty, tally.clamped, source.rejected,

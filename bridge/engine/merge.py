@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from heapq import heapify, heappop, heappush
 from itertools import count
 from operator import itemgetter
-from typing import TypeVar
 
 from bridge.core.errors import BridgeError, LedgerError, RejectStop, SourceError, as_bridge_error
 from bridge.core.model import Row
 from bridge.engine.batch_encoder import Batch
-from bridge.kinds.kind import BATCH_BYTES, HistoryHead, Source, SourceBatch
+from bridge.kinds.kind import BATCH_BYTES, HistoryHead, MergedHistory, Source, SourceBatch
 
 AT_HAND = 64_000
 """How many lines the merge of several sources' history holds of all of them together; of many sources few of each."""
@@ -21,8 +21,6 @@ FEWEST_LINES = 4
 
 STALE_RATIO = 4
 """The merge's heap is made anew when so many times as many entries lie in it as count."""
-
-T = TypeVar("T")
 
 
 class MergeFailed(Exception):
@@ -88,6 +86,8 @@ class Merge:
     def __init__(self, asked: dict[str, Source]) -> None:
         self._asked = asked
         self._sources: dict[str, Source] = {}
+        self._histories: dict[str, MergedHistory] = {}
+        """The histories of which it is known what they offer, or of which it was."""
         self._heads: dict[str, HistoryHead] = {}
         self._turns: dict[str, int] = {}
         self._turn = count(1)  # never the same again: what is in the heap of an earlier one counts no more
@@ -108,6 +108,7 @@ class Merge:
         if self._sources.pop(name, None) is not None:
             self._withdraw(name)
             self._to_ask.discard(name)
+            self._histories.pop(name, None)
             del self._turns[name]
 
     def clear(self) -> None:
@@ -127,29 +128,33 @@ class Merge:
         self._to_ask.add(name)
 
     def _ask(self, limit: int) -> bool:
-        """Asks the sources of which it is not known what they offer; whether one has to be waited for. Raises Failed.
+        """Asks merged sources what they offer, where that is not known; tells whether one has to be waited for.
 
-        One that has no history any more is left out.
+        One that has no history any more is left out. Raises MergeFailed.
         """
         share, waits = max(FEWEST_LINES, AT_HAND // max(1, len(self._sources))), False
         for name in sorted(self._to_ask):
             source = self._asked[name] = self._sources[name]
             ahead = max(share, limit) if name in self._for_more else share
-            head = _of(source, lambda asked, ahead=ahead: asked.head(limit, ahead))  # type: ignore[misc]
+            with _failing(source):
+                history = source.history()
+                head = history.head(limit, ahead) if history is not None else None
+            if history is not None:
+                self._histories[name] = history
             self._for_more.discard(name)
             if head is not None:
                 self._to_ask.discard(name)
                 self._offer(name, head)
-            elif source.waits:
+            elif source.next_wake() is not None:
                 waits = True
             else:
                 self.drop(name)
         return waits
 
     def next(self, limit: int) -> Batch | None:
-        """Takes the sources' next lines as one parcel, up to `limit`, by time and then by name; None: there are none.
+        """Takes the sources' next lines as one batch, up to `limit`, by time and then by name; None: there are none.
 
-        Raises Failed.
+        Raises MergeFailed.
         """
         asked_for_more: set[str] = set()
         if len(self._waiting) > STALE_RATIO * (len(self._heads) + 1):
@@ -167,19 +172,20 @@ class Merge:
                 ends[name] = (ends[name][0] if name in ends else begin, end)
             for name in ends:
                 self._withdraw(name)
-            drafts: dict[str, SourceBatch] = {}
+            parts: dict[str, SourceBatch] = {}
             try:
                 for name in sorted(ends):
                     begin, end = ends[name]
-                    draft = _of(self._sources[name], lambda asked, many=end - begin: asked.take(many))  # type: ignore[misc]
-                    if draft is not None:
-                        drafts[name] = draft
+                    with _failing(self._sources[name]):
+                        part = self._histories[name].take(end - begin)
+                    if part is not None:
+                        parts[name] = part
             except MergeFailed:
-                for name, draft in drafts.items():
-                    self._sources[name].give_back(draft)
+                for name, part in parts.items():
+                    self._histories[name].give_back(part)
                 raise
-            if drafts:
-                return _interleaved(runs, drafts, ends)
+            if parts:
+                return _interleaved(runs, parts, ends)
         return None
 
     def _offer(self, name: str, head: HistoryHead) -> None:
@@ -203,31 +209,33 @@ class Merge:
         return name if few and head.more and end == head.end else ""
 
 
-def _of(source: Source, act: Callable[[Source], T]) -> T:
+@contextmanager
+def _failing(source: Source) -> Iterator[None]:
+    """Raises MergeFailed, with the source that the merge asked, for whatever keeps it from giving lines."""
     try:
-        return act(source)
+        yield
     except (SourceError, RejectStop, LedgerError, OSError) as error:
         raise MergeFailed(source, as_bridge_error(error)) from error
 
 
 def _interleaved(
-    runs: list[tuple[str, int, int]], drafts: dict[str, SourceBatch], ends: dict[str, tuple[int, int]]
+    runs: list[tuple[str, int, int]], parts: dict[str, SourceBatch], ends: dict[str, tuple[int, int]]
 ) -> Batch:
-    """Makes one parcel of merged sources' drafts, rows in the order of the runs; lines that became no rows are out."""
+    """Makes one batch of merged sources' parts, rows in the order of the runs; lines that became no rows are out."""
     rows: list[Row] = []
     times: list[int] = []
     origins: list[bytes] = []
     bases: dict[str, int] = {}
-    for name, draft in drafts.items():
+    for name, part in parts.items():
         bases[name] = len(rows)
-        rows += draft.rows
-        times += draft.times
-        origins += [draft.prefix + b"%d" % offset for offset in draft.offsets]
+        rows += part.rows
+        times += part.times
+        origins += [part.prefix + b"%d" % offset for offset in part.offsets]
     order: list[int] = []
     for name, begin, end in runs:
-        if name not in drafts:
+        if name not in parts:
             continue
-        places, first, base = drafts[name].places, ends[name][0], bases[name]
+        places, first, base = parts[name].places, ends[name][0], bases[name]
         a, b = begin - first, end - first
         if places is not None:
             a, b = bisect_left(places, a), bisect_left(places, b)
@@ -238,4 +246,4 @@ def _interleaved(
     if len(order) > 1:
         pick = itemgetter(*order)
         rows, times, origins = [*pick(rows)], [*pick(times)], [*pick(origins)]
-    return Batch([*drafts.values()], rows, times, order, origins)
+    return Batch([*parts.values()], rows, times, order, origins)

@@ -24,15 +24,15 @@ class ResumePoints:
     """Puts sources of one mapping in their places, and adds their names to `placed` and `moved`."""
 
     def __init__(
-        self, shared: MappingContext, ledger: Ledger, lookout: SourceDiscovery, placed: set[str], moved: set[str],
-        turns: Scheduler,
+        self, shared: MappingContext, ledger: Ledger, discovery: SourceDiscovery, placed: set[str], moved: set[str],
+        scheduler: Scheduler,
     ) -> None:  # fmt: skip
         self._shared = shared
         self._ledger = ledger
-        self._lookout = lookout
+        self._discovery = discovery
         self._placed = placed
         self._moved = moved
-        self._turns = turns
+        self._scheduler = scheduler
         self.put_once: set[str] = set()
         """The names of the sources that were put in their place since forward compared last, also if they failed."""
         self._taken: set[int] = set()
@@ -48,32 +48,32 @@ class ResumePoints:
     ) -> None:  # fmt: skip
         """Puts these sources where they go on, as far as their files can be read; the others go on without those.
 
-        Raises Overtaken, RedisLost, RedisRefused, LedgerError.
+        Raises Conflict, RedisLost, RedisRefused, LedgerError.
         """
-        named, drafts = list[bytes | int](), list[SourceBatch]()
+        named, batches = list[bytes | int](), list[SourceBatch]()
         for source in sources:
             memory, name = remembered.get(source.name), os.fsencode(source.name)
             number = memory.number if memory is not None else compared.books.number_for(name, self._taken)
             try:
-                draft = self._resume(source, compared, memory, number)
+                batch = self._resume(source, compared, memory, number)
             except (SourceError, OSError) as error:  # the others go on; it is put in its place when it can be read
                 self._placed.discard(source.name)
-                self._lookout.fails(source, as_bridge_error(error))
+                self._discovery.fails(source, as_bridge_error(error))
                 continue
             self._taken.add(number)
             if name not in compared.books.sources:
                 compared.books.sources[name] = b"%d" % number
                 named += [name, number]
-            drafts += [draft] if draft is not None else []
+            batches += [batch] if batch is not None else []
         for at in range(0, len(named), 1000):
             connection.call("HSET", self._shared.keys.sources, *named[at : at + 1000])
-        for draft in drafts:
-            sender.set(draft)
+        for batch in batches:
+            sender.set(batch)
 
     def _resume(
         self, source: Source, compared: Reconciliation, memory: SourceMemory | None, number: int
     ) -> SourceBatch | None:
-        """Puts a source where it goes on; returns the draft that tells Redis so, where Redis knows another place.
+        """Puts a source where it goes on; returns the batch that tells Redis so, where Redis knows another place.
 
         One of which nothing is remembered gets this number.
         """
@@ -87,15 +87,15 @@ class ResumePoints:
         source.memory = memory = replace(memory, refill=resume.refill)
         source.standing = compared.offsets if resume.refill is not None else {}
         source.stored = books.checkpoint.get(name)
-        source.place(resume, compared)
-        self._lookout.say(source)
-        reader = source.checkpoint()
+        source.resume(resume, compared)
+        self._discovery.say(source)
+        reader = source.position()
         if reader is None:
             return None
         self._placed.add(source.name)
         self.put_once.add(source.name)
         self._moved.add(source.name)
-        self._turns.add(source)  # what it had read and was not sent comes again
+        self._scheduler.add(source)  # what it had read and was not sent comes again
         logger.debug("%s: goes on in generation %d at byte %d", source.name, *reader[0])
         stored = Checkpoint.from_json(source.stored).position if source.stored else None
-        return source.here() if reader[0] != stored and not (fresh and stored is None) else None
+        return source.cursor_batch() if reader[0] != stored and not (fresh and stored is None) else None

@@ -144,7 +144,7 @@ class Process:
             flow.rejects = sum(source.rejected for source in sources)
             if isinstance(forward, Forward):
                 flow.parts = {
-                    own_source.name: SourceRates(own_source.tally.entries + own_source.rejected, own_source.settling)
+                    own_source.name: SourceRates(own_source.counts.entries + own_source.rejected, own_source.settling)
                     for own_source in sources
                 }
                 continue

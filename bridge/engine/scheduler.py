@@ -30,7 +30,7 @@ class Scheduler:
     def add(self, source: Source) -> None:
         """Gives this source a turn, as something happened to its files, or as it was put in its place."""
         self._active[source.name] = source
-        if source.name in self._placed and source.in_history:
+        if source.name in self._placed and source.history() is not None:
             self._history.add(source)
         else:
             self._history.drop(source.name)
@@ -45,7 +45,7 @@ class Scheduler:
         """The sources whose turn it is, or which wait for what is under way in their files."""
         return self._active.values()
 
-    def next(self, limit: int) -> Batch | None:
+    def next_batch(self, limit: int) -> Batch | None:
         """Takes up to `limit` entries of the source, or sources, whose turn it is; None: nothing is to be carried.
 
         A source that fails is noted and left out. With `strict` its error in a merge is raised: SourceError,
@@ -53,25 +53,25 @@ class Scheduler:
         """
         while len(self._history) > 1:
             try:
-                parcel = self._history.next(limit)
+                batch = self._history.next(limit)
             except MergeFailed as failed:
                 self._give_up(failed.source, failed.error)
                 if self.strict:
                     raise failed.error from None
                 continue
-            if parcel is not None or len(self._history) > 0:  # else those that are left wait for what is under way
-                return parcel
+            if batch is not None or len(self._history) > 0:  # else those that are left wait for what is under way
+                return batch
         for name in [*self._active]:
             source = self.asked[name] = self._active[name]
             self._history.touch(name)
             try:
-                draft = source.next_draft(limit) if name in self._placed else None
+                source_batch = source.next_batch(limit) if name in self._placed else None
             except (SourceError, RejectStop, LedgerError, OSError) as error:
                 self._give_up(source, as_bridge_error(error))
                 continue
-            if draft is not None:
-                return Batch.of(draft)
-            if source.waits:
+            if source_batch is not None:
+                return Batch.of(source_batch)
+            if source.next_wake() is not None:
                 continue
             del self._active[name]
             if source.trouble is None:

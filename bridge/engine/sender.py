@@ -1,4 +1,4 @@
-"""Sends parcels of entries into a stream: the server executes one while forward makes the next."""
+"""Sends batches of entries into a stream: the server executes one while forward makes the next."""
 
 from __future__ import annotations
 
@@ -12,97 +12,97 @@ from bridge.streams.keys import Keys
 from bridge.streams.writer import FULL, Committed, Conflict, Cursor, StaleId, StreamWriter, Transaction
 
 NEWER = 3
-"""How often forward sets a parcel's IDs behind others' newer entries before its entries get the time of sending."""
+"""How often forward sets a batch's IDs behind others' newer entries before its entries get the time of sending."""
 
 
 class Sender:
-    """Sends forward's parcels into one stream over one connection; after an exception a sender must be thrown away.
+    """Sends forward's batches into one stream over one connection; after an exception a sender must be thrown away.
 
-    `exists`: the stream is known to. `landed` is told of every parcel that is in the stream.
+    `exists`: the stream is known to. `committed` is told of every batch that is in the stream.
     """
 
     def __init__(
-        self, connection: Connection, keys: Keys, holder: tuple[bytes, bytes], batcher: BatchEncoder,
-        landed: Callable[[Batch, Transaction, Committed], None], notify: bytes,
+        self, connection: Connection, keys: Keys, holder: tuple[bytes, bytes], encoder: BatchEncoder,
+        committed: Callable[[Batch, Transaction, Committed], None], notify: bytes,
     ) -> None:  # fmt: skip
         self.exists = False
         self._writer = StreamWriter(connection, keys, holder)
-        self._batcher = batcher
-        self._landed = landed
+        self._encoder = encoder
+        self._committed = committed
         self._notify = notify
         self._under_way: tuple[Batch, Transaction] | None = None
         self._last_cursor: Cursor | None = None
 
-    def send(self, parcel: Batch) -> None:
-        """Sends a parcel to the server and returns while that executes it; waits for the parcel before it first.
+    def send(self, batch: Batch) -> None:
+        """Sends a batch to the server and returns while that executes it; waits for the batch before it first.
 
-        Raises Overtaken, RedisLost, RedisRefused.
+        Raises Conflict, RedisLost, RedisRefused.
         """
-        batch = self._batcher.batch(parcel, exists=self.exists)
-        if not self._writer.stages(batch):
+        transaction = self._encoder.batch(batch, exists=self.exists)
+        if not self._writer.stages(transaction):
             self.complete()
         failpoint("forward.send.before")
-        self._writer.stage(batch)
+        self._writer.stage(transaction)
         self.complete()
-        self._execute(parcel, batch)
+        self._execute(batch, transaction)
 
-    def set(self, draft: SourceBatch) -> None:
-        """Sends a draft in a parcel of its own and waits until the server has executed that."""
-        self.send(Batch.of(draft))
+    def set(self, part: SourceBatch) -> None:
+        """Sends a part in a batch of its own and waits until the server has executed that."""
+        self.send(Batch.of(part))
         self.complete()
 
-    def _execute(self, parcel: Batch, batch: Transaction) -> None:
-        """Has the server execute a parcel, with later IDs, or `*`, where others' entries are newer (DESIGN §5.3)."""
+    def _execute(self, batch: Batch, transaction: Transaction) -> None:
+        """Has the server execute a batch, with later IDs, or `*`, where others' entries are newer (DESIGN §5.3)."""
         for tries in range(NEWER + 1):
             try:
                 self._writer.execute(tuple(
-                    draft.source.late_stored.get(draft.position.generation) if draft.late else draft.source.stored
-                    for draft in parcel.drafts
+                    part.source.late_stored.get(part.position.generation) if part.late else part.source.stored
+                    for part in batch.parts
                 ))  # fmt: skip
                 break
             except StaleId as newer:
                 if tries + 1 == NEWER:
-                    self._give_way(parcel)
+                    self._give_way(batch)
                 after = newer.last[0] + (newer.last[1] >= FULL)
-                self._batcher.floor_ms = max(parcel.floor_ms, after)
-                batch = self._batcher.batch(parcel, exists=self.exists)
-                self._writer.stage(batch)
+                self._encoder.floor_ms = max(batch.floor_ms, after)
+                transaction = self._encoder.batch(batch, exists=self.exists)
+                self._writer.stage(transaction)
         failpoint("forward.send.after")
-        self._under_way = (parcel, batch)
-        self._last_cursor = batch.cursors[-1]
+        self._under_way = (batch, transaction)
+        self._last_cursor = transaction.cursors[-1]
 
     @staticmethod
-    def _give_way(parcel: Batch) -> None:
-        for draft in parcel.drafts:
-            draft.source.go_live("others write into the stream: further lines get the time of sending as ID")
-            draft.source.remember()
-            draft.source.remembered()
+    def _give_way(batch: Batch) -> None:
+        for part in batch.parts:
+            part.source.go_live("others write into the stream: further lines get the time of sending as ID")
+            part.source.remember()
+            part.source.remembered()
 
     def complete(self) -> None:
-        """Waits until the parcel under way is in the stream. Raises Overtaken, RedisLost, RedisRefused."""
+        """Waits until the batch under way is in the stream. Raises Conflict, RedisLost, RedisRefused."""
         if self._under_way is None:
             return
-        (parcel, batch), self._under_way = self._under_way, None
+        (batch, transaction), self._under_way = self._under_way, None
         failpoint("forward.reply.before")
         try:
-            landed = self._writer.finish()
+            committed = self._writer.finish()
         except Conflict:
-            if batch.watch_stream:
-                self._give_way(parcel)
+            if transaction.watch_stream:
+                self._give_way(batch)
             raise
         failpoint("forward.reply.after")
-        self.exists = self.exists or landed.count > 0
-        for draft, clamped in zip(parcel.drafts, parcel.clamped, strict=True):
-            draft.source.tally.clamped += clamped
-        self._landed(parcel, batch, landed)
-        self._writer.publish(self._notify, landed)
+        self.exists = self.exists or committed.count > 0
+        for part, clamped in zip(batch.parts, batch.clamped, strict=True):
+            part.source.counts.clamped += clamped
+        self._committed(batch, transaction, committed)
+        self._writer.publish(self._notify, committed)
 
     def rest(self) -> None:
-        """Waits for the parcel under way and sends what waits to go out: forward has nothing more to send now."""
+        """Waits for the batch under way and sends what waits to go out: forward has nothing more to send now."""
         self.complete()
         self._writer.rest(self._last_cursor)
 
     def quiet(self) -> None:
-        """Waits for the parcel under way; the connection may be used for something else after this."""
+        """Waits for the batch under way; the connection may be used for something else after this."""
         self.complete()
         self._writer.quiet()

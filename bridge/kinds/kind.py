@@ -1,4 +1,4 @@
-"""What forward carries: a source of any kind hands out drafts, and is told what became of them."""
+"""What forward carries: a source of any kind hands out batches, and is told what became of them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from bridge.core.codecs import Codec
 from bridge.core.errors import BridgeError, SourceError
@@ -36,9 +36,9 @@ class SourceBatch:
     """Lines of one generation that a source hands to forward for a batch, before their entry IDs are known.
 
     `times` are milliseconds since 1970 for history, else empty; `written` is when the first of the lines was whole, in
-    seconds since 1970, 0: it does not count, or nobody can tell. `places`: which of the lines the draft was made of
-    became rows, None: all. `ended` is the generation of a late draft, as it stands behind the batch; `taken_out` are
-    the offsets and numbers of lines that leave quarantine with the draft.
+    seconds since 1970, 0: it does not count, or nobody can tell. `places`: which of the lines the batch was made of
+    became rows, None: all. `ended` is the generation of a late batch, as it stands behind the batch; `taken_out` are
+    the offsets and numbers of lines that leave quarantine with the batch.
     """
 
     source: Source
@@ -55,18 +55,18 @@ class SourceBatch:
     ended: GenerationRecord | None = None
     taken_out: list[tuple[int, int]] = field(default_factory=list)
     among_earlier: bool = False
-    """Whether the draft's lines stand in a file before others that were sent earlier, as those of an earlier file."""
+    """Whether the batch's lines stand in a file before others that were sent earlier, as those of an earlier file."""
 
     @property
     def late(self) -> bool:
-        """Whether the draft's lines stand in a generation that had ended: they move its cursor, not the source's."""
+        """Whether the batch's lines stand in a generation that had ended: they move its cursor, not the source's."""
         return self.ended is not None
 
     @property
     def out_of_order(self) -> tuple[bytes, ...]:
-        """The draft's origins that go into `bridge:{S}:late`, as their entries may stand behind those of later lines.
+        """The batch's origins that go into `bridge:{S}:late`, as their entries may stand behind those of later lines.
 
-        All of a late or refilled draft, or of one among lines that were sent earlier; else those of lines that leave
+        All of a late or refilled batch, or of one among lines that were sent earlier; else those of lines that leave
         quarantine.
         """
         refill = self.source.memory.refill
@@ -100,8 +100,27 @@ class HistoryHead:
         return self.lines.ends[end - 1] - self.lines.offsets[begin]
 
 
+class MergedHistory(Protocol):
+    """The history of one source, as the merge of several sources' history reads it by time."""
+
+    def head(self, limit: int, ahead: int) -> HistoryHead | None:
+        """Offers the source's next lines of history to the merge, `limit` or more of about `ahead`; None: no more now.
+
+        Raises SourceError, RejectStop, LedgerError.
+        """
+        ...
+
+    def take(self, count: int) -> SourceBatch | None:
+        """Makes a batch of the next `count` lines that `head` offered to the merge; None: none of them is a message."""
+        ...
+
+    def give_back(self, batch: SourceBatch) -> None:
+        """Takes back the batch that the merge took last and does not send: its lines come again."""
+        ...
+
+
 class Source(ABC):
-    """What forward carries, a source of any kind: hands out drafts of entries and moves its cursor. Not thread-safe."""
+    """A source of any kind, as forward carries it: hands out batches, and moves its cursor. Not thread-safe."""
 
     comes_late = False
     """Whether every message of the source is marked late: a repair brings its file over."""
@@ -124,7 +143,7 @@ class Source(ABC):
         """What the source found wrong with its compressed files, by generation."""
         self.standing: dict[tuple[int, int], set[int]] = {}
         """While a stream that began anew is filled again: the offsets whose entries stand, by source and generation."""
-        self.tally = SourceCounts()
+        self.counts = SourceCounts()
         self.codec: Codec = mapping.codec(name)
         self.mentions: Mentions | None = None
         """What tells Redis of artifacts that the source's messages name; None where they may name none."""
@@ -138,7 +157,7 @@ class Source(ABC):
     def go_live(self, why: str) -> None:
         """The source's lines get the time of sending as entry ID from here on; the log says `why`."""
         self.memory = replace(self.memory, live=True)
-        clamped = self.tally.clamped
+        clamped = self.counts.clamped
         later = f"; {clamped} lines have another time as entry ID than their own" if clamped else ""
         level = logging.DEBUG if self._of_many else logging.INFO  # thousands would say the same
         logger.log(level, "%s: %s%s", self.name, why, later, extra={"facts": {"source": self.name, "clamped": clamped}})
@@ -166,25 +185,20 @@ class Source(ABC):
     def remembered(self) -> None:  # noqa: B027 - most keep nothing
         """The source may let go in memory of what `remember` wrote, as the ledger has committed it."""
 
-    def head(self, limit: int, ahead: int) -> HistoryHead | None:
-        """Offers the source's next lines of history to the merge with other sources; None: it is carried by itself."""
+    def history(self) -> MergedHistory | None:
+        """Returns the source's history, to be merged with other sources' by time; None: the source is sent by itself.
+
+        None also where all that stood in the source when it was first met, or an import began, has been sent.
+        """
         return None
-
-    def take(self, count: int) -> SourceBatch | None:
-        """Makes a draft of the source's next `count` lines, as `head` offered them; None when none becomes an entry."""
-        raise AssertionError("this source is not merged with others")
-
-    def give_back(self, draft: SourceBatch) -> None:
-        """The source takes back the draft that was taken last and is not sent: its lines come again."""
-        raise AssertionError("this source is not merged with others")
 
     def skipped(self) -> list[tuple[str, int, int]]:
         """Takes the stretches of files that the source's cursor went over unread: path, and from where to where."""
         return []
 
     def flush(self) -> SourceBatch | None:
-        """Makes the draft, without entries, by which forward passes over what the source skipped; None: nothing was."""
-        return self.here() if self.skipped_since is not None else None
+        """Makes the batch, without entries, by which forward passes over what the source skipped; None: nothing was."""
+        return self.cursor_batch() if self.skipped_since is not None else None
 
     # -- the files -------------------------------------------------------------------------------------------
 
@@ -201,7 +215,7 @@ class Source(ABC):
         """
 
     @abstractmethod
-    def keep_news(self) -> list[str]:
+    def take_news(self) -> list[str]:
         """The source writes what it found in its files into the ledger; returns notices for the bridge's log, once."""
 
     @property
@@ -262,7 +276,7 @@ class Source(ABC):
     # -- the cursor ------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def place(self, resume: Resume, compared: Reconciliation) -> None:
+    def resume(self, resume: Resume, compared: Reconciliation) -> None:
         """The source goes on where the comparison of checkpoints and stream says. Raises LedgerError."""
 
     @abstractmethod
@@ -270,37 +284,34 @@ class Source(ABC):
         """Whether the source holds at this origin what an entry of these fields was made of, as far as can be told."""
 
     @abstractmethod
-    def checkpoint(self) -> tuple[Position, bytes] | None:
+    def position(self) -> tuple[Position, bytes] | None:
         """Where the source's reader stands, as a position and as the checkpoint's value; None: it stands nowhere."""
 
-    # -- drafts ----------------------------------------------------------------------------------------------
+    # -- batches ----------------------------------------------------------------------------------------------
 
     @property
     @abstractmethod
     def skipped_since(self) -> float | None:
         """Since when the source's reader is ahead of its cursor, over what makes no entries; None when it is not."""
 
-    @property
     @abstractmethod
-    def waits(self) -> bool:
-        """Whether the source's next message is not ended yet, and will be in a moment."""
+    def next_wake(self) -> float | None:
+        """Returns the seconds after which forward looks at the source again, though nothing happened to its files.
 
-    @property
-    @abstractmethod
-    def in_history(self) -> bool:
-        """Whether the source's next message stood there when the source was first met, or an import began."""
+        None: it need not. Else the source's next message is not ended yet, and will be in a moment.
+        """
 
     @abstractmethod
-    def next_draft(self, limit: int) -> SourceBatch | None:
-        """Makes a draft of up to `limit` entries from where the source's reader stands; None when there are none now.
+    def next_batch(self, limit: int) -> SourceBatch | None:
+        """Makes a batch of up to `limit` entries from where the source's reader stands; None when there are none now.
 
         Raises RejectStop, SourceError, LedgerError.
         """
 
     @abstractmethod
-    def here(self) -> SourceBatch | None:
-        """Makes a draft without entries that sets the source's cursor to its reader's place; None: there is nothing."""
+    def cursor_batch(self) -> SourceBatch | None:
+        """Makes a batch without entries that sets the source's cursor to its reader's place; None: there is nothing."""
 
     @abstractmethod
-    def landed(self, draft: SourceBatch, stored: bytes) -> None:
-        """The source learns that a draft's entries are in the stream, and that Redis holds `stored` as its cursor."""
+    def committed(self, batch: SourceBatch, stored: bytes) -> None:
+        """The source learns that a batch's entries are in the stream, and that Redis holds `stored` as its cursor."""

@@ -121,7 +121,7 @@ def believe_every_digest(rig: Rig, patch: pytest.MonkeyPatch) -> None:
 
 def jump(rig: Rig, patch: pytest.MonkeyPatch) -> None:
     """The reader goes over a line that it was not given, once, where the next piece of the file begins."""
-    real, left = LogSource._draft, [1]
+    real, left = LogSource._batch_of, [1]
 
     def draft(self: LogSource, read: ReadLines, count: int, *, late: bool) -> SourceBatch | None:
         made = real(self, read, count, late=late)

@@ -209,7 +209,7 @@ Break = Callable[[Batch], None]
 
 def drops(parcel: Batch) -> None:
     """Every 1,000th line is passed over."""
-    [draft] = parcel.drafts
+    [draft] = parcel.parts
     kept = [n for n, row in enumerate(draft.rows) if not row[3].endswith(b"999")]
     parcel.rows = draft.rows = [draft.rows[n] for n in kept]
     draft.offsets = [draft.offsets[n] for n in kept]
@@ -218,7 +218,7 @@ def drops(parcel: Batch) -> None:
 
 def duplicates(parcel: Batch) -> None:
     """One line is sent twice."""
-    [draft] = parcel.drafts
+    [draft] = parcel.parts
     for column in (draft.rows, draft.offsets, draft.times):
         if column:
             column.insert(3, column[2])  # type: ignore[arg-type]
@@ -226,7 +226,7 @@ def duplicates(parcel: Batch) -> None:
 
 def swaps(parcel: Batch) -> None:
     """Two lines change places."""
-    [draft] = parcel.drafts
+    [draft] = parcel.parts
     draft.rows[10], draft.rows[20] = draft.rows[20], draft.rows[10]
     draft.offsets[10], draft.offsets[20] = draft.offsets[20], draft.offsets[10]
 

@@ -16,7 +16,7 @@ from bridge.core.model import FIELDS, Checkpoint, Position, paired
 from bridge.files.generation import Generation
 from bridge.files.lines import Lines
 from bridge.files.tail import Tail
-from bridge.kinds.kind import SourceBatch
+from bridge.kinds.kind import MergedHistory, SourceBatch
 from bridge.kinds.log.line_reader import LineReader, ReadLines
 from bridge.kinds.log.source import LogSource
 from bridge.kinds.rejects import Rejects
@@ -120,15 +120,14 @@ class ContextSource(LogSource):
         self._chunks = ChunkReader(mapping, self.tail, self._ledger, self._rejects, self.codec, self._clock)
         return self._chunks
 
-    @property
-    def in_history(self) -> bool:
-        """False for a context: its chunks have no times of their own, their entry IDs get the time of sending."""
-        return False
+    def history(self) -> MergedHistory | None:
+        """Returns None for a context: its chunks have no times of their own, and are not merged by time."""
+        return None
 
     def _is_history(self, generation: int, offset: int) -> bool:
         return False
 
-    def place(self, resume: Resume, compared: Reconciliation) -> None:
+    def resume(self, resume: Resume, compared: Reconciliation) -> None:
         """Puts a context's reader behind the chunk that the last entry which stands was made of, or at the checkpoint.
 
         Raises LedgerError.
@@ -146,7 +145,7 @@ class ContextSource(LogSource):
             for (source, generation), found in compared.sizes.items() if source == self.memory.number
             for offset, size in found.items()
         }  # fmt: skip
-        super().place(resume, compared)
+        super().resume(resume, compared)
 
     def _last_in_row(self, checkpoint: Checkpoint | None, compared: Reconciliation) -> Position | None:
         """Returns where the last chunk beyond the checkpoint begins whose entry stands with those of all before it.
@@ -161,13 +160,13 @@ class ContextSource(LogSource):
             at += found[at]
         return last
 
-    def here(self) -> SourceBatch | None:
-        """Makes a draft without entries that sets a context's cursor to where the reader stands.
+    def cursor_batch(self) -> SourceBatch | None:
+        """Makes a batch without entries that sets a context's cursor to where the reader stands.
 
         None when there is no file, or where a file begins anew, which an entry has to say first.
         """
         first = self.tail.first()
-        return None if first is not None and first.number > 1 and first.read_to == 0 else super().here()
+        return None if first is not None and first.number > 1 and first.read_to == 0 else super().cursor_batch()
 
     def _stands(self, generation: Generation, offset: int, fields: list[bytes]) -> bool:
         data = _data(fields)

@@ -147,16 +147,13 @@ class FollowedSource(Source):
         """Since when the source's reader is ahead of its cursor, over bytes without entries; None when it is not."""
         return self._reader.skipped_since
 
-    @property
-    def waits(self) -> bool:
-        """Whether the next message in the file is not ended yet, and will be in a moment."""
-        return self._reader.settling or (self.rewritten is not None and self.rewritten.waits)
+    def next_wake(self) -> float | None:
+        """Returns the seconds after which the file is looked at again, as its next message is not ended; else None."""
+        return self.patience if self._waits else None
 
     @property
-    def in_history(self) -> bool:
-        """Whether the next message of the log stood in its file when the log was first met, or when an import began."""
-        first, history = self.tail.first(), self.memory.history
-        return history is not None and first is not None and (first.number, first.read_to) < history
+    def _waits(self) -> bool:
+        return self._reader.settling or (self.rewritten is not None and self.rewritten.waits)
 
     @property
     def rejected(self) -> int:
@@ -166,7 +163,7 @@ class FollowedSource(Source):
     @property
     def settling(self) -> int:
         """How many messages of the file are not complete yet: no more than it has bytes left, 0 while none waits."""
-        return self.left() if self.waits else 0
+        return self.left() if self._waits else 0
 
     def left(self) -> int:
         """How many bytes of the source's generations on disk are still to be read."""
@@ -186,6 +183,6 @@ class FollowedSource(Source):
             return None
         return Position(last.number + 1, 0) if last.packed else Position(last.number, last.size())
 
-    def keep_news(self) -> list[str]:
+    def take_news(self) -> list[str]:
         """The source writes new generations of its file into the ledger; returns notices for the log."""
         return keep_news(self.tail, self._ledger, self._stream)

@@ -1,4 +1,4 @@
-"""Forward carries a log: lines come out of its generations, rows out of lines, a batch's draft out of rows."""
+"""Forward carries a log: lines come out of its generations, rows out of lines, a batch's batch out of rows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bridge.core.mapping import Mapping
 from bridge.core.model import Checkpoint, Fingerprint, Position, Row
 from bridge.files.generation import Generation, GenerationRecord
 from bridge.files.tail import Tail
-from bridge.kinds.kind import HistoryHead, SourceBatch
+from bridge.kinds.kind import HistoryHead, MergedHistory, SourceBatch
 from bridge.kinds.log.dual_write import DualWrittenLines
 from bridge.kinds.log.followed import FollowedSource
 from bridge.kinds.log.line_reader import ReadLines
@@ -58,7 +58,7 @@ class LogSource(FollowedSource):
         """Puts the log's reader at a place Redis confirmed. What was read beyond it is forgotten."""
         self._forget()
         self.tail.seek(number, at)
-        self.keep_news()
+        self.take_news()
 
     def _forget(self) -> None:
         self._reader.forget()
@@ -71,10 +71,10 @@ class LogSource(FollowedSource):
         """
         self._forget()
         found = self.tail.seek_offset(number, offset)
-        self.keep_news()
+        self.take_news()
         return found
 
-    def place(self, resume: Resume, compared: Reconciliation) -> None:
+    def resume(self, resume: Resume, compared: Reconciliation) -> None:
         """Puts the log's reader where the comparison with Redis says, in the finished generations too.
 
         Raises LedgerError: the ledger knows no generation that the stream names.
@@ -125,16 +125,16 @@ class LogSource(FollowedSource):
 
         Returns the checkpoint's value; None where the reader is before that. Raises SourceError, LedgerError.
         """
-        if (here := self.checkpoint()) is None or here[0] <= to or not self.seek_offset(*to):
+        if (here := self.position()) is None or here[0] <= to or not self.seek_offset(*to):
             return None
         self.memory = replace(self.memory, refill=max(here[0], self.memory.refill or here[0]))
         self.standing = compared.offsets
-        return (self.checkpoint() or here)[1]
+        return (self.position() or here)[1]
 
     def _stands(self, generation: Generation, offset: int, fields: list[bytes]) -> bool:
         return self._reader.stands(generation, offset, fields)
 
-    def checkpoint(self) -> tuple[Position, bytes] | None:
+    def position(self) -> tuple[Position, bytes] | None:
         """Returns where the log's reader stands, as a position and as the checkpoint's value.
 
         None when there is no file. Where all that is left is finished, it stands where Redis has it.
@@ -154,29 +154,41 @@ class LogSource(FollowedSource):
         """Forgets the log's generations that are carried to their end, now that the ledger has committed them."""
         self._closed.clear()
 
-    def next_draft(self, limit: int) -> SourceBatch | None:
-        """Makes a draft of up to `limit` entries from where the log's reader stands; None: there are no whole lines.
+    def next_batch(self, limit: int) -> SourceBatch | None:
+        """Makes a batch of up to `limit` entries from where the log's reader stands; None: there are no whole lines.
 
-        A stretch without entries (mirrored lines, empty lines) makes no draft: `flush` moves the cursor over it.
+        A stretch without entries (mirrored lines, empty lines) makes no batch: `flush` moves the cursor over it.
         Raises RejectStop, SourceError, LedgerError.
         """
         if self._own.waits:
             return None
         while (read := self._next(limit)) is not None:
-            draft = self._draft(read, read.fits(limit), late=False)
-            if draft is not None:
-                return draft
+            batch = self._batch_of(read, read.fits(limit), late=False)
+            if batch is not None:
+                return batch
         late = self.tail.late()
         if late and self._closing:
-            return self.here()  # where they ended comes first, else it would overwrite how far they are carried since
+            return (
+                self.cursor_batch()
+            )  # where they ended comes first, else it would overwrite how far they are carried since
         if self.tail.news:
-            self.keep_news()
+            self.take_news()
         for generation in late:
             while (read := self._reader.next(generation, limit)) is not None:
-                draft = self._draft(read, read.fits(limit), late=True)
-                if draft is not None:
-                    return draft
+                batch = self._batch_of(read, read.fits(limit), late=True)
+                if batch is not None:
+                    return batch
         return None
+
+    @property
+    def _in_history(self) -> bool:
+        """Whether the log's next message stood in its file when the log was first met, or when an import began."""
+        first, history = self.tail.first(), self.memory.history
+        return history is not None and first is not None and (first.number, first.read_to) < history
+
+    def history(self) -> MergedHistory | None:
+        """Returns the log itself, as long as its next message is of its history."""
+        return self if self._in_history else None
 
     def head(self, limit: int, ahead: int) -> HistoryHead | None:
         """Offers the log's next lines to the merge, as far as they are history and in one piece of a file.
@@ -185,7 +197,7 @@ class LogSource(FollowedSource):
         """
         if (
             self._own.waits
-            or not self.in_history
+            or not self._in_history
             or (read := self._next(limit, ahead)) is None
             or self.memory.history is None
         ):
@@ -201,11 +213,11 @@ class LogSource(FollowedSource):
         return HistoryHead(keys, read.at, end, more, read.lines) if end > read.at else None
 
     def take(self, count: int) -> SourceBatch | None:
-        """Makes a draft of the log's next `count` lines of `head`; None when none of them becomes an entry."""
+        """Makes a batch of the log's next `count` lines of `head`; None when none of them becomes an entry."""
         read, latest, skipped = self._reader.held, self._latest, self.skipped_since
         at, place, sent = read.at, read.generation.bookmark, self._sent
         self._latest = read.keys[at + count - 1]
-        draft = self._draft(read, count, late=False)
+        batch = self._batch_of(read, count, late=False)
 
         def undo() -> None:
             self._sent, self._latest, self._reader.skipped_since, read.at = sent, latest, skipped, at
@@ -213,14 +225,14 @@ class LogSource(FollowedSource):
             self._reader.handed_out(read.generation, place[0])
 
         self._undo = undo
-        return draft
+        return batch
 
-    def give_back(self, draft: SourceBatch) -> None:
-        """Takes back the draft that was made last and is not sent: the log's lines come again."""
+    def give_back(self, batch: SourceBatch) -> None:
+        """Takes back the batch that was made last and is not sent: the log's lines come again."""
         self._undo()
         self._under_way -= 1
-        self._closing = list(draft.closing)
-        self._aside |= {(draft.position.generation, offset, ""): number for offset, number in draft.taken_out}
+        self._closing = list(batch.closing)
+        self._aside |= {(batch.position.generation, offset, ""): number for offset, number in batch.taken_out}
 
     def _next(self, limit: int, ahead: int = 0) -> ReadLines | None:
         """Returns lines of the log's first generation that has any left, and ends the generations before it."""
@@ -261,8 +273,8 @@ class LogSource(FollowedSource):
             self.tail.notices.append(f"{self.name}: {generation.path.name} {damage}; what could be read is carried")
         self._reader.end_packed(generation)
 
-    def here(self) -> SourceBatch | None:
-        """Makes a draft without entries that sets the log's cursor to where the reader stands.
+    def cursor_batch(self) -> SourceBatch | None:
+        """Makes a batch without entries that sets the log's cursor to where the reader stands.
 
         None when there is no file.
         """
@@ -276,15 +288,15 @@ class LogSource(FollowedSource):
         )
         return self._seal(SourceBatch(self, cursor, Position(first.number, first.read_to)))
 
-    def _seal(self, draft: SourceBatch) -> SourceBatch:
-        draft.closing = tuple(self._closing)
-        self._closing, draft.among_earlier = [], self._reader.among_earlier(draft.first)
+    def _seal(self, batch: SourceBatch) -> SourceBatch:
+        batch.closing = tuple(self._closing)
+        self._closing, batch.among_earlier = [], self._reader.among_earlier(batch.first)
         self._under_way += 1
         self._reader.skipped_since = None
-        return draft
+        return batch
 
-    def _draft(self, read: ReadLines, count: int, *, late: bool) -> SourceBatch | None:
-        """Makes a draft of the next `count` lines of a generation, and moves the log's reader over them.
+    def _batch_of(self, read: ReadLines, count: int, *, late: bool) -> SourceBatch | None:
+        """Makes a batch of the next `count` lines of a generation, and moves the log's reader over them.
 
         None when there is no entry in them.
         """
@@ -293,7 +305,7 @@ class LogSource(FollowedSource):
         if lines.offsets[i] == 0 and not late:
             self.tail.introduce(generation)
             if self.tail.news:
-                self.tail.notices.extend(self.keep_news())
+                self.tail.notices.extend(self.take_news())
         rows, times = read.rows(self.codec, i, j)
         good = [k for k, row in enumerate(rows) if row.__class__ is tuple]
         if len(good) != len(rows) or max(map(len, piece), default=0) > self._max_line:
@@ -313,52 +325,52 @@ class LogSource(FollowedSource):
         whole = len(good) == j - i == len(piece)
         offsets = lines.offsets[i:j] if whole else [lines.offsets[i + k] for k in good]
         self._sent += len(good)
-        draft = SourceBatch(self, self._cursor(generation, late=late), Position(generation.number, end))
-        draft.rows = rows if whole else [rows[k] for k in good]  # type: ignore[assignment,misc]
-        draft.places = None if whole else good
-        draft.first = Position(generation.number, offsets[0])
-        draft.prefix, draft.offsets = b"%d.%d:" % (self.memory.number, generation.number), offsets
+        batch = SourceBatch(self, self._cursor(generation, late=late), Position(generation.number, end))
+        batch.rows = rows if whole else [rows[k] for k in good]  # type: ignore[assignment,misc]
+        batch.places = None if whole else good
+        batch.first = Position(generation.number, offsets[0])
+        batch.prefix, batch.offsets = b"%d.%d:" % (self.memory.number, generation.number), offsets
         if self.mentions is not None and any(kind in read.data for kind in self.mentions.types):
-            draft.rows = self.mentions.widened(draft.rows, generation.number, offsets)
+            batch.rows = self.mentions.widened(batch.rows, generation.number, offsets)
         if self._aside:  # lines that an earlier mapping could not translate are forward's now
-            draft.taken_out = [(o, n) for o in offsets if (n := self._aside.pop((generation.number, o, ""), 0))]
+            batch.taken_out = [(o, n) for o in offsets if (n := self._aside.pop((generation.number, o, ""), 0))]
         if not late and self._is_history(generation.number, offsets[0]):
-            draft.times = times if whole else [times[k] for k in good]
+            batch.times = times if whole else [times[k] for k in good]
         elif not late and self.memory.refill is None:
-            draft.written = self._written(generation, lines.ends[i + good[0]] - 1)
+            batch.written = self._written(generation, lines.ends[i + good[0]] - 1)
         if late:
-            draft.ended = generation.known(closed=True)
+            batch.ended = generation.known(closed=True)
             self._under_way += 1
-        return draft if late else self._seal(draft)
+        return batch if late else self._seal(batch)
 
-    def landed(self, draft: SourceBatch, stored: bytes) -> None:
-        """Takes note that the entries of a draft of the log are in, and that Redis holds `stored` as the cursor.
+    def committed(self, batch: SourceBatch, stored: bytes) -> None:
+        """Takes note that the entries of a batch of the log are in, and that Redis holds `stored` as the cursor.
 
-        What was in quarantine of the draft has left it.
+        What was in quarantine of the batch has left it.
         """
         self._undo = nothing_to_undo
         self._under_way = max(0, self._under_way - 1)
         self._reader.let_go()
-        if draft.ended is not None:
-            self.late_stored[draft.position.generation] = stored
-            self._closed.append(draft.ended)
-            self.tail.amend(draft.ended.number, draft.ended.at)
+        if batch.ended is not None:
+            self.late_stored[batch.position.generation] = stored
+            self._closed.append(batch.ended)
+            self.tail.amend(batch.ended.number, batch.ended.at)
         else:
             self.stored = stored
-        for known in draft.closing:
+        for known in batch.closing:
             logger.info("%s: generation %d is carried to its end, byte %d", self.name, known.number, known.at.offset)
             self.late_stored[known.number] = known.at.to_json()
             self._closed.append(known)
-        self.tally.entries += len(draft.rows)
-        if draft.times:
-            self.tally.timed(draft.times)
-        for offset, number in draft.taken_out:
-            mark_retried(self._ledger, number, f"origin {draft.prefix.decode()}{offset}", self._clock())
+        self.counts.entries += len(batch.rows)
+        if batch.times:
+            self.counts.timed(batch.times)
+        for offset, number in batch.taken_out:
+            mark_retried(self._ledger, number, f"origin {batch.prefix.decode()}{offset}", self._clock())
         memory = self.memory
-        if memory.refill is not None and not draft.late and draft.position > memory.refill:
+        if memory.refill is not None and not batch.late and batch.position > memory.refill:
             self.memory = memory = replace(memory, refill=None)
             self.standing = {}
-        if not draft.late and not memory.live and memory.history is not None and draft.position >= memory.history:
+        if not batch.late and not memory.live and memory.history is not None and batch.position >= memory.history:
             self.go_live("its history is in the stream")
 
     def _is_history(self, generation: int, offset: int) -> bool:
@@ -384,7 +396,7 @@ class LogSource(FollowedSource):
         for k, row in enumerate(rows):
             line, offset = read.lines.lines[i + k], read.lines.offsets[i + k]
             if not line:
-                self.tally.empty += 1
+                self.counts.empty += 1
                 continue
             quarantined = self._rejects.of(generation.number, offset, line, row if isinstance(row, str) else "")
             if quarantined is None:

@@ -54,7 +54,7 @@ class SpoolSource(Source):
         self._intake = FolderScanner(mapping, folder, ledger, clock, self.notices, compare)
         self._sending: set[int] = set()
         self._ahead: deque[tuple[int, list[tuple[Row, int]], float]] = deque()
-        """Batches of the spool that have their numbers and were not handed out as drafts yet."""
+        """Batches of the spool that have their numbers and were not handed out as batches yet."""
         self._landed: list[int] = []
         """Batches of the spool that are in the stream, and of which the ledger was not told yet."""
         self._unsure: list[int] = []
@@ -76,7 +76,7 @@ class SpoolSource(Source):
         self.unreadable = next(iter([*tight, *self._intake.unreadable.values(), *self._folder.unreadable]), None)
         return looked
 
-    def keep_news(self) -> list[str]:
+    def take_news(self) -> list[str]:
         """Returns what the spool has to say in the log, once."""
         said = list(self.notices)
         self.notices.clear()
@@ -138,7 +138,7 @@ class SpoolSource(Source):
 
     # -- the batches -----------------------------------------------------------------------------------------
 
-    def place(self, resume: Resume, compared: Reconciliation) -> None:
+    def resume(self, resume: Resume, compared: Reconciliation) -> None:
         """The spool goes on behind the batch that Redis names, which is in the stream; later ones are sent again."""
         numbers = {number for source, number in compared.standing if source == self.memory.number}
         kept, stands = self._standing(resume, compared)
@@ -190,7 +190,7 @@ class SpoolSource(Source):
         """Makes the digest that the ledger keeps of a message which a spool has sent, of its row."""
         return digest(*row)
 
-    def checkpoint(self) -> tuple[Position, bytes] | None:
+    def position(self) -> tuple[Position, bytes] | None:
         """The last batch of the spool that is in the stream, as a position and as the checkpoint's value."""
         stored = self.stored or _checkpoint(0, 0)
         return Checkpoint.from_json(stored).position, stored
@@ -200,17 +200,11 @@ class SpoolSource(Source):
         """Always None of a spool: there is nothing in a folder for its cursor to skip."""
         return None
 
-    @property
-    def waits(self) -> bool:
-        """Whether a file of the spool changed within the settling time, so that it may not be complete yet."""
-        return self._intake.soon
+    def next_wake(self) -> float | None:
+        """Returns the seconds after which a spool is looked at again, as a file changed within its settling time."""
+        return self.patience if self._intake.soon else None
 
-    @property
-    def in_history(self) -> bool:
-        """Always false of a spool: its history is not merged with that of other sources."""
-        return False  # one folder is one source: there is nothing to merge it with
-
-    def next_draft(self, limit: int) -> SourceBatch | None:
+    def next_batch(self, limit: int) -> SourceBatch | None:
         """Drafts a spool's next batch of up to `limit` messages to be sent; None when nothing is due now.
 
         A batch that may be in the stream already is sent again first. Raises RejectStop, SourceError, LedgerError.
@@ -220,11 +214,11 @@ class SpoolSource(Source):
             return None
         if self._unsure:
             number = self._unsure.pop(0)
-            return self._draft(number, spool_messages.due(self._ledger, self._stream, limit, batch=number))
+            return self._batch_again(number, spool_messages.due(self._ledger, self._stream, limit, batch=number))
         if not self._ahead:
             self._give_batches(limit)
         if self._ahead:
-            return self._made(*self._ahead.popleft())
+            return self._batch_of(*self._ahead.popleft())
         self._note_landed()
         self._counted = -2.0, self._counted[1]  # nothing is due: the next count is of the end
         if not self.memory.live and not self._sending and not self._intake.soon:
@@ -298,39 +292,39 @@ class SpoolSource(Source):
     def _message(self, due: DueMessage) -> DocumentMessage:
         return self._mapping.document(os.fsdecode(due.name), due.facts.written).read(due.raw or b"")
 
-    def _draft(self, number: int, ones: list[DueMessage]) -> SourceBatch:
-        """Makes the draft of a batch of before the last connect, as it was."""
+    def _batch_again(self, number: int, ones: list[DueMessage]) -> SourceBatch:
+        """Makes the batch of a batch of before the last connect, as it was."""
         made: list[tuple[Row, int]] = []
         for due in ones:
             message = self._message(due)
             row = message.row if isinstance(message.row, tuple) else (b"", b"", b"", due.raw or b"")
             made.append((row, message.time))
-        return self._made(number, made)
+        return self._batch_of(number, made)
 
-    def _made(self, number: int, made: list[tuple[Row, int]], written: float = 0.0) -> SourceBatch:
+    def _batch_of(self, number: int, made: list[tuple[Row, int]], written: float = 0.0) -> SourceBatch:
         self._sending.add(number)
         cursor = Cursor(self._keys.checkpoint, os.fsencode(self.name), _checkpoint(number, len(made)))
-        draft = SourceBatch(self, cursor, Position(number, len(made)), Position(number, 0))
-        draft.rows = [row for row, _ in made]
-        draft.prefix, draft.offsets = b"%d.%d:" % (self.memory.number, number), list(range(len(made)))
+        batch = SourceBatch(self, cursor, Position(number, len(made)), Position(number, 0))
+        batch.rows = [row for row, _ in made]
+        batch.prefix, batch.offsets = b"%d.%d:" % (self.memory.number, number), list(range(len(made)))
         if self.memory.live:
-            draft.written = written
+            batch.written = written
         else:
-            draft.times = [at for _, at in made]
-        return draft
+            batch.times = [at for _, at in made]
+        return batch
 
-    def here(self) -> SourceBatch | None:
+    def cursor_batch(self) -> SourceBatch | None:
         """Always None of a spool: its cursor never moves without entries."""
         return None
 
-    def landed(self, draft: SourceBatch, stored: bytes) -> None:
-        """The spool learns that a draft's batch is in the stream, and that Redis holds `stored` as its cursor."""
+    def committed(self, batch: SourceBatch, stored: bytes) -> None:
+        """The spool learns that a batch's batch is in the stream, and that Redis holds `stored` as its cursor."""
         self.stored = stored
-        self.tally.entries += len(draft.rows)
-        if draft.times:
-            self.tally.timed(draft.times)
-        self._landed.append(draft.position.generation)
-        self._sending.discard(draft.position.generation)
+        self.counts.entries += len(batch.rows)
+        if batch.times:
+            self.counts.timed(batch.times)
+        self._landed.append(batch.position.generation)
+        self._sending.discard(batch.position.generation)
 
     def flush(self) -> SourceBatch | None:
         """Notes in the ledger which batches of the spool are in the stream; always None, as a spool skips nothing."""

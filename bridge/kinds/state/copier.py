@@ -97,7 +97,7 @@ class StateCopier:
 
     def counts(self) -> dict[str, int]:
         """How many times each file's latest value was carried, by the name that the file has in `troubles`."""
-        return {f"{self.worker}: {file.name}": file.tally.entries for file in self.sources}
+        return {f"{self.worker}: {file.name}": file.counts.entries for file in self.sources}
 
     def take_as_history(self) -> None:
         """Does nothing: a latest value has no history but the value that is there."""
@@ -223,7 +223,7 @@ class StateCopier:
     def step(self) -> bool:
         """Carries the latest values that changed on the owner's side; False when none did.
 
-        Raises Overtaken, RedisLost, RedisRefused, LedgerError: then detach and attach.
+        Raises Conflict, RedisLost, RedisRefused, LedgerError: then detach and attach.
         """
         connection = self._connected
         if not self.shared.hold.renewed(connection, self._clock()):
@@ -286,7 +286,7 @@ class StateCopier:
         save_value(self._ledger, self._stream, file.raw_name, value.sha256, value.timestamp, version)
         failpoint("state.note.after")
         file.told, file.both, file.both_at = True, value.sha256, value.timestamp
-        file.tally.entries += 1
+        file.counts.entries += 1
         self.carried += 1
         flow = self.shared.forward if self.owned.by_file else self.shared.mirror
         flow.carried(1, file.on_disk())

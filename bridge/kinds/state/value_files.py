@@ -60,7 +60,7 @@ class ValueFile:
     """The timestamp of the value that both sides were last known to hold."""
     number: int = 0
     """The number that stands for the file in origins; 0: it was not needed yet."""
-    tally: SourceCounts = field(default_factory=SourceCounts)
+    counts: SourceCounts = field(default_factory=SourceCounts)
     damage: dict[int, SourceError] = field(default_factory=dict)
     trouble: BridgeError | None = None
     rejected: int = 0
