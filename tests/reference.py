@@ -1,9 +1,10 @@
-"""The command-line reference in MIGRATION.md, made from the commands themselves: `python -m tests.reference` writes it."""
+"""The command-line reference, docs/reference.md, made from the commands themselves: `python -m tests.reference` writes it."""
 
 from __future__ import annotations
 
 import inspect
 import re
+import textwrap
 from collections.abc import Iterator
 
 import click
@@ -11,7 +12,7 @@ import click
 from bridge.cli import cli
 from tests.support.project import ROOT
 
-BOOK = ROOT / "MIGRATION.md"
+NAME = "docs/reference.md"
 BEGIN, END = "<!-- reference: begin, written by `make reference` -->", "<!-- reference: end -->"
 GLOBAL = {"--config", "--redis", "--json", "--verbose", "--quiet", "--help", "--version"}
 
@@ -25,22 +26,33 @@ def commands(group: click.Group, path: str = "bridge") -> Iterator[tuple[str, cl
             yield f"{path} {name}", command
 
 
+def wrapped(text: str, indent: str = "") -> str:
+    """A paragraph, or an item of a list, in lines of 118 columns at most; code is not broken."""
+    held = re.sub(r"`[^`]{1,60}`", lambda code: code[0].replace(" ", "\u00a0"), text)
+    lines = textwrap.wrap(held, 118, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(lines).replace("\u00a0", " ")
+
+
 def options(command: click.Command, *, of_all: bool) -> list[str]:
-    """Table rows of a command's options: those of all commands, or its own."""
-    rows = []
+    """A command's options, an item each: those of all commands, or its own."""
+    items = []
     for one in command.params:
         if isinstance(one, click.Option) and bool(GLOBAL & set(one.opts)) == of_all and one.opts != ["--version"]:
             value = "" if one.is_flag else f" {one.make_metavar(click.Context(command))}"
-            cells = (f"`{', '.join(one.opts)}{value}`", one.help or "")
-            rows.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
-    return rows
+            items.append(wrapped(f"- `{', '.join(one.opts)}{value}`: {one.help or ''}", "  "))
+    return items
+
+
+def _paragraphs(text: str) -> str:
+    """A help text's paragraphs, each wrapped anew."""
+    return "\n\n".join(wrapped(" ".join(part.split())) for part in text.strip().split("\n\n"))
 
 
 def reference() -> str:
     """The whole section."""
     parts = [
         "Before or after every verb:",
-        "\n".join(["| option | meaning |", "|---|---|", *options(cli, of_all=True)]),
+        "\n".join(options(cli, of_all=True)),
     ]
     for name, command in commands(cli):
         arguments = " ".join(
@@ -49,12 +61,13 @@ def reference() -> str:
         help_text = inspect.cleandoc(command.help or "")
         if "\b" in help_text:
             words, _, block = help_text.partition("\b\n")
-            help_text = f"{words.strip()}\n\n```text\n{block.strip()}\n```"
-        parts += [f"### `{name}{' ' * bool(arguments)}{arguments}`", re.sub(r"(?<!\n)\n(?![\n|`])", " ", help_text)
-                  if "```" not in help_text else help_text]  # fmt: skip
+            help_text = f"{_paragraphs(words)}\n\n```text\n{block.strip()}\n```"
+        else:
+            help_text = _paragraphs(help_text)
+        parts += [f"## `{name}{' ' * bool(arguments)}{arguments}`", help_text]
         own = options(command, of_all=False)
         if own:
-            parts.append("\n".join(["| option | meaning |", "|---|---|", *own]))
+            parts.append("\n".join(own))
     return "\n\n".join(parts)
 
 
@@ -65,4 +78,4 @@ def placed(book: str, section: str) -> str:
 
 
 if __name__ == "__main__":
-    BOOK.write_text(placed(BOOK.read_text(), reference()))
+    (ROOT / NAME).write_text(placed((ROOT / NAME).read_text(), reference()))

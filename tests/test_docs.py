@@ -1,4 +1,4 @@
-"""What README.md and MIGRATION.md say is true: commands run, links lead somewhere, tables name every key and option."""
+"""What README.md, MIGRATION.md and docs/ say is true: commands run, links lead somewhere, every key and option is named."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ from tests import reference
 
 ROOT = Path(__file__).parent.parent
 FIXTURE = ROOT / "fixtures" / "hestai-message" / "plain" / "files" / "messages.log"
-BOOKS = ["README.md", "MIGRATION.md"]
+BOOKS = ["README.md", "MIGRATION.md", "docs/what-if.md", "docs/after-the-bridge.md"]
+
+BEFORE = {"docs/after-the-bridge.md": ["bridge server start"]}
+"""Commands that must have been run before those of a document: the guide ends with a server that does not run."""
 
 
 def text_of(name: str) -> str:
@@ -34,12 +37,13 @@ def text_of(name: str) -> str:
 
 def commands(name: str) -> list[str]:
     """The lines of a document's console blocks."""
-    return "".join(re.findall(r"```console\n(.*?)```", text_of(name), re.DOTALL)).splitlines()
+    blocks = "".join(re.findall(r"```console\n(.*?)```", text_of(name), re.DOTALL))
+    return blocks.replace("\\\n", " ").splitlines()
 
 
-@pytest.mark.parametrize("name", BOOKS)
-def test_commands(name: str, tmp_path: Path) -> None:
-    """All command lines of a document succeed, one after the other in one shell, in a folder with a log."""
+@pytest.mark.parametrize("names", [BOOKS[:1], BOOKS[1:]], ids=["README.md", "the guide"])
+def test_commands(names: list[str], tmp_path: Path) -> None:
+    """All command lines of the documents succeed, one after the other in one shell, in a folder with a log."""
     shutil.copy(FIXTURE, tmp_path / "messages.log")
     programs = tmp_path / ".venv" / "bin"
     programs.mkdir(parents=True)
@@ -47,10 +51,12 @@ def test_commands(name: str, tmp_path: Path) -> None:
     (programs / "python").write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
     for program in programs.iterdir():
         program.chmod(0o755)
-    lines = [line for line in commands(name) if not line.startswith("make ")]
+    lines = [
+        line for name in names for line in [*BEFORE.get(name, ()), *commands(name)] if not line.startswith("make ")
+    ]
     if not shutil.which("redis-cli"):
         lines = [line for line in lines if not line.startswith("redis-cli")]
-    path = "" if name == "README.md" else 'export PATH="$PWD/.venv/bin:$PATH"\n'  # the README says it itself
+    path = "" if names == ["README.md"] else 'export PATH="$PWD/.venv/bin:$PATH"\n'  # the README says it itself
     script = tmp_path / "script.sh"
     script.write_text(f"set -ex\n{path}" + "\n".join(lines) + "\nwait\n")
     env = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}
@@ -98,21 +104,22 @@ def test_commands_in_prose(name: str) -> None:
         assert {word for word in words if word.startswith("-") and len(word) > 1} <= known, line
 
 
-@pytest.mark.parametrize("name", BOOKS)
+@pytest.mark.parametrize("name", [*BOOKS, reference.NAME])
 def test_links(name: str) -> None:
-    """Every link leads to a file, or to a heading of this or the other document."""
+    """Every link leads to a file, or to a heading of this or another document."""
     for target in re.findall(r"\]\(([^)]+)\)", text_of(name)):
         file, _, heading = target.partition("#")
-        assert (ROOT / (file or name)).is_file(), target
-        headings = re.findall(r"^#+ (.*)$", text_of(file or name), re.MULTILINE) if heading else []
+        there = (ROOT / name).parent / file if file else ROOT / name
+        assert there.is_file(), target
+        headings = re.findall(r"^#+ (.*)$", there.read_text(), re.MULTILINE) if heading else []
         slugs = [re.sub(r"[^a-z0-9 -]", "", one.lower()).replace(" ", "-") for one in headings]
         assert not heading or heading in slugs, target
 
 
 def test_reference() -> None:
     """The command reference is what the commands say of themselves; `make reference` writes it anew."""
-    book = text_of("MIGRATION.md")
-    assert reference.placed(book, reference.reference()) == book
+    page = text_of(reference.NAME)
+    assert reference.placed(page, reference.reference()) == page
 
 
 def test_every_verb_is_in_the_readme() -> None:
@@ -146,8 +153,22 @@ def test_every_key_is_in_the_book(model: type[BaseModel], heading: str) -> None:
 
 def test_forty_situations() -> None:
     """The book answers at least forty what-ifs, each with more than a heading."""
-    section = text_of("MIGRATION.md").partition("\n## What if\n")[2].partition("\n## ")[0]
+    section = text_of("docs/what-if.md")
     situations = re.findall(r"^\*\*(.+?)\*\* (.+?)(?:\n\n|\Z)", section, re.DOTALL | re.MULTILINE)
     assert len(situations) >= 40
     assert len({question for question, _ in situations}) == len(situations)
     assert all(answer.strip() for _, answer in situations)
+
+
+@pytest.mark.parametrize("name", ["MIGRATION.md", "docs/what-if.md", "docs/after-the-bridge.md", reference.NAME])
+def test_no_line_is_too_long(name: str) -> None:
+    """No line of the guide and of what stands beside it is over 120 columns."""
+    assert [line for line in text_of(name).splitlines() if len(line) > 120] == []
+
+
+def test_the_guide_has_a_map() -> None:
+    """The guide's map names every chapter, in the order in which they stand."""
+    before, _, rest = text_of("MIGRATION.md").partition("\n## ")
+    chapters = re.findall(r"^## (.*)$", re.sub(r"```.*?```", "", f"## {rest}", flags=re.DOTALL), re.MULTILINE)
+    named = [name.replace("\n ", "").replace("  ", " ") for name in re.findall(r"\[([^]]+)\]\(#", before)]
+    assert [name for name in named if name in chapters] == chapters

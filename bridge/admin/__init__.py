@@ -1,1 +1,4 @@
-"""The operator's tools, a folder or a module each. They import everything but the command line."""
+"""The operator's tools for administration, a folder or a module each, such as doctor, repair, retire and survey.
+
+They may import every other package of the bridge but the command line, `bridge.cli`.
+"""

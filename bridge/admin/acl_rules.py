@@ -1,6 +1,7 @@
-"""The smallest rights in Redis for the bridge and for each component: keys, channels, commands. Pure.
+"""Builds the smallest ACL rules for the bridge and for each component in Redis: keys, channels, commands. Pure.
 
-Rules are those of ACL SETUSER (Redis 7.0). A script's commands and keys are checked as if its caller had sent them.
+The rules are those of ACL SETUSER (Redis 7.0). Redis checks the commands and keys of a script as if the script's caller
+had sent them.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ COMPONENT = (
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A user of its own: what it is for, and its rules, without `on` and a password."""
+    """Describes an ACL user of Redis: its name, its purpose and its rules, without `on` and a password."""
 
     name: str
     purpose: str
@@ -41,18 +42,18 @@ class User:
 
     @property
     def rules(self) -> str:
-        """As ACL SETUSER takes them."""
+        """Formats the rules of an ACL user in the form that ACL SETUSER takes."""
         parts = [*self.keys, "resetchannels", *(f"&{channel}" for channel in self.channels), "-@all"]
         return " ".join([*parts, *(f"+{command}" for command in sorted(self.commands))])
 
     @property
     def shown(self) -> str:
-        """The rules of a Redis user as redis-cli reads them: what it would take apart is in quotes."""
+        """Formats the rules of an ACL user for redis-cli: a rule that redis-cli would split is in quotes."""
         return " ".join(f"'{name}'" if re.search(r"[^\w@+:~&|./-]", name) else name for name in self.rules.split(" "))
 
 
 def users(settings: Settings) -> list[User]:
-    """The bridge's, and one for each component that bridge.toml declares."""
+    """Builds the ACL users: one for the bridge, and one for each component that bridge.toml declares."""
     mappings = settings.mappings
     bridge = User(
         settings.instance if settings.instance.startswith("bridge") else f"bridge-{settings.instance}", "the bridge",
@@ -80,5 +81,5 @@ def _component(name: str, mappings: Iterable[Mapping]) -> User:
 
 
 def _literal(text: str) -> str:
-    """A name as a pattern that only it matches."""
+    """Escapes the name of a key or channel, so that as an ACL pattern it matches this name alone."""
     return re.sub(r"([*?\\[\]])", r"\\\1", text)

@@ -1,4 +1,4 @@
-"""What is known of one message in one mapping: where it stands on either side, or why it does not."""
+"""Finds one message of a mapping on both sides: its line in a file, its entry in the stream, or why there is none."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ DAY_MS = 86_400_000
 
 @dataclass(slots=True)
 class MessagePlace:
-    """One message on both sides, as far as it stands there; `said` is that in a sentence.
+    """Holds the place of a message in file and stream, as far as it was found; `said` tells the same in a sentence.
 
-    `born`: "file" or "Redis", empty where nobody can tell. `line` counts from 1, as editors do; `offset` in bytes.
+    `born`: "file" or "Redis", empty where that is not known. `line` counts from 1, as editors do; `offset` in bytes.
     """
 
     mapping: str
@@ -61,14 +61,14 @@ class MessagePlace:
     raw: bytes | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Turns the place where `bridge locate` found a message into what `--json` prints."""
+        """Turns the place of a message into the object that `bridge locate --json` prints."""
         names = ("mapping", "stream", "said", "born", "file", "line", "offset", "generation", "entry", "origin")
         facts: dict[str, Any] = {name: getattr(self, name) for name in names}
         return facts | {"raw": None if self.raw is None else as_json(self.raw)}
 
 
 class MessageFinder:
-    """One mapping, its files, its stream and what the ledger knows of both."""
+    """Finds messages of one mapping, by file, entry or origin, in its files, its stream, its archive and the ledger."""
 
     def __init__(self, shared: MappingContext, ledger: Ledger, connection: Connection) -> None:
         self.shared = shared
@@ -82,7 +82,7 @@ class MessageFinder:
     # -- from the file ---------------------------------------------------------------------------------------
 
     def of_whole_file(self, path: Path) -> MessagePlace | None:
-        """What became of a file that is a message, a value or an artifact; None when it is none of this mapping's."""
+        """Finds the message of a file that is a message, a value or an artifact; None: it is not the mapping's."""
         folder = self.shared.folder or self.shared.values
         name = folder.below(str(path)) if folder is not None else None
         if folder is None or name is None or not folder.has(name):
@@ -122,7 +122,7 @@ class MessageFinder:
         return place
 
     def _in_folder(self, place: MessagePlace, names: list[bytes], written: str = "") -> None:
-        """Fills in which file holds a message now."""
+        """Fills the file that holds a message of a spool or artifacts now into the message's place."""
         place.offset = place.generation = None
         if names:
             place.file = os.fsdecode(names[0])
@@ -131,12 +131,12 @@ class MessageFinder:
             place.said = f"its file{f' {written}' if written else ''} is not known to be there any more"
 
     def of_file(self, path: Path, number: int, *, by_line: bool) -> MessagePlace | None:
-        """The line of this number, or the one that holds this byte; None when the file is none of this mapping's."""
+        """Finds the message of a line, by line number or by a byte within; None: the file is not the mapping's."""
         source, root = self.shared.mapping.source, self.shared.settings.root
         rotated = {p.resolve() for pattern in source.rotated for p in root.glob(pattern)}
         names = {*self.shared.source_names(), *(os.fsdecode(n) for n in self._books.mirror)}
         names = {n for n in names if (root / n).resolve() == path or path in rotated}
-        if self.shared.mapping.kind.appended:  # it may have been renamed since, or be another name of a log
+        if self.shared.mapping.kind.appended:  # the file may have been renamed, or be another name of a log
             self.shared.claim_all(self._ledger)
             self.shared.leave(self._ledger)
             names |= {log} if (log := self.shared.catalog.log_at(str(path))) is not None else set()
@@ -186,7 +186,7 @@ class MessageFinder:
         return self._of_own(place, tail.name, Position(generation.number, offset), raw.removesuffix(b"\n"))
 
     def _in_chunk(self, place: MessagePlace, name: str, at: Position) -> MessagePlace:
-        """The chunk that holds a byte of a file that grows."""
+        """Finds the entry whose chunk holds a byte of a context file, and fills it into the message's place."""
         number = int(self._books.sources.get(os.fsencode(name), 0))
         for entry, origin in file_born(self._connection, self.shared.keys.stream):
             data = paired(entry.fields).get(FIELDS[3], b"")
@@ -200,12 +200,12 @@ class MessageFinder:
         return place
 
     def _shown(self, path: Path) -> str:
-        """A file's name as `locate` takes it."""
+        """Returns the name of a message's file as `bridge locate` takes it."""
         root = self.shared.settings.root
         return str(path.relative_to(root)) if path.is_relative_to(root) else path.name
 
     def _of_own(self, place: MessagePlace, name: str, at: Position, line: bytes) -> MessagePlace:
-        """A file-born line: its entry, or why there is none."""
+        """Finds the entry of a file-born line, or why there is none, and fills it into the message's place."""
         encoded, here = os.fsencode(name), at
         at = sent_as(self._ledger, self._stream, name, here)
         aside = find_quarantined(self._ledger, self._stream, name=name, generation=at.generation, offset=at.offset)
@@ -231,7 +231,7 @@ class MessageFinder:
         return f"it is entry {format_id(entry_id).decode()}{archived}"
 
     def _fields(self, entry_id: EntryId) -> tuple[list[bytes], bool] | None:
-        """Finds an entry's fields in its stream or the archive, and says which; None when it is in neither."""
+        """Finds an entry's fields in the stream or the archive, and whether in the archive; None: in neither."""
         found = existing(self._connection, self.shared.keys.stream, [entry_id]).get(entry_id)
         if found is not None:
             return found, False
@@ -239,7 +239,7 @@ class MessageFinder:
         return (kept.fields, True) if kept is not None else None
 
     def _find(self, origin: Origin, time_ms: int) -> EntryId | None:
-        """The entry of an origin: looked for from the day before its message's own time on, then everywhere."""
+        """Finds the entry of an origin, from a day before the message's time on, then in all, then in the archive."""
         starts = [b"%d-0" % (time_ms - DAY_MS), b"-"] if time_ms > DAY_MS else [b"-"]
         for start in starts:
             for entry, found in file_born(self._connection, self.shared.keys.stream, start):
@@ -250,7 +250,7 @@ class MessageFinder:
     # -- from the stream -------------------------------------------------------------------------------------
 
     def of_entry(self, entry_id: EntryId) -> MessagePlace | None:
-        """An entry of this ID; None when neither the stream nor the ledger knows it."""
+        """Finds the message of an entry ID, and its line; None: neither stream, archive nor ledger knows the entry."""
         found = self._fields(entry_id)
         fields = found[0] if found is not None else None
         text = format_id(entry_id).decode()
@@ -287,7 +287,7 @@ class MessageFinder:
         return place
 
     def of_origin(self, origin: Origin) -> MessagePlace | None:
-        """The line of an origin, and its entry; None when no source has that number."""
+        """Finds the message of an origin, its line and its entry; None when no source has the origin's number."""
         if not any(int(number) == origin.source for number in self._books.sources.values()):
             return None
         entry_id = self._find(origin, 0)
@@ -317,7 +317,7 @@ class MessageFinder:
         return place
 
     def _in_file(self, place: MessagePlace, name: str, at: Position) -> None:
-        """Fills in where a line of this source stands now."""
+        """Fills the present file, line and offset of a source's line into the message's place."""
         now = stands_at(self._ledger, self._stream, name, at)
         if now is None:
             place.said = f"it stood in generation {at.generation} of {name}, and was changed or taken out of it since"
@@ -349,7 +349,7 @@ def _in_quarantine(quarantined: QuarantinedMessage) -> str:
 
 
 def _held(tail: Tail, identity: tuple[int, int]) -> Generation | None:
-    """The source's generation that is this file, open or found anew by its content."""
+    """Finds the generation of a source whose file has this identity, for a message: an open one, or one found again."""
     tail.look()
     generation = tail.of_identity(identity)
     for record in tail.records()[::-1]:
@@ -361,7 +361,7 @@ def _held(tail: Tail, identity: tuple[int, int]) -> Generation | None:
 
 
 def _line_in(generation: Generation, number: int, *, by_line: bool) -> tuple[int, int, bytes]:
-    """Where a line begins, its number and its bytes with the newline, by its number or by a byte within it.
+    """Finds a message's line in a file by number or by a byte within: its first byte, number, and bytes with newline.
 
     Raises BridgeError when the file has no such line.
     """

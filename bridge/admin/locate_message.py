@@ -1,4 +1,4 @@
-"""Where one message stands on the other side: from a line of a file to its entry, from an entry to its line."""
+"""Locates a message on the other side (`bridge locate`): the entry of a line, or the line of an entry."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _PLACE = re.compile(r"(.+?)([:@])([0-9]{1,18})", re.DOTALL)
 
 
 def locate(settings: Settings, ledger: Ledger, connection: Connection, what: str, cwd: Path) -> list[MessagePlace]:
-    """What is known of `FILE:LINE`, `FILE@OFFSET`, a whole file, an entry ID or an origin.
+    """Locates a message in all mappings, by `FILE:LINE`, `FILE@OFFSET`, a whole file, an entry ID or an origin.
 
-    Raises BridgeError when it is nowhere.
+    Raises BridgeError when the message is nowhere.
     """
     searches = [MessageFinder(MappingContext(mapping, settings), ledger, connection) for mapping in settings.mappings]
     try:
@@ -63,7 +63,7 @@ def locate(settings: Settings, ledger: Ledger, connection: Connection, what: str
 
 
 def _of_origin(searches: list[MessageFinder], origin: Origin) -> list[MessagePlace]:
-    """In each stream that has an entry of this origin; else where its line is all the same. Raises BridgeError."""
+    """Locates an origin in each stream that has an entry of it; else where its line stands. Raises BridgeError."""
     found: list[MessagePlace] = []
     errors = [BridgeError(f"no source has the number {origin.source}")]
     for search in searches:

@@ -1,7 +1,7 @@
-"""All that the embedded server holds moves to a server of one's own, while nothing runs (`bridge move`).
+"""Moves all data from the embedded Redis server to another server, while no bridge and no component runs.
 
-The copies are made under names of their own, each is compared with what it was made of, and all get their names at
-once. bridge.toml comes last: a move that is killed before has changed nothing, and one after is done.
+This is `bridge move`. It copies each key under a temporary name, compares each copy with its original, and renames all
+copies at once. It changes bridge.toml last: a move that is killed before that is not in effect, one after it is done.
 """
 
 from __future__ import annotations
@@ -26,17 +26,18 @@ from bridge.streams.embedded import embedded_server
 from bridge.streams.reader import durability, server_info
 
 PAUSE_MS = 10_000
-"""Milliseconds for which the embedded server takes no writes, renewed as long as the move goes on."""
+"""Milliseconds for which CLIENT PAUSE stops writes on the embedded server; renewed as long as the move goes on."""
 
 EXPIRING_KEYS = (b":lease",)
-"""The ends of keys of ours that run out by themselves, and are not copied; nor is a bridge's heartbeat."""
+"""Suffixes of the bridge's keys that expire, and are not copied; a bridge's heartbeat in Redis is not copied either."""
 
 
 @dataclass(slots=True)
 class MovePlan:
-    """What would be moved. `keys`: what each holds; `there`: which of them the other server has already, the same.
+    """Plans a move to another Redis server: the keys that would be copied, and the reasons against the move.
 
-    `reasons` are what keeps it from being moved, each with what to do; `notes` what is worth knowing.
+    `to`: the other server's url, masked. `keys`: the content of each key; `there`: the keys that the other server has
+    already, with the same content. `reasons`: what prevents the move, each with what to do; `notes`: worth knowing.
     """
 
     to: str
@@ -47,14 +48,14 @@ class MovePlan:
 
     @property
     def streams(self) -> dict[bytes, KeyContent]:
-        """The streams among the keys that would be moved."""
+        """The streams among the keys that would be moved to the other Redis server."""
         return {key: what for key, what in self.keys.items() if what.kind == "stream"}
 
 
 class ServerMove:
-    """Moves what the embedded server of one bridge.toml holds.
+    """Moves all keys that the embedded server of one bridge.toml holds to another Redis server.
 
-    `tell` is given each key as it is copied, and their number.
+    `to`: the other server's url. `tell` is called with each key when its copy begins, and with the number of keys.
     """
 
     def __init__(self, settings: Settings, to: str, tell: Callable[[str, int], object]) -> None:
@@ -62,15 +63,15 @@ class ServerMove:
         self._to = check_url(to, "--to")
         self._tell = tell
         self._pausing: Connection | None = None
-        """By which the embedded server is told to take no writes."""
+        """The connection that sends CLIENT PAUSE to the embedded server, so that the server takes no writes."""
         self._prefix = f"bridge:moving:{settings.instance}:".encode()
 
     # -- looking ---------------------------------------------------------------------------------------------
 
     def plan(self) -> MovePlan:
-        """Looks at both servers, and says what would be moved and what speaks against it; changes nothing.
+        """Looks at both Redis servers, and plans which keys a move would copy and what prevents it; changes no data.
 
-        Raises ConfigError, RedisLost, RedisRefused, ServerError.
+        Starts the embedded server if that does not run. Raises ConfigError, RedisLost, RedisRefused, ServerError.
         """
         with closing(self._source()) as source, closing(self._target()) as target:
             return self._plan(source, target)
@@ -162,7 +163,7 @@ class ServerMove:
         elif key != COMPONENTS or other.kind != "hash":
             hint = f"is it from elsewhere? Then choose another database; from an earlier try: DEL {_text(key)}"
             plan.reasons.append((f"it holds {_text(key)} already, another one", hint))
-        else:  # other bridges' components stand there too
+        else:  # the hash holds other bridges' components too
             ours, theirs = (paired(connection.call("HGETALL", key)) for connection in (source, target))
             if any(theirs.get(name, value) != value for name, value in ours.items()):
                 plan.reasons.append(
@@ -174,12 +175,13 @@ class ServerMove:
     # -- moving ----------------------------------------------------------------------------------------------
 
     def execute(self) -> MovePlan:
-        """Moves, if nothing speaks against it, and leaves the old data where they are. The state lock is held.
+        """Moves the embedded server's keys to the other Redis server, if no reason is against it; returns the plan.
 
-        Nothing is changed where the plan that it returns has reasons. Raises BridgeError, OSError.
+        The old data stay where they are, and the embedded server is stopped. Nothing is changed where the plan has
+        reasons. The caller holds the state directory's lock. Raises BridgeError, OSError.
         """
         with closing(self._source()) as source, closing(self._target()) as target, closing(self._source()) as beside:
-            self._pausing = beside  # the others are in the middle of a page where it is renewed
+            self._pausing = beside  # a connection of its own: the others are reading a page when the pause is renewed
             self._pause()
             try:
                 plan = self._plan(source, target)
@@ -187,7 +189,7 @@ class ServerMove:
                     beside.call("CLIENT", "UNPAUSE")
                     return plan
                 self._write_config(really=False)
-                for key in names(target, self._prefix):  # of a try that was killed
+                for key in names(target, self._prefix):  # left behind by a move that was killed
                     target.call("DEL", key)
                 self._copy_all(source, target, plan)
                 self._write_config(really=True)
@@ -227,7 +229,10 @@ class ServerMove:
                 raise BridgeError(f"{where} came to be there meanwhile", where=plan.to, hint="who writes there?")
 
     def _write_config(self, *, really: bool) -> None:
-        """Writes the new url into bridge.toml, under its name at once or not at all. Raises ConfigError, OSError."""
+        """Writes the url of the server moved to into bridge.toml, atomically by a rename. Raises ConfigError, OSError.
+
+        Not `really`: only checks that the url can be changed in the file's text.
+        """
         path = self._settings.path.resolve()
         text = with_url(path.read_text(encoding="utf-8"), self._to)
         try:
@@ -256,7 +261,7 @@ _URL = re.compile(r"(?m)^([ \t]*url[ \t]*=[ \t]*)(\"[^\"\n]*\"|'[^'\n]*')")
 
 
 def with_url(text: str, url: str) -> str:
-    """Puts another url into the text of a bridge.toml, and leaves all else as it is. Pure."""
+    """Replaces the url of `[redis]` in the text of a bridge.toml, and leaves all other text as it is. Pure."""
     quoted = '"' + url.replace("\\", "\\\\").replace('"', '\\"') + '"'
     table = _TABLE.search(text)
     if table is None:
@@ -269,9 +274,9 @@ def with_url(text: str, url: str) -> str:
 
 
 def check_source(path: Path, flag: str | None, env: Mapping[str, str]) -> None:
-    """Checks that bridge.toml alone names the server, as a move changes it there.
+    """Checks that bridge.toml alone names the Redis server to move from, because the move changes the url there.
 
-    Raises ConfigError: a flag or variable does.
+    Raises ConfigError: the flag `--redis` or the variable BRIDGE_REDIS_URL names it.
     """
     named = "--redis" if flag else "BRIDGE_REDIS_URL" if env.get("BRIDGE_REDIS_URL") else ""
     if named and load(config=str(path), redis=None, env={}, cwd=path.parent).redis_url == "embedded":

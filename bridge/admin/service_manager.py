@@ -1,6 +1,7 @@
-"""The bridge as a service that starts at login: a systemd user unit on Linux, a launchd agent on macOS.
+"""Installs the bridge with the service manager, to start at login: a systemd user unit, or a launchd agent on macOS.
 
-It is started again when it failed, but not after exit code 2: nobody can mend a configuration by trying again.
+The service manager starts the bridge again when it failed, but not after exit code 2, a fault in the configuration: to
+try again would not help.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from bridge.core.config import Settings
 from bridge.core.errors import BridgeError
 
 WATCHDOG = 60
-"""Seconds without a word after which systemd starts it anew; it says one each second."""
+"""Seconds without a watchdog message after which systemd restarts the bridge; the bridge sends one each second."""
 
 UNIT = """[Unit]
 Description=bridge {instance}: carries files into Redis Streams and back
@@ -49,7 +50,7 @@ SystemCallArchitectures=native
 WantedBy=default.target
 """
 
-# launchd knows success and failure alone. So a shell makes a success of exit code 2, and passes on SIGTERM.
+# launchd tells only success from failure. So a shell turns exit code 2 into success, and passes on SIGTERM.
 RUNNER = (
     "trap 'kill -TERM $pid' TERM INT; \"$@\" & pid=$!; "
     "while wait $pid; code=$?; kill -0 $pid 2>/dev/null; do :; done; "
@@ -59,7 +60,7 @@ RUNNER = (
 
 @dataclass(frozen=True, slots=True)
 class ServiceFile:
-    """A service's file: where it goes, what it holds, and what the manager calls it."""
+    """Holds the file that defines the bridge's service: its path, its content, and its name in the service manager."""
 
     name: str
     path: Path
@@ -67,12 +68,15 @@ class ServiceFile:
 
 
 def command(settings: Settings, options: Sequence[str]) -> list[str]:
-    """What is run, with absolute paths alone."""
+    """Builds the command that the service runs, `bridge run` with the options, with absolute paths only."""
     return [sys.executable, "-m", "bridge", "--config", str(settings.path.resolve()), "run", *options]
 
 
 def unit(settings: Settings, options: Sequence[str], home: Path, path: str) -> ServiceFile:
-    """For systemd. `home` is where its user units are kept, `path` the PATH in which a server is looked for. Pure."""
+    """Builds the systemd user unit of the bridge's service. Pure.
+
+    `home`: the folder of systemd's user units; `path`: the PATH in which the Redis server's program is looked for.
+    """
     name = f"hestai-bridge-{settings.instance}.service"
     text = UNIT.format(
         instance=settings.instance, command=" ".join(map(_quoted, command(settings, options))),
@@ -82,13 +86,20 @@ def unit(settings: Settings, options: Sequence[str], home: Path, path: str) -> S
 
 
 def _quoted(word: str, *, expands: bool = True) -> str:
-    """One word as systemd reads it: specifiers mean nothing in it, nor variables where it `expands` them."""
+    """Quotes one word for a systemd unit, so that systemd expands no specifier in it, and no variable.
+
+    `expands`: whether systemd expands variables at that place of the unit, so that `$` must be escaped.
+    """
     escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
     return '"' + (escaped.replace("$", "$$") if expands else escaped) + '"'
 
 
 def agent(settings: Settings, options: Sequence[str], home: Path, logs: Path, path: str) -> ServiceFile:
-    """For launchd: `home` is ~/Library/LaunchAgents, `logs` ~/Library/Logs. Pure."""
+    """Builds the launchd agent of the bridge's service. Pure.
+
+    `home`: ~/Library/LaunchAgents; `logs`: ~/Library/Logs; `path`: the PATH in which the Redis server's program is
+    looked for.
+    """
     name = f"org.hestai.bridge.{settings.instance}"
     log = str(logs / f"hestai-bridge-{settings.instance}.log")
     content = {
@@ -110,7 +121,7 @@ Run = Callable[[Sequence[str]], "subprocess.CompletedProcess[str]"]
 
 
 def run(words: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """A command of the service manager. Raises BridgeError when there is none."""
+    """Runs a command of the service manager, systemctl or launchctl. Raises BridgeError: there is no such program."""
     if shutil.which(words[0]) is None:
         raise BridgeError(f"there is no {words[0]}", hint="--print shows the file for another service manager")
     return subprocess.run(words, capture_output=True, text=True, check=False, timeout=120, stdin=subprocess.DEVNULL)
@@ -118,7 +129,7 @@ def run(words: Sequence[str]) -> subprocess.CompletedProcess[str]:
 
 @dataclass(frozen=True, slots=True)
 class Manager:
-    """The commands of one service manager, for one service."""
+    """Holds the service manager's commands to enable, disable and show the bridge's service, and where its logs are."""
 
     enable: Sequence[Sequence[str]]
     disable: Sequence[Sequence[str]]
@@ -127,7 +138,10 @@ class Manager:
 
 
 def here(settings: Settings, options: Sequence[str]) -> tuple[ServiceFile, Manager]:
-    """This platform's service and manager. Raises BridgeError: it has neither systemd nor launchd."""
+    """Builds the service's file and the service manager's commands for this platform.
+
+    Raises BridgeError: the platform has neither systemd nor launchd.
+    """
     path = os.environ.get("PATH", os.defpath)
     if sys.platform == "darwin":
         library = Path.home() / "Library"
@@ -156,7 +170,10 @@ def here(settings: Settings, options: Sequence[str]) -> tuple[ServiceFile, Manag
 
 
 def install(service_file: ServiceFile, manager: Manager, does: Run = run) -> None:
-    """Writes the file and starts the service. Raises BridgeError: the manager refuses; the file stays."""
+    """Installs the bridge's service: writes its file and starts it by the service manager.
+
+    Raises BridgeError: the service manager refuses; the file stays.
+    """
     service_file.path.parent.mkdir(parents=True, exist_ok=True)
     beside = service_file.path.with_name(f".{service_file.path.name}.new")
     beside.write_bytes(service_file.content)
@@ -167,7 +184,10 @@ def install(service_file: ServiceFile, manager: Manager, does: Run = run) -> Non
 
 
 def uninstall(service_file: ServiceFile, manager: Manager, does: Run = run) -> bool:
-    """Stops it and removes the file; False: there was none. Raises BridgeError: the manager cannot be asked."""
+    """Uninstalls the bridge's service: stops it by the service manager and removes its file; False: there was none.
+
+    Raises BridgeError: there is no service manager, or it could not stop the service (the file is removed then).
+    """
     if not service_file.path.exists():
         return False
     last, *rest = manager.disable
@@ -193,7 +213,10 @@ def _must(done: subprocess.CompletedProcess[str], words: Sequence[str]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class ServiceStatus:
-    """`installed`: its file is there; `current`: as it would be written now; `said`: what the manager says of it."""
+    """Holds the status of the bridge's service with the service manager.
+
+    `installed`: its file exists; `current`: the file is as it would be written now; `said`: the manager's report.
+    """
 
     installed: bool
     current: bool
@@ -201,7 +224,7 @@ class ServiceStatus:
 
 
 def status(service_file: ServiceFile, manager: Manager, does: Run = run) -> ServiceStatus:
-    """How it stands."""
+    """Asks the service manager for the status of the bridge's service, and compares the service's file."""
     there = service_file.path.exists()
     try:
         told = does(manager.show)

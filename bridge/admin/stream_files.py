@@ -1,4 +1,7 @@
-"""A stream, or a range of it, as the files it would be: what was archived of it, and what stands."""
+"""Writes a stream, or a range of it, into a folder as files: its archived entries, and those still in Redis.
+
+`bridge snapshot` and `bridge retire` make such stream files.
+"""
 
 from __future__ import annotations
 
@@ -27,19 +30,20 @@ from bridge.streams.stream_metadata import read_books
 from bridge.streams.trim import read_trimmed
 
 ASIDE_FILE = "not-lines.jsonl"
-"""Entries that make no line, in the folder of a log's snapshot."""
+"""The file for entries that the codec makes no line of, in the folder of a log's stream files."""
 
 FILES_PAGE, FILES_PAGE_BYTES = 1000, 1 << 20
 
 ENTRIES_FILE = "entries.jsonl"
-"""All entries, where the mapping's files hold no lines."""
+"""The file for all entries, where the mapping's own files hold no lines."""
 
 
 @dataclass(slots=True)
 class StreamFiles:
-    """A stream as files, in a folder: how many messages, up to which entry, and each file's SHA-256.
+    """Describes a stream that was written into a folder as files: message count, last entry, and each file's SHA-256.
 
-    `aside`: those that make no line. `trimmed`: entries that were trimmed before, and are in no archive.
+    `aside`: messages that the codec makes no line of. `trimmed`: entries that were trimmed before, and are in no
+    archive.
     """
 
     folder: Path
@@ -48,12 +52,15 @@ class StreamFiles:
     last: EntryId = (0, 0)
     trimmed: int = 0
     lines: dict[str, int] = field(default_factory=dict)
-    """How many messages each file of lines holds."""
+    """How many messages each file of lines holds, by the file's name."""
     digests: dict[str, str] = field(default_factory=dict)
 
 
 class _Files:
-    """Files in a folder, written beside under a temporary name and renamed together. One is open at a time."""
+    """Writes stream files into a temporary folder beside the target, which one rename puts in place.
+
+    One file is open at a time.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -81,17 +88,20 @@ class _Files:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Removes what a snapshot that was not finished has written."""
+        """Removes the temporary folder of stream files that were not finished."""
         self._end()
         _remove(self._new)
 
     @property
     def digests(self) -> dict[str, str]:
-        """The SHA-256 of each file that was written."""
+        """The SHA-256 of each of the stream files that were written, by name."""
         return {name: digest.hexdigest() for name, digest in self._digests.items()}
 
     def close(self) -> None:
-        """On disk, read again and compared, and in place. Raises BridgeError."""
+        """Syncs the stream files to disk, reads them again and compares, and renames their folder into place.
+
+        Raises BridgeError: a file does not hold what was written to it.
+        """
         self._end()
         for name, digest in self._digests.items():
             again = hashlib.sha256()
@@ -115,10 +125,11 @@ def keep(
     since: EntryId = ZERO_ID, until: EntryId | None = None, *,
     beside: Callable[[StreamFiles], Mapping[str, bytes]] = lambda kept: {},
 ) -> StreamFiles:  # fmt: skip
-    """Writes the entries from `since` on, below `until`, as the files they would be, in stream order.
+    """Writes a stream's entries from `since` on, below `until`, into a folder as the files of its mapping, in order.
 
-    Entries that are no lines of a log are written as JSON, one a line; latest values as files of their own, with the
-    whole. A folder of that name is replaced when all is written, what is to lie `beside` the messages as well.
+    Entries that the codec makes no line of are written as JSON, one a line; latest values as files of their own, where
+    the whole stream is written. `beside` makes further files that lie beside the messages. A folder of that name is
+    replaced when all is written.
     Raises BridgeError, OSError, RedisLost, RedisRefused.
     """
     books = read_books(connection, shared.keys)
@@ -155,7 +166,7 @@ def keep(
 
 
 def _gone(shared: MappingContext, ledger: Ledger | None, connection: Connection) -> int:
-    """Counts the entries of a stream that were trimmed and are in no archive."""
+    """Counts the entries of a stream that were trimmed and are in no archive, so that no stream file holds them."""
     now = read_trimmed(connection, shared.keys)
     if now.floor == ZERO_ID and ledger is not None:
         now = remembered(ledger, shared.mapping.stream.key) or now
@@ -170,7 +181,10 @@ def _gone(shared: MappingContext, ledger: Ledger | None, connection: Connection)
 def _history(
     shared: MappingContext, ledger: Ledger | None, connection: Connection, since: EntryId, last: EntryId
 ) -> Iterator[Entry]:
-    """Entries from `since` to `last`; those that were trimmed as far as the archive has them."""
+    """Yields the entries of a stream to write as files: trimmed ones from the archive, if it has them, then Redis's.
+
+    From `since` to `last`.
+    """
     archive = ArchiveReader(shared.mapping, shared.settings.state_dir, ledger) if ledger is not None else None
     was = remembered(ledger, shared.mapping.stream.key) if ledger is not None else None
     floor = was.floor if was is not None else ZERO_ID
@@ -179,7 +193,7 @@ def _history(
 
 
 def _line(shared: MappingContext, entry: Entry, names: dict[int, str]) -> tuple[str, bytes | None]:
-    """Makes of a stream's entry the file that it belongs to and its line there; None where it makes none."""
+    """Encodes a stream's entry as a line, and names the file that the line belongs to; None where it makes no line."""
     values = paired(entry.fields)
     name, _ = home(shared.mapping, entry, names)
     if not name:

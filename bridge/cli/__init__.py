@@ -1,6 +1,6 @@
-"""The command line of the bridge, a file per verb.
+"""The command line of the bridge (`bridge`): collects all verbs, one module per verb, and runs them.
 
-What is heavy is imported inside the verbs, so that `--help` is quick.
+Heavy modules are imported inside the verbs, so that `--help` is quick.
 """
 
 from __future__ import annotations
@@ -85,10 +85,10 @@ cli.add_command(retire.runbook)
 
 
 def main() -> None:
-    """The console script `bridge` runs the verb, and turns errors into one message and an exit code."""
+    """Runs the console script `bridge`: the verb of the command line, with errors as one message and an exit code."""
     from bridge.core.errors import BridgeError
 
-    # A sixth of the time a command takes to start would go into looking for plugins, of which it needs none.
+    # Looking for plugins, of which the bridge needs none, would take a sixth of a command's start.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     try:
         from bridge.core import failpoints

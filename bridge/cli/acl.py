@@ -1,4 +1,4 @@
-"""`bridge acl`."""
+"""The command `bridge acl`: prints the smallest ACL rules in Redis for the bridge and for each component."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every verb shares: the global options before or after it, output, and errors."""
+"""Shares among all verbs of the command line the global options, JSON output, error messages and completion."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from bridge.core.errors import BridgeError
 
 FILES = 10_240
-"""Open files that are asked for: the most that macOS grants."""
+"""Open files that a command asks the system for: the most that macOS grants."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -35,7 +35,7 @@ _GLOBAL = (
 
 
 class Verbs(click.Group):
-    """A group that lists its verbs in the order of their use, and names the nearest one when one is misspelt."""
+    """A click group that lists its verbs in the order of their use, and suggests the nearest for a misspelt one."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Lists the verbs of the command line in the order in which they were added."""
@@ -44,7 +44,7 @@ class Verbs(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Finds the verb that the command line names, as click does; where there is none it suggests the nearest."""
+        """Finds the verb that the command line names, as click does, and suggests the nearest verb if there is none."""
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
@@ -56,7 +56,7 @@ class Verbs(click.Group):
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The options that every verb of the command line takes, whether they stood before the verb or behind it."""
+    """The global options that every verb of the command line takes, given before the verb or after it."""
 
     config: str | None
     redis: str | None
@@ -64,27 +64,27 @@ class Options:
     verbosity: int
 
     def settings(self, log_format: str | None = None) -> Settings:
-        """bridge.toml under these flags. Raises ConfigError."""
+        """Loads the settings from bridge.toml, overridden by the command line's global options. Raises ConfigError."""
         from bridge.core.config import load
 
         return load(config=self.config, redis=self.redis, env=os.environ, cwd=Path.cwd(), log_format=log_format)
 
     def log(self, log_format: str = "text") -> None:
-        """Sets up a command's log on stderr, as its options say."""
+        """Sets up a command's log on stderr, as verbose as the global options say."""
         from bridge.core.logger import set_up
 
         set_up(log_format, self.verbosity)
 
 
 def options(function: F) -> F:
-    """Gives a verb of the command line the options that every verb takes."""
+    """Adds the global options to a verb of the command line."""
     for option in reversed(_GLOBAL):
         function = option(function)
     return function
 
 
 def verb(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds the global options to a verb and gives it one `Options`, merged with those before the verb."""
+    """Decorates a verb with the global options and calls it with one `Options`, merged with those before the verb."""
 
     @functools.wraps(function)
     def wrapped(
@@ -111,18 +111,18 @@ def verb(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _may_open_many() -> None:
-    """As many open files as the system lets this process have: each log and context is held open."""
+    """Raises the command's limit of open files as far as the system lets it: each log and context is held open."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
         except (ValueError, OSError):
-            return  # macOS may allow less than it says; what there is has to do
+            return  # macOS may allow less than it says: the limit stays as it is
 
 
 def mapping_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """For the shell's completion: this bridge's mappings, or the shipped ones."""
+    """Completes a mapping's name in the shell: from the mappings of bridge.toml, or else the shipped mappings."""
     from bridge.core.config import load
     from bridge.core.errors import BridgeError
     from bridge.core.mapping import shipped_names
@@ -145,7 +145,7 @@ def emit_line(value: object) -> None:
 
 
 def _plain(text: str) -> str:
-    """JSON escapes control characters below space; a terminal minds others too (DEL, CSI, changes of direction)."""
+    """Escapes in JSON output the control characters that JSON leaves as they are (DEL, CSI, changes of direction)."""
     if text.isprintable():
         return text
     return "".join(
@@ -154,14 +154,14 @@ def _plain(text: str) -> str:
 
 
 def complain(error: BridgeError) -> None:
-    """What happened, where, and what to try."""
+    """Prints an error of a command on stderr: what happened, where, and what to try."""
     click.echo(f"bridge: {error}", err=True)
     if error.hint:
         click.echo(f"  try: {error.hint}", err=True)
 
 
 def serve(settings: Settings) -> None:
-    """Starts the embedded server, if it is the one to be used and does not run."""
+    """Starts the embedded server for a command, if the settings name that server and it does not run."""
     from bridge.core.logger import logger
     from bridge.streams.embedded import embedded_server
 
@@ -173,7 +173,7 @@ def serve(settings: Settings) -> None:
 
 
 def of_root(settings: Settings) -> Settings:
-    """Returns a command's settings, once it is sure that their root is a folder. Raises ConfigError: it is none."""
+    """Checks that the root in a command's settings is a folder, and returns the settings. Raises ConfigError."""
     from bridge.core.errors import ConfigError
 
     if not settings.root.is_dir():
@@ -182,7 +182,7 @@ def of_root(settings: Settings) -> Settings:
 
 
 def say_unaccounted(mapping: str, sentences: Sequence[str]) -> None:
-    """Says on stderr what of a mapping's files nothing explains, and how to see and mend it."""
+    """Prints on stderr which of a mapping's files are unaccounted, and which commands show and mend that."""
     for said in sentences:
         click.echo(f"bridge: {mapping}: {said}", err=True)
     if sentences:
@@ -190,7 +190,7 @@ def say_unaccounted(mapping: str, sentences: Sequence[str]) -> None:
 
 
 def who() -> str:
-    """The user and the host, for the ledger."""
+    """Returns `user@host` of whoever runs the command, for the ledger's journal."""
     import getpass
     import socket
 

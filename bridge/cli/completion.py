@@ -1,4 +1,4 @@
-"""`bridge completion`."""
+"""The command `bridge completion`: prints the script with which a shell completes verbs, options and mappings."""
 
 from __future__ import annotations
 

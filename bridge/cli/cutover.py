@@ -1,4 +1,4 @@
-"""`bridge cutover` and `bridge rollback`."""
+"""The commands `bridge cutover` and `bridge rollback`: move a component from the files to Redis, and back."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def _flags(function: Callable[..., Any]) -> Callable[..., Any]:
-    """What both verbs take."""
+    """Adds the options that `bridge cutover` and `bridge rollback` share."""
     for run in reversed((
         click.argument("component"),
         click.option("--mapping", shell_complete=mapping_names, help="One mapping alone; else all that it uses"),
@@ -114,7 +114,7 @@ def _operator(options: Options) -> Iterator[Operator]:
 def _switch(
     options: Options, operator: Operator, wish: SwitchWish, mapping: str, told: list[dict[str, Any]], *, execute: bool
 ) -> bool:
-    """One mapping's steps, planned, and made if that is wanted; whether a gate was closed."""
+    """Plans, and with `execute` makes, the steps of a cut-over or roll-back in one mapping; True: a gate was closed."""
     steps, modes = operator.steps(wish, mapping)
     if not steps:
         where = {"file": "the files", "redis": "Redis", "both": "both sides"}[wish.to]

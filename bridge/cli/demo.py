@@ -1,4 +1,4 @@
-"""`bridge demo`."""
+"""The command `bridge demo`: shows three programs, a bridge and a server at work, and checks both sides at the end."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from bridge.admin.demo.verdict import Verdict
 
 COUNTS_SECONDS = 1.0
-"""Seconds between two lines of counts where there is no terminal."""
+"""Seconds between two lines of the demo's counts where there is no terminal."""
 
 BAR = 16
 LATENCY_MESSAGES = 50
-"""Messages over which the live latency is told."""
+"""The demo's live latency is the median over so many of the newest messages."""
 
 
 @click.command("demo", short_help="See it work, on a server of its own")
@@ -38,7 +38,7 @@ def command(options: Options, story: bool) -> int:
     asked: list[int] = []
 
     def interrupt(number: int, frame: object) -> None:
-        asked.append(number)  # what is raised in a finalizer is lost, this is not
+        asked.append(number)  # an exception that is raised in a finalizer is lost, this note is not
         raise KeyboardInterrupt
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -129,7 +129,7 @@ def _ms(crossing: Crossing, newest: int = 0) -> str:
 
 
 def _screen(scene: Scene) -> Group:
-    """The picture, for 60 columns and more."""
+    """Lays out the demo's live picture for a terminal: programs, both directions, processes and events; 60 columns."""
     from rich.console import Group
     from rich.text import Text
 
@@ -165,7 +165,7 @@ def _grid() -> Table:
 
 
 class _Plain:
-    """A line for each event and, now and then, the counts."""
+    """Prints the demo without a terminal: a line for each event and, every COUNTS_SECONDS, the counts."""
 
     def __init__(self) -> None:
         self._told = 0

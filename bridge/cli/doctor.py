@@ -1,4 +1,4 @@
-"""`bridge doctor`."""
+"""The command `bridge doctor`: checks the server, this machine and the bridge, and says what to do."""
 
 from __future__ import annotations
 

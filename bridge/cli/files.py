@@ -1,4 +1,4 @@
-"""`bridge files`: the account of the files that a mapping names."""
+"""The command `bridge files`: prints the account of the files that a mapping names, and sets files aside."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from bridge.engine.account.standing import FilesAccount, FileStanding
 
 SHOWN_FILES = 30
-"""Files that are shown of a mapping unless all are asked for; those that need a person always are."""
+"""Files of a mapping that `bridge files` shows without `--all`; files that need a person are always shown."""
 
 TIMES_WIDTH = 110
-"""Columns of a screen on which the times of a file's first and last message stand beside each other."""
+"""Columns of a screen from which on the times of a file's first and last message are shown side by side."""
 
 STANDING_ORDER = ("unaccounted", "waiting", "left", "aside", "copy", "link", "active", "piece")
-"""The standings in the order in which they are shown: what needs a person stands first."""
+"""The standings of files in the order in which they are shown: those that need a person first."""
 
 
 @click.command("files", short_help="Say what became of every file that a mapping names")
@@ -92,7 +92,7 @@ def _sorted(account: FilesAccount) -> list[FileStanding]:
 
 
 def _why(piece: FileStanding) -> str:
-    """What decided the standing of a file, or the place of a generation among the others of its log."""
+    """Says for `bridge files` what decided a file's standing, or a generation's place among the others of its log."""
     from bridge.core.globs import is_glob
     from bridge.files.piece_age import HOW
 

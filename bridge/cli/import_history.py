@@ -1,4 +1,4 @@
-"""`bridge import-history`."""
+"""The command `bridge import-history`: brings what the files already hold into the stream, and shows the progress."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 SHOWN_REASONS = 8
 ORDERS, PIECES = 5, 20
 LINE_SECONDS = 5.0
-"""Seconds between two lines where there is no terminal."""
+"""Seconds between two lines about an import's progress where there is no terminal."""
 
 
 @click.command("import-history", short_help="Bring what the files already hold into the stream")
@@ -88,21 +88,21 @@ def _import(options: Options, settings: Settings, chosen: list[Mapping], max_rat
 
 
 class _Watch:
-    """Somebody, or a program, who is told."""
+    """Base of what reports an import's progress: to a person by lines or bars, or to a program by events."""
 
     def close(self) -> None:
-        """Ends the watch over an import: nothing more comes."""
+        """Ends the report of an import's progress; the base class has nothing to end."""
 
 
 class _Events(_Watch):
-    """Tells a program what an import does: a JSON object a line on stdout, started, waiting, progress or ended."""
+    """Reports an import to a program: one JSON object per line on stdout (started, waiting, progress or ended)."""
 
     def __call__(self, event: str, report: Report) -> None:
         emit_line({"event": event, **report.to_json(), "seconds_left": _seconds_left(report)})
 
 
 class _Lines(_Watch):
-    """A line every few seconds on stderr, and the summary on stdout."""
+    """Reports an import without a terminal: a line every few seconds on stderr, and the summary on stdout."""
 
     def __init__(self) -> None:
         self._due = 0.0
@@ -126,7 +126,7 @@ class _Lines(_Watch):
 
 
 class _Bars(_Lines):
-    """A bar for each source and one for all of them, on a terminal."""
+    """Reports an import on a terminal: a progress bar for each source, and one for all of them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -170,7 +170,7 @@ class _Bars(_Lines):
         for name in [*names, "" if names else report.mapping]:
             self._tasks[name] = self._progress.add_task(str(safe(name or "all")), lines="")
         self._progress.start()
-        redirect(sys.stderr)  # which is the bars' own now: a word of the log goes above them
+        redirect(sys.stderr)  # stderr now belongs to the bars: lines of the log go above them
 
     def close(self) -> None:
         """Ends the progress bars of an import, which stay on the screen as they are."""
@@ -189,7 +189,7 @@ class _Bars(_Lines):
 
 NARROW = 76
 BARS = 20
-"""More sources than these have one bar together."""
+"""Most sources that each have a progress bar; more sources have one bar together."""
 
 
 def _seconds_left(report: Report) -> float | None:
@@ -218,7 +218,7 @@ def _so_far(report: Report) -> str:
 
 
 def summary(report: Report) -> str:
-    """Says for people, in a few rows, what an import brought over."""
+    """Summarises for people, in a few rows, what an import brought over."""
     from bridge.core.wording import duration
 
     entries, rejected, clamped = report.total("entries"), report.total("rejected"), report.total("clamped")
@@ -254,7 +254,7 @@ def summary(report: Report) -> str:
 
 
 def moment(ms: int) -> str:
-    """Milliseconds since 1970 as a time in UTC, to the second."""
+    """Formats milliseconds since 1970 as a time in UTC, to the second, for the summary of an import."""
     from datetime import UTC, datetime, timedelta
 
     try:
@@ -264,7 +264,7 @@ def moment(ms: int) -> str:
 
 
 def _preview(options: Options, settings: Settings, chosen: list[Mapping]) -> int:
-    """Prints what an import would do; returns 3 where something cannot be read, goes aside, or would not fit."""
+    """Prints what an import would do (`--dry-run`); returns 3 where something is unreadable, set aside or too big."""
     from bridge.admin.survey.preview import preview, too_big
 
     found, room, said = preview(settings, chosen)

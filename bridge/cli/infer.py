@@ -1,4 +1,4 @@
-"""`bridge mapping infer`: a proposed mapping as TOML."""
+"""The command `bridge mapping infer`: proposes a mapping, as TOML, for a log or a folder."""
 
 from __future__ import annotations
 
@@ -17,14 +17,17 @@ if TYPE_CHECKING:
     from bridge.admin.survey.check_lines import CheckReport
 
 LOG_SAMPLE_BYTES = 1 << 18
-"""Bytes that are looked at, from each of the beginning, the middle and the end."""
+"""Bytes of a log that are sampled to infer a mapping, at each of the beginning, the middle and the end."""
 
 CHECKED = 1 << 26
-"""Bytes on which the proposal is tried."""
+"""Bytes of a log on which the inferred mapping is tried."""
 
 
 def propose(path: Path, root: Path) -> tuple[str, dict[str, Any], Proposal, CheckReport]:
-    """The TOML, the same as tables, what was found, and how the file translates. Raises SourceError, ConfigError."""
+    """Infers a mapping for a log or a folder; returns it as TOML and as tables, with the proposal and its check.
+
+    The check says how the file translates under the mapping. Raises SourceError, ConfigError.
+    """
     from bridge.admin.survey.check_lines import check_file
     from bridge.core.mapping import Mapping
     from bridge.core.strict_models import validated
@@ -68,11 +71,11 @@ def propose(path: Path, root: Path) -> tuple[str, dict[str, Any], Proposal, Chec
 
 
 FILES_SAMPLED, BYTES_SAMPLED = 200, 1 << 16
-"""Of a folder: how many files are looked at, and how many bytes of each."""
+"""How many files of a folder are sampled to infer a mapping, and how many bytes of each."""
 
 
 def _folder(path: Path, root: Path) -> tuple[str, dict[str, Any], Proposal, CheckReport]:
-    """The same for a folder. Raises SourceError where there is no file in it."""
+    """Infers a mapping for a folder; returns what `propose` returns. Raises SourceError where it holds no file."""
     from itertools import islice
 
     from bridge.admin.survey.check_lines import check_folder
@@ -114,7 +117,7 @@ def _folder(path: Path, root: Path) -> tuple[str, dict[str, Any], Proposal, Chec
 
 
 def _source_of(file: str) -> tuple[str, bool]:
-    """The path of the log that this file is, or is a piece of; and whether that is a glob for a file each day."""
+    """Infers the path of the log that a file is, or is a piece of, and whether the path is a glob over daily files."""
     folder, slash, name = file.rpartition("/")
     piece = re.fullmatch(r"(.+?)(?:\.\d{1,4}|[.-]\d{4}-?\d\d-?\d\d[\dT:_-]*)", name)
     if piece:

@@ -1,4 +1,4 @@
-"""`bridge init`."""
+"""The command `bridge init`: looks through a folder, shows how its lines would translate, and writes bridge.toml."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ dir = ".bridge"
 {components}"""
 
 ROLE = re.compile(r"[A-Za-z0-9_-]{1,64}")
-"""A role that may become a file's name."""
+"""Matches a role that `bridge init` may write into bridge.toml, since it may become a file's name."""
 
 
 PROPOSE = "`bridge mapping infer {} > mine.toml` proposes a mapping, then `bridge init --mapping mine.toml`"
@@ -135,7 +135,7 @@ def command(options: Options, mappings: tuple[str, ...], logs: tuple[str, ...], 
 
 
 def _components(chosen: list[MappingFiles]) -> str:
-    """A component for each role that has a file by now, where the mirror writes a file for each role."""
+    """Makes the components for bridge.toml: one for each role that has a file, where the mirror writes one per role."""
     roles = {
         role.decode("utf-8", "replace")
         for files in chosen if files.mapping.mirror is not None and "{role}" in files.mapping.mirror.path
@@ -181,7 +181,7 @@ def _show(out: Console, files: MappingFiles, folder: Path) -> None:
 
 
 def _rest(out: Console, seen: Discovery) -> None:
-    """What no mapping names, a line for each folder."""
+    """Prints for `bridge init` the unknown files, which no mapping names: a line for each folder."""
     from collections import Counter
 
     from bridge.cli.screen import safe
@@ -200,11 +200,11 @@ def _rest(out: Console, seen: Discovery) -> None:
 
 
 FOLDERS = 8
-"""Folders of unknown files that are told of."""
+"""Most folders of unknown files that `bridge init` names."""
 
 
 def _nothing(out: Console, seen: Discovery, folder: Path, names: list[str]) -> None:
-    """What was seen instead of a log that a mapping names, and what to try."""
+    """Prints for `bridge init`, when no log that a mapping names is found, what is there instead, and what to try."""
     from bridge.cli.screen import safe
 
     some = ", ".join(seen.names[:5]) + (f" and {len(seen.names) - 5} more" if seen.names[5:] else "")
@@ -217,7 +217,7 @@ def _nothing(out: Console, seen: Discovery, folder: Path, names: list[str]) -> N
 
 
 def _nearly(seen: Discovery, folder: Path) -> ConfigError:
-    """No log has a name that a mapping knows, but some have lines that one would translate."""
+    """Makes the error of `bridge init` when no log has a known name, but a mapping would translate lines of some."""
     from bridge.core.errors import ConfigError
     from bridge.core.model import shown
 
@@ -235,7 +235,10 @@ def _nearly(seen: Discovery, folder: Path) -> ConfigError:
 
 
 def _own(here: Path, folder: Path, log: str) -> str:
-    """Writes a mapping for a log of another name; returns the name of its file. Raises ConfigError."""
+    """Writes for `bridge init --log` a mapping for a log of another name; returns the mapping's file name.
+
+    Raises ConfigError.
+    """
     from bridge.admin.survey.discover import closest, own_mapping
     from bridge.core.errors import ConfigError
     from bridge.core.mapping import load_mapping, mapping_path, shipped_names
@@ -265,7 +268,7 @@ def _own(here: Path, folder: Path, log: str) -> str:
 
 
 def _server(url: str) -> tuple[bool, str]:
-    """Whether there is a server, and that in words."""
+    """Checks for `bridge init` whether the Redis server is there; returns that, and that in words."""
     from bridge.core.config import masked
     from bridge.core.errors import BridgeError
     from bridge.streams.connect import Connection
@@ -283,7 +286,7 @@ def _server(url: str) -> tuple[bool, str]:
 
 
 def _begin(options: Options, path: Path) -> list[str]:
-    """Makes a ledger that vouches for the files of mappings which nobody has retired; returns the retired ones.
+    """Makes the first ledger after `bridge init`, to vouch for mappings that nobody has retired; returns the retired.
 
     From then on programs with our client may write to the files without Redis (`bridge.client.carried_still`).
     """
@@ -299,12 +302,12 @@ def _begin(options: Options, path: Path) -> list[str]:
     from bridge.streams.retired import ending_of
 
     settings, over = load(config=str(path), redis=options.redis, env=os.environ, cwd=path.parent), list[str]()
-    with suppress(BridgeError, OSError):  # without one they ask Redis first
+    with suppress(BridgeError, OSError):  # without a ledger the programs ask Redis first
         if settings.redis_url != "embedded":
             with closing(dialler(settings, may_start=False)()) as connection:
                 over = [m.name for m in settings.mappings if ending_of(connection, Keys.of(m.stream.key)) is not None]
         elif (settings.state_dir / "server").exists():
-            return []  # it knows, and is not started for this
+            return []  # the embedded server knows what is retired, and is not started to be asked
         with closing(Ledger(private(settings.state_dir) / "ledger.db", create=True)) as ledger:
             for mapping in settings.mappings:
                 if mapping.name not in over:

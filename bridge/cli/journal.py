@@ -1,4 +1,4 @@
-"""`bridge journal`."""
+"""The command `bridge journal`: lists who changed what and when, such as switches, repairs and retirements."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def command(options: Options, count: int) -> None:
 
 
 def _said(row: dict[str, Any]) -> str:
-    """An entry's facts in words; `--json` has all of them."""
+    """Says in words the facts of one record of the journal; `--json` has all facts."""
     facts = row["facts"]
     if row["what"] not in ("cutover", "rollback"):
         plain = {name: fact for name, fact in facts.items() if fact is not None and not isinstance(fact, dict | list)}

@@ -1,4 +1,4 @@
-"""`bridge locate`."""
+"""The command `bridge locate`: says where a message, given as a line or an entry, stands on the other side."""
 
 from __future__ import annotations
 

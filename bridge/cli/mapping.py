@@ -1,4 +1,4 @@
-"""`bridge mapping list|show|check|infer|schema`."""
+"""The commands `bridge mapping list|show|check|infer|schema`: show mappings, and try one on a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`bridge move`."""
+"""The command `bridge move`: moves all that the embedded server holds to a Redis server of your own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`bridge parity`."""
+"""The command `bridge parity`: compares files and streams message by message, and prints the proof or a page."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from bridge.streams.connect import Connection
 
 WATCH_SECONDS = 2.0
-"""Seconds between two looks of `--watch`; more after a look that took long, so that looking is a tenth of the time."""
+"""Seconds between two runs of `parity --watch`; more after a long run, so that runs take a tenth of the time."""
 
 SAID = 5.0
-"""Seconds between two lines of progress where there is no terminal."""
+"""Seconds between two lines of parity's progress where there is no terminal."""
 
 LISTED_DIFFERENCES = 20
-"""Differences that are printed."""
+"""Most differences that `bridge parity` prints."""
 
 CODES = {"equal": 0, "differs": 3, "inconclusive": 4}
 
@@ -129,11 +129,11 @@ def _prove(
 
 
 HTML_HEADER = "<!doctype html>\n<!-- bridge parity -->"
-"""How a page begins."""
+"""The first bytes of an HTML page of parity, by which an earlier page is recognised."""
 
 
 def _may_write(path: Path) -> None:
-    """A page may take the place of an earlier one, and of nothing else. Raises BridgeError."""
+    """Checks that a parity page (`--html`) would overwrite no file but an earlier page. Raises BridgeError."""
     from bridge.core.errors import BridgeError
 
     try:
@@ -159,7 +159,7 @@ def _write(path: Path, text: str) -> None:
 
 
 class _Progress:
-    """How far the reading is, on stderr: a bar on a terminal, else a line every few seconds."""
+    """Shows on stderr how far parity has read: one line in place on a terminal, else a line every few seconds."""
 
     def __init__(self, *, quiet: bool) -> None:
         self._quiet = quiet
@@ -179,7 +179,7 @@ class _Progress:
             click.echo(said, err=True)
 
     def close(self) -> None:
-        """Takes the bar away."""
+        """Clears the line of parity's progress from the terminal."""
         if self._open:
             click.echo("\r\x1b[K", err=True, nl=False)
             self._open = False
@@ -238,7 +238,10 @@ def _print(results: list[ParityResult]) -> None:
 
 
 def _watch(options: Options, proof: ParityRunner, dial: Callable[[], Connection], stop: Event, *, full: bool) -> int:
-    """Until interrupted. A new verdict is a line on stdout; with `--json` every look is one."""
+    """Runs parity again and again until interrupted (`--watch`), and prints each new verdict as a line on stdout.
+
+    With `--json` every run is a line.
+    """
     from rich.live import Live
 
     from bridge.cli.screen import console, safe

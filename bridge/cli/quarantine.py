@@ -1,4 +1,4 @@
-"""`bridge quarantine list|show|retry|acknowledge|export`."""
+"""The commands `bridge quarantine list|show|retry|acknowledge|export`, for messages that could not be translated."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 NUMBER = click.IntRange(1, (1 << 63) - 1)
 SHOWN_CHARACTERS = 10_000
-"""Characters of a message that `show` prints; `export` gives all of them."""
+"""Most characters of a message that `quarantine show` prints; `quarantine export` gives all of them."""
 
 
 @click.group("quarantine", cls=Verbs, short_help="See and retry what could not be translated")

@@ -1,4 +1,4 @@
-"""`bridge redact` deletes entries on purpose."""
+"""The command `bridge redact`: deletes entries from a stream on purpose, and says which lines to take out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The verb `bridge repair` rebuilds a lost ledger, and mends what parity found."""
+"""The command `bridge repair`: rebuilds a lost ledger, and mends the differences that parity found."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def command(
 def _say(
     options: Options, names: tuple[str, ...], *, accept: bool, as_edit: bool, as_new: bool, reason: str | None
 ) -> int:
-    """Notes what a person says: that differences are known, or what took a log's place."""
+    """Notes what a person says with `bridge repair`: known differences (`--accept`), or what took a log's place."""
     from contextlib import closing
     from threading import Event
 
@@ -136,7 +136,7 @@ def _say(
 
 
 class _Repair:
-    """The repair of one mapping: a lost ledger is rebuilt, and the differences that parity finds are mended."""
+    """Repairs one mapping: rebuilds a lost ledger, and mends the differences that parity finds."""
 
     def __init__(
         self, shared: MappingContext, ledger: Ledger | None, connection: Connection, *, execute: bool, take_over: bool
@@ -163,7 +163,7 @@ class _Repair:
         return (self.late.left if self.late is not None else 0) + len(self.plan.of("")) + self.plan.untold
 
     def run(self) -> None:
-        """The repair plans for the mapping's ledger and its differences; with `--execute` it carries the plans out."""
+        """Plans the repair of a mapping's ledger and of its differences, and carries the plans out with `--execute`."""
         from bridge.engine import rebuild_ledger
 
         ledger = self._ledger
@@ -173,7 +173,7 @@ class _Repair:
             anew = bool(self.shared.hold.doubt(self._connection, ledger))
         self.rebuilt = rebuild_ledger.plan(self._connection, self.shared, ledger, take_over=self._take_over, anew=anew)
         if self.rebuilt is not None and (not self._execute or ledger is None):
-            return  # what parity finds without a ledger is another matter
+            return  # without a ledger parity would find other differences
         if self.rebuilt is not None and ledger is not None:
             rebuild_ledger.execute(self._connection, self.shared, ledger, self.rebuilt)
         if ledger is not None and self.shared.mapping.kind.lines:
@@ -223,14 +223,14 @@ class _Repair:
             for restore in self.plan.restores:
                 mender.restore(restore)
                 self.restored += restore.lines
-            self._look()  # where the lines stand again, other places may be right as well
+            self._look()  # with these lines in place again, other places may be right as well
         if self.plan is not None:
             self.done = list(mender.run(self.plan, self._numbers))
             if not self.plan.of("") and not self.plan.untold:
                 forget_skipped(ledger, self.shared.mapping.stream.key)
 
     def to_json(self) -> dict[str, Any]:
-        """The repair of one mapping as `--json` prints it: its plans, and what was done of them."""
+        """Makes a JSON object of the repair of one mapping, for `--json`: its plans, and what was done of them."""
         acts = self.plan.acts if self.plan is not None else []
         where = {id(act): place for act, place in self.done}
         did = bool(self.rebuilt or self.done or self.restored or (self.late and self.late.done))
@@ -248,7 +248,7 @@ class _Repair:
         }  # fmt: skip
 
     def _put_back(self) -> int:
-        """Counts the lines at the end of files that the repair put back, or would put back."""
+        """Counts the lines that the repair put back, or would put back, at the end of files that were cut."""
         if self._execute or self.plan is None:
             return self.restored
         return sum(restore.lines for restore in self.plan.restores)

@@ -1,4 +1,4 @@
-"""`bridge repair` of files that nothing accounts for: they are brought over late, marked so, each message once."""
+"""The part of `bridge repair` for unaccounted files: brings them over late, marked so, each message once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class LateFiles:
-    """The files of one mapping that nothing accounts for, and what a repair does about them."""
+    """Repairs the unaccounted files of one mapping: brings them over late, and notes those that were edited."""
 
     def __init__(self, shared: MappingContext, ledger: Ledger, connection: Connection) -> None:
         from bridge.engine.account.edited_piece import edited_piece
@@ -28,23 +28,23 @@ class LateFiles:
         self.shared = shared
         self._ledger = ledger
         account = account_of(shared, ledger, time.time, running=False)
-        late = {*shared.catalog.late.values()}  # of which an earlier repair did not carry all
+        late = {*shared.catalog.late.values()}  # files of which an earlier repair did not carry all
         begun = [piece for piece in account.pieces if piece.log in late and piece.behind]
         edited = [(piece, edited_piece(connection, shared, ledger, piece)) for piece in account.unaccounted]
         self.found: list[FileStanding] = [piece for piece, of in edited if of is None] + begun
         self.edited = [of for _, of in edited if of is not None]
-        """Finished generations that were edited since: most of their lines are in the stream."""
+        """Unaccounted files that are finished generations, edited since: most of their lines are in the stream."""
         self.done: OnceReport | None = None
         self.gone = 0
-        """Entries that were removed before they were mirrored, and that nobody knew of."""
+        """How many entries were removed before they were mirrored, and nobody had acknowledged until now."""
 
     @property
     def left(self) -> int:
-        """How many errors kept files from being brought over, and how many files are left to a person."""
+        """How many unaccounted files the repair leaves to a person, and how many errors kept files from coming over."""
         return (len(self.done.errors) if self.done is not None else 0) + len(self.edited)
 
     def execute(self) -> None:
-        """Carries the files to the stream, behind what stands there. Raises LedgerError."""
+        """Carries the unaccounted files late to the stream, after the entries that are there. Raises LedgerError."""
         from threading import Event
 
         from bridge.engine.account.edited_piece import note_edited
@@ -66,7 +66,7 @@ class LateFiles:
             self.done = carry(self.shared.settings, self.shared.mapping, Event())
 
     def to_json(self) -> dict[str, Any]:
-        """The files as `repair --json` prints them."""
+        """Makes a JSON object of the unaccounted files that a repair brings over, for `--json`."""
         done = self.done.forwarded if self.done is not None else 0
         edited = [
             {"path": of.piece.path, "generation": of.generation, "lines": of.total, "in_stream": of.passed}
@@ -75,7 +75,7 @@ class LateFiles:
         return {"files": [piece.to_json() for piece in self.found], "brought_over": done, "edited": edited}
 
     def print(self) -> None:
-        """Prints for people which files are brought over, or would be."""
+        """Prints for people which unaccounted files the repair brings over late, or would bring over."""
         name, stream = self.shared.mapping.name, self.shared.mapping.stream.key
         for piece in self.found:
             verb = "brought over" if self.done is not None else "would bring over"

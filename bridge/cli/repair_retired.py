@@ -1,4 +1,4 @@
-"""`bridge repair` of a retired mapping: what others wrote to its files since then is brought over, late and once."""
+"""The part of `bridge repair` for a retired mapping: brings over, late and once, what others wrote to its files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class DeadFiles:
-    """What others wrote to the files of one retired mapping, before and after it was brought over."""
+    """Repairs one retired mapping: brings over what others wrote to its files after it was retired."""
 
     def __init__(
         self, shared: MappingContext, ledger: Ledger | None, connection: Connection, ended: RetiredMapping, *,
@@ -33,15 +33,18 @@ class DeadFiles:
         self.done: OnceReport | None = None
         self.adopted = False
         self.kept = ""
-        """Why nothing is brought over."""
+        """Why nothing is brought over from the retired mapping's files; empty: it can be."""
 
     @property
     def left(self) -> int:
-        """How much a repair leaves that is wrong with the mapping: 0 where all was brought over, or can be."""
+        """How much the repair leaves wrong with a retired mapping: 0 where all was brought over, or can be."""
         return len(self.done.errors) if self.done is not None else int(bool(self.kept))
 
     def run(self) -> None:
-        """Looks at what stands in the files, and with `--execute` brings it over. Raises BridgeError, OSError."""
+        """Repairs a retired mapping with `--execute`: brings over what others wrote to its files since.
+
+        Without `--execute` only checks whether it can. Raises BridgeError, OSError.
+        """
         from threading import Event
 
         from bridge.admin.retire.end_mapping import retell
@@ -71,7 +74,7 @@ class DeadFiles:
             purge(settings, mapping, ledger, self._connection, who(), really=True)
 
     def _hindered(self) -> str:
-        """Says why a repair cannot bring over what stands in a retired mapping's files; empty: it can."""
+        """Says why the repair cannot bring over what others wrote to a retired mapping's files; empty: it can."""
         from bridge.continuity.lost_entries import what_was_lost
         from bridge.ledger.sources import stream_memory
         from bridge.streams.reader import stream_info
@@ -92,7 +95,7 @@ class DeadFiles:
         return ""
 
     def _counts(self) -> dict[str, int]:
-        """Counts the messages that others wrote to each source of the retired mapping."""
+        """Counts for the repair the messages that others wrote to each source of the retired mapping."""
         return {name: behind.messages for name, behind in self._ended.written.items()}
 
     def _known(self) -> bool:
@@ -102,7 +105,7 @@ class DeadFiles:
         return self._ledger is not None and self.shared.mapping.stream.key in retired(self._ledger)
 
     def to_json(self) -> dict[str, Any]:
-        """The repair of one retired mapping as `--json` prints it."""
+        """Makes a JSON object of the repair of one retired mapping, for `--json`."""
         return {
             "mapping": self.shared.mapping.name, "executed": self._execute and (self.done is not None or self.adopted),
             "retired": self._ended.at, "written": self._counts(),

@@ -1,4 +1,4 @@
-"""`bridge retire`, `bridge purge` and `bridge runbook`."""
+"""The commands `bridge retire`, `bridge purge`, `bridge unretire` and `bridge runbook`: end a mapping's migration."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def retire(options: Options, mapping: str, execute: bool, reason: str, force: st
 def _again(
     options: Options, settings: Settings, mapping: Mapping, ledger: Ledger, connection: Connection, *, execute: bool
 ) -> int:  # fmt: skip
-    """Finishes a retirement that a crash has cut short, and says what the mapping leaves."""
+    """Finishes the retirement of a mapping that a crash has cut short, and prints what the mapping leaves."""
     from bridge.admin.retire.end_mapping import settle
 
     did = settle(settings, mapping, ledger, connection) if execute else False
@@ -89,7 +89,10 @@ def _again(
 
 
 def _written(settings: Settings, mapping: Mapping, ledger: Ledger, connection: Connection) -> dict[str, int]:
-    """Says what somebody has written to the files while the mapping was retired, such as who lost Redis just then."""
+    """Counts by source the messages that somebody wrote to a mapping's files while the mapping was being retired.
+
+    For example a program that lost Redis just then. Prints the error that was found with these files, if any.
+    """
     from bridge.core.errors import BridgeError
     from bridge.engine.retired_files import ended
     from bridge.kinds.mapping_context import MappingContext
@@ -111,7 +114,7 @@ LISTED_LEFTOVERS = 12
 def _left(
     options: Options, settings: Settings, mapping: Mapping, ledger: Ledger, connection: Connection
 ) -> dict[str, object]:  # fmt: skip
-    """Says what a retired mapping leaves: what may go, and what must stay."""
+    """Prints what a retired mapping leaves, what may go and what must stay; returns both for `--json`."""
     from bridge.admin.retire.purge import left
     from bridge.core.model import shown
 
@@ -133,7 +136,10 @@ def _end(
     options: Options, settings: Settings, mapping: Mapping, ledger: Ledger, connection: Connection, reason: str,
     forced: list[str],
 ) -> dict[str, object] | None:  # fmt: skip
-    """Drains both directions once more, compares, and retires; None: it did not come so far."""
+    """Retires a mapping after both directions have run once more and parity is equal; None: it did not come so far.
+
+    Prints why it did not.
+    """
     from dataclasses import replace
     from threading import Event
 
@@ -303,7 +309,7 @@ def runbook(options: Options) -> None:
 
 @contextmanager
 def _both(settings: Settings) -> Iterator[tuple[Ledger, Connection]]:
-    """Ledger and connection."""
+    """Opens the ledger and a connection to Redis for `bridge retire` and the like, and closes both at the end."""
     from bridge.ledger.store import Ledger
     from bridge.streams.dial import dialler
 

@@ -1,4 +1,4 @@
-"""`bridge run`."""
+"""The command `bridge run`: carries lines into the stream and, with `--dual`, entries into the files."""
 
 from __future__ import annotations
 

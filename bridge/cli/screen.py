@@ -1,4 +1,4 @@
-"""Printing for people: as wide as the terminal, whole and plain when piped, and never untrusted text as it is."""
+"""Prints commands' results for people on the screen: as wide as the terminal, plain when piped, all text made safe."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 PLAIN_WIDTH = 200
-"""Columns of what is not a terminal, so that nothing is folded there; COLUMNS says otherwise."""
+"""Columns of an output that is no terminal, so that nothing is folded there; COLUMNS overrides it."""
 
 STYLES = {"good": "bold green", "behind": "bold yellow", "idle": "bold cyan", "bad": "bold red"}
-"""For the levels of a headline."""
+"""The style on the screen for each level of a headline."""
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A console for stdout or stderr."""
+    """Makes a rich console for stdout or stderr, as wide as the screen, or PLAIN_WIDTH columns when piped."""
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout
@@ -27,7 +27,7 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def show(out: Console, what: RenderableType) -> None:
-    """Prints it; where there is no terminal without the blanks that fill up a table's rows."""
+    """Prints a text or a table on a console; where that is no screen, without blanks at the ends of rows."""
     if out.is_terminal:
         out.print(what)
         return
@@ -38,7 +38,7 @@ def show(out: Console, what: RenderableType) -> None:
 
 
 def safe(text: str, style: str = "") -> Text:
-    """Untrusted text: control characters escaped, nothing of it taken as markup."""
+    """Makes untrusted text safe for the screen: escapes control characters, and takes nothing of it as markup."""
     from rich.text import Text
 
     return Text("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text), style=style)

@@ -1,4 +1,4 @@
-"""`bridge server start|stop|status|url`."""
+"""The commands `bridge server start|stop|status|url`, for the embedded server of a state directory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`bridge service install|uninstall|status`."""
+"""The commands `bridge service install|uninstall|status`: run the bridge as a service started at login."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`bridge snapshot`."""
+"""The command `bridge snapshot`: writes a mapping's stream, with its archive, as files into a new folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`bridge status`."""
+"""The command `bridge status`: shows where both directions stand, how far they lag, and what is wrong."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from bridge.ledger.parity_runs import ParityRun
 
 EDITS = 3
-"""Of so many edits of logs, of late, the status of a mapping tells."""
+"""Most edits of logs, of the latest, that the status of a mapping shows."""
 
 SHOWN_SOURCES = 30
-"""Sources of a mapping that are shown, at most."""
+"""Most sources of a mapping that `bridge status` shows."""
 
 STATUS_SECONDS = 1.0
-"""Seconds between two looks of `--watch`."""
+"""Seconds between two looks of `status --watch`."""
 
 
 @click.command("status", short_help="Say where both directions stand")
@@ -143,7 +143,7 @@ def screen(found: Status, said: str, level: Level, width: int) -> Group:
 
 
 def _components(components: list[ComponentStatus], found: Status) -> Iterator[RenderableType]:
-    """Prints for `bridge status` what each component reads and writes, how far it is, and what it waits for."""
+    """Lays out for `bridge status` what each component reads and writes, how far it is, and what it waits for."""
     from bridge.cli.screen import safe
     from bridge.core.wording import clock, duration
 
@@ -204,7 +204,7 @@ def _mapping(mapping: MappingStatus, found: Status, *, wide: bool) -> list[objec
         since = f" since {clock(mapping.retired, found.at)}" if mapping.retired else ""
         return [safe(f"retired{since}: nothing is carried"), *([_pairs(over)] if over else [])]
     shown = mapping.sources
-    if len(shown) > SHOWN_SOURCES:  # of thousands of logs those are told that something is to be said of
+    if len(shown) > SHOWN_SOURCES:  # of thousands of logs only those with an error or a lag are shown
         noted = [source for source in shown if source.error or source.behind != Lag()]
         shown = noted[:SHOWN_SOURCES]
     rows = [_forward(source, found) for source in shown]
@@ -255,7 +255,7 @@ def _mapping(mapping: MappingStatus, found: Status, *, wide: bool) -> list[objec
 
 
 def _outboxes(mapping: MappingStatus) -> list[tuple[str, str]]:
-    """What components have written that waits on disk until Redis answers, and they run."""
+    """Lays out for `bridge status` how many messages wait in components' outboxes until Redis answers, and they run."""
     return [
         ("outbox", f"{counted(count, 'message')} of {name} wait on disk: it sends them when Redis answers")
         for name, count in sorted(mapping.outboxes.items())

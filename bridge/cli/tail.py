@@ -1,4 +1,4 @@
-"""`bridge tail`."""
+"""The command `bridge tail`: prints a stream as lines of its mapping, and follows it."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def command(
 def _archived(
     settings: Settings, mapping: Mapping, floor: EntryId, wanted: EntryFilter, count: int | None
 ) -> list[Entry]:
-    """What was trimmed, as far as it was archived."""
+    """Reads from the archive, for `bridge tail`, the entries that were trimmed from the stream before `floor`."""
     from bridge.continuity.archive_reader import ArchiveReader
     from bridge.ledger.store import Ledger
 
@@ -105,7 +105,7 @@ def _say(text: str) -> None:
 
 
 def named(mapping: Mapping) -> bool:
-    """Whether a field comes from the file's name, so that the line alone would not tell it."""
+    """Whether a mapping takes a field from the file's name, so that `bridge tail` cannot print it by the line alone."""
     message = mapping.message
     return any(
         section is not None and section.name
@@ -128,15 +128,15 @@ def _print(entry: Entry, codec: Codec | None, *, as_json: bool) -> None:
     line: bytes | str = ""
     if not missing and codec is not None:
         line = codec.encode(tuple(values[name] for name in codec.fields))
-    elif not missing:  # its line would not tell all, or cannot be made
+    elif not missing:  # the mapping's line would not tell all, or cannot be made
         line = b"|".join(values[name] for name in FIELDS)
-    if isinstance(line, str):  # no line can be made of it: its fields as they are
+    if isinstance(line, str):  # no line can be made of the entry: prints its fields
         line = b"(entry %b is no line) " % format_id(entry.id) + b" ".join(b"%b=%b" % pair for pair in pairs)
     click.echo(shown(line, None))
 
 
 def moment(text: str | None, now: float, option: str) -> EntryId | None:
-    """The lowest entry ID that `text` means: an ID, an age such as `10m`, or an ISO 8601 time.
+    """Parses an option such as `bridge tail --since` as the lowest entry ID: an ID, an age (`10m`) or an ISO 8601 time.
 
     A time that names no zone is this machine's. `now` in seconds since 1970. Raises click.UsageError.
     """

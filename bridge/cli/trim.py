@@ -1,4 +1,4 @@
-"""`bridge trim`."""
+"""The command `bridge trim`: removes the oldest entries of streams that are over their mappings' [retention]."""
 
 from __future__ import annotations
 

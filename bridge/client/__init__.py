@@ -1,1 +1,1 @@
-"""What a component imports instead of opening the file (DESIGN §6.6)."""
+"""The client library that a component imports instead of opening a log file itself (DESIGN §6.6)."""

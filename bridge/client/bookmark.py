@@ -1,7 +1,7 @@
-"""How far a component has read, in files: beside the state, so that it needs no Redis.
+"""A component's bookmark: a local file that keeps how far the component has read each source, without Redis.
 
-The first line of a bookmark is all of it; each line behind it is how far one source was read since. A line is one
-write, so a kill leaves whole lines and at most one torn one, which counts for nothing.
+The first line of a bookmark is a complete snapshot; each later line moves the position in one source. A line is one
+write, so a kill leaves whole lines and at most one torn line, which is ignored.
 """
 
 from __future__ import annotations
@@ -19,28 +19,31 @@ from bridge.core.model import Fingerprint, Position
 from bridge.files.generation import GenerationRecord
 
 LONGEST_BOOKMARK = 1 << 17
-"""Bytes of a bookmark before it is written anew as one line."""
+"""Bytes that a bookmark may hold before it is rewritten as one line."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReadSpan:
-    """Messages that begin from `start` on and before `end`, of one generation: they were read already."""
+    """A span in a bookmark: the messages of one generation that begin at byte `start` or later and before `end`.
+
+    A component has read these messages already, or was given them, as the list says in which the span stands.
+    """
 
     generation: int
     start: int
     end: int
 
     def holds(self, at: Position) -> bool:
-        """Whether a message that begins there is one of these."""
+        """Whether the message that begins at a position lies in the bookmark's span."""
         return self.generation == at.generation and self.start <= at.offset < self.end
 
 
 @dataclass(frozen=True, slots=True)
 class SourcePosition:
-    """How far one source was read: its generations by what they are known, oldest first.
+    """How far a component has read one source, as its bookmark keeps it: a record per generation, oldest first.
 
-    Each was read up to its `at.offset`; older ones to their end. `skip`: what was read beyond that. `again`: what was
-    given to the component before, and never acknowledged.
+    Each recorded generation was read up to its `at.offset`, and older generations to their end. `skip`: spans that were
+    read beyond that offset. `again`: spans that were given to the component before, and never acknowledged.
     """
 
     generations: tuple[GenerationRecord, ...] = ()
@@ -49,12 +52,15 @@ class SourcePosition:
 
     @property
     def position(self) -> Position | None:
-        """Where the oldest generation that is not finished goes on."""
+        """Where the component reads on in a source, by its bookmark: in the oldest unfinished generation.
+
+        None where all generations are finished.
+        """
         first = next((generation for generation in self.generations if not generation.closed), None)
         return None if first is None else Position(first.number, first.at.offset)
 
     def has_read(self, at: Position) -> bool:
-        """Whether a message that begins there was read."""
+        """Whether the component has read the message that begins at a position of a source, by its bookmark."""
         if not self.generations or at.generation > self.generations[-1].number:
             return False
         record = next((generation for generation in self.generations if generation.number == at.generation), None)
@@ -63,15 +69,15 @@ class SourcePosition:
         return at.offset < record.at.offset or self.skips(at)
 
     def skips(self, at: Position) -> bool:
-        """Whether it was read although it lies behind the place."""
+        """Whether the bookmark lists the message at a position as read ahead of the place where reading goes on."""
         return any(span.holds(at) for span in self.skip)
 
     def repeats(self, at: Position) -> bool:
-        """Whether it was given before."""
+        """Whether the bookmark lists the message at a position as given before and never acknowledged."""
         return any(span.holds(at) for span in self.again)
 
     def to_json(self) -> dict[str, Any]:
-        """For the bookmark, and for `bridge:{S}:positions`."""
+        """Makes the JSON of a source's position for the bookmark and for the Redis hash `bridge:{S}:positions`."""
         return {
             "generations": [
                 [
@@ -92,7 +98,7 @@ class SourcePosition:
 
     @classmethod
     def from_json(cls, said: Any) -> SourcePosition:
-        """The inverse. Raises ValueError."""
+        """Parses a source's position from the JSON of a bookmark or of `bridge:{S}:positions`. Raises ValueError."""
         try:
             known, *spans = said["generations"], said["skip"], said["again"]
             return cls(
@@ -114,9 +120,10 @@ class SourcePosition:
 
 @dataclass(slots=True)
 class BookmarkState:
-    """What a bookmark holds. `doubt` is the token of a switch that the component paused for and saw no end of.
+    """All that a component's bookmark holds: which sides it reads and writes, the epoch, a place for each source.
 
-    `entry` is the ID up to which it has read what stands in no file. A component that was never here has no places.
+    `doubt` is the token of a switch that the component paused for and saw no end of. `entry` is the ID up to which the
+    component has read the entries that stand in no file. A component that was never here has no places.
     """
 
     reads: str = "file"
@@ -126,18 +133,18 @@ class BookmarkState:
     entry: str = "0-0"
     places: dict[str, SourcePosition] = field(default_factory=dict)
     following: bool = False
-    """Whether it was following when this was written: after a kill the next message may have been given before."""
+    """Whether the component was following at the last write: if it was killed, the next message may be a repetition."""
     unclean: list[str] = field(default_factory=list)
-    """Files of which that is so still."""
+    """Files whose next message may have been given before a kill, and was not acknowledged since."""
     begun: bool = False
-    """Whether it ever read, on either side."""
+    """Whether the component ever read, on either side."""
     retired: bool = False
-    """Whether Redis said last that the mapping is retired: its files are dead."""
+    """Whether Redis said last that the mapping is retired, so that its files are dead."""
     aside: list[str] = field(default_factory=list)
-    """IDs up to `entry` of entries that stand in no file and that it has not read."""
+    """IDs up to `entry` of entries that stand in no file and that the component has not read."""
 
     def to_json(self) -> dict[str, Any]:
-        """The first line."""
+        """Makes the JSON object that is the first line of a component's bookmark."""
         places = {name: place.to_json() for name, place in self.places.items()}
         return {
             "reads": self.reads, "writes": self.writes, "epoch": self.epoch, "doubt": self.doubt, "entry": self.entry,
@@ -148,7 +155,10 @@ class BookmarkState:
 
 
 class Bookmark:
-    """Keeps in a file how far one component has read one mapping's files. Only who holds its lock may write it."""
+    """Keeps in a local file, the bookmark, how far one component has read one mapping's files.
+
+    Only the holder of the bookmark's lock may write it.
+    """
 
     def __init__(self, state_dir: Path, component: str, mapping: str) -> None:
         self.path = state_dir / "components" / component / f"{mapping}.bookmark"
@@ -158,7 +168,7 @@ class Bookmark:
         self._size = 0
 
     def lock(self) -> bool:
-        """Takes the lock of a component's bookmark, unless another process or worker has it."""
+        """Locks a component's bookmark and returns True, unless another process or worker has the lock."""
         if self._lock >= 0:
             return True
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -214,7 +224,7 @@ class Bookmark:
         self.marks.places[name] = replace(place, generations=known)
 
     def save(self) -> None:
-        """Writes a component's bookmark anew, under its name at once or not at all. Raises BridgeError."""
+        """Rewrites a component's bookmark atomically, by renaming a new file over it. Raises BridgeError."""
         raw = json.dumps(self.marks.to_json()).encode() + b"\n"
         hidden, fd = self.path.with_suffix(".new"), -1
         try:
@@ -232,7 +242,11 @@ class Bookmark:
         self._fd, self._size = fd, len(raw)
 
     def note(self, name: str, number: int, at: Fingerprint) -> None:
-        """A source was read up to there: one write. Raises BridgeError; then nothing counts as read."""
+        """Appends to the bookmark, in one write, that a source's generation was read up to the fingerprint `at`.
+
+        A bookmark that has grown too long, or is not open for writing, is rewritten instead. Raises BridgeError: the
+        new position is not on disk.
+        """
         raw = json.dumps([name, number, at.offset, at.head_len, at.head, at.tail]).encode() + b"\n"
         self._moved(name, number, at)
         if self._fd < 0 or self._size + len(raw) > LONGEST_BOOKMARK:
@@ -243,7 +257,7 @@ class Bookmark:
         except OSError as error:
             raise BridgeError(f"cannot be written: {error.strerror}", where=str(self.path)) from None
         self._size += written
-        if written != len(raw):  # a torn line would hide those behind it
+        if written != len(raw):  # a torn line would hide the lines after it
             self._size = LONGEST_BOOKMARK
             raise BridgeError("the disk is full", where=str(self.path), hint="make room")
 
@@ -253,7 +267,7 @@ class Bookmark:
         self._fd = -1
 
     def close(self) -> None:
-        """Gives the lock back."""
+        """Closes the bookmark's file and gives its lock back."""
         self._forget_file()
         if self._lock >= 0:
             os.close(self._lock)
@@ -261,7 +275,10 @@ class Bookmark:
 
 
 def still_named(path: Path, fd: int) -> bool:
-    """Whether a path leads to the file that is open as this descriptor: it was not removed before it was locked."""
+    """Whether a path still leads to the open file of a descriptor, such as a bookmark's lock: it was not removed.
+
+    A file that was removed before it was locked would give a lock that nobody else sees.
+    """
     try:
         now, held = os.stat(path), os.fstat(fd)
     except OSError:

@@ -1,4 +1,4 @@
-"""Whether the files of a component's mapping are carried still, as far as this machine can tell while Redis is away."""
+"""Tells a component, while Redis is away, whether this machine knows that its mapping's files are still carried."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from bridge.streams.retired import Retirement
 
 
 class FileVoucher:
-    """Vouches on this machine for the files of one mapping: that a component may write to them without asking Redis.
+    """Vouches, from this machine's ledger, that a mapping's files are still carried, so a component may use them.
 
-    A migration that has ended somewhere is known to Redis, and to the ledger that ended it. So only a ledger that lies
-    where it carried last, and knows of no end, vouches; without one a message waits on disk until Redis has spoken.
+    The end of a migration is known to Redis, and to the ledger that ended it. So only a ledger that lies where it
+    carried last, and knows of no end, vouches for the files; without such a ledger a message waits on disk until Redis
+    has answered.
     """
 
     def __init__(self, shared: MappingContext) -> None:
@@ -26,24 +27,27 @@ class FileVoucher:
         self._mapping = shared.mapping.name
         self._doubt = ""
         self._asked: tuple[tuple[int, int, int], ...] = ()
-        """How the ledger was when it was asked last."""
+        """Inode, size and time of the ledger's files when it was asked last."""
 
     def dead(self) -> bool:
-        """Whether this machine knows that the mapping is retired: by what `bridge retire` wrote, or by its ledger."""
+        """Whether this machine knows that the mapping is retired, so that its files are no longer carried.
+
+        The folder that `bridge retire` wrote says so, or the ledger.
+        """
         return self._kept.exists() or is_retired(self._ledger, self._stream)
 
     def known(self, marks: BookmarkState) -> ComponentModes:
-        """Says where the component that has this bookmark reads and writes, as far as this machine knows."""
+        """Returns a component's modes by its bookmark, or as retired if its files are known to be carried no more."""
         known = ComponentModes(marks.reads, marks.writes, marks.epoch)
         return known.ended() if marks.retired or self.dead() else known
 
     def groups(self) -> Sequence[str]:
-        """The consumer groups that the mapping's stream had when it was retired, as far as this machine knows."""
+        """Reads from the ledger the consumer groups that the stream had when its mapping was retired, if known."""
         told = ending_told(self._ledger, self._stream)
         return Retirement.from_json(told).groups if told is not None else ()
 
     def alive(self) -> bool:
-        """Whether the mapping's files may be written to, or read, without having asked Redis.
+        """Whether the ledger vouches that a mapping's files are still carried: a component may use them without Redis.
 
         The ledger is asked again whenever it has changed.
         """
@@ -59,7 +63,7 @@ class FileVoucher:
         return not self._doubt
 
     def _stamp(self) -> tuple[tuple[int, int, int], ...]:
-        """Reads inode, size and time of the ledger's files, by which a change of the ledger is seen."""
+        """Reads inode, size and time of the ledger's files: a change means to ask again if files are still carried."""
         found = []
         for path in (self._ledger, self._ledger.with_name(f"{self._ledger.name}-wal"), self._ledger.with_name("place")):
             try:

@@ -1,4 +1,4 @@
-"""`open_log`: reading and writing messages, wherever the component is told to, with no change to the component."""
+"""A component's log, as `open_log` returns it: reads and appends messages in files or Redis, as it is switched."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from bridge.streams.components import FILE, READS, REDIS, WRITES, ComponentModes
 from bridge.streams.dial import Backoff, dialler
 
 IDLE_PAUSE = 0.02
-"""Seconds between two looks at files in which nothing is new."""
+"""Seconds between two looks at files that hold nothing new."""
 
 CLAIM_MS = 60_000
 MOST_DELIVERIES = 10
@@ -44,10 +44,10 @@ def open_log(
     start: str = "beginning", on_state: Callable[[str], object] | None = None, claim_after: float = CLAIM_MS / 1000,
     set_aside_after: int = MOST_DELIVERIES,
 ) -> Log:  # fmt: skip
-    """A mapping's log for a component: to be read and appended to.
+    """Opens a mapping's log for a component, which then reads messages from the log and appends messages to it.
 
-    `mapping`: its name in bridge.toml, which is looked for as the commands do; `config` names it, `redis` another url.
-    `start`: from where a component reads that was never here, "beginning" or "end". `on_state` is called with
+    `mapping`: its name in bridge.toml, which is looked for as the commands do; `config`: that file, `redis`: another
+    URL. `start`: from where a component reads that was never here, "beginning" or "end". `on_state` is called with
     "connected" and "reconnecting", from a thread of the log's own. What another worker of this component has not
     acknowledged within `claim_after` seconds is given to this one; what was given `set_aside_after` times and never
     acknowledged is set aside. Raises ConfigError.
@@ -64,7 +64,7 @@ _OPEN: WeakSet[Log] = WeakSet()
 
 
 def _let_go() -> None:
-    """In a forked process: the locks are its parent's alone, and end with it."""
+    """Closes in a forked child the locks of every component log, which stay the parent's alone and end with it."""
     for component_log in list(_OPEN):
         component_log.let_go()
 
@@ -74,16 +74,17 @@ os.register_at_fork(after_in_child=_let_go)
 
 @dataclass(slots=True)
 class _Given:
-    """What was given last and is not acknowledged: by which side, and its token."""
+    """The message that a component's log gave last and that is not acknowledged: its read side and its token."""
 
     side: ReadSide
     token: object
 
 
 class Log:
-    """One component's log. `append` may be called by any thread, `follow` by one at a time.
+    """One component's log of one mapping: `follow` reads its messages, `append` writes new messages.
 
-    It belongs to the process that opened it: a process that was forked opens its own.
+    `append` may be called by any thread, `follow` by one at a time. A log belongs to the process that opened it: a
+    process that was forked opens its own.
     """
 
     def __init__(
@@ -131,27 +132,27 @@ class Log:
 
     @property
     def state(self) -> str:
-        """Of the connection to Redis: "connecting", "connected", "reconnecting", "closed"."""
+        """The state of a component log's connection to Redis: "connecting", "connected", "reconnecting", "closed"."""
         return self._keeper.state
 
     @property
     def reads(self) -> str:
-        """From where messages come now, "file" or "redis"; empty while nobody follows, or it is not known yet."""
+        """The side that the component's log reads now, "file" or "redis"; empty while unknown or nobody follows."""
         return self._shown.reads
 
     @property
     def writes(self) -> str:
-        """Where messages go, "file" or "redis"."""
+        """The side to which the component's log appends messages: "file", "redis", or "both" in dual write."""
         return self._writing.mode
 
     # -- writing ---------------------------------------------------------------------------------------------
 
     def append(self, type: str, data: str | bytes, *, role: str | None = None, timestamp: str | None = None,
                **fields: str | bytes) -> None:  # fmt: skip
-        """Writes a message; when it returns, the message is in the log, in the stream, or on disk on its way there.
+        """Appends a message to the log; on return the message is in the file, the stream, or on disk on its way there.
 
         `role`: the component's, where it has one alone in bridge.toml; `timestamp`: now. Raises TargetError,
-        ConfigError, BridgeError: it is nowhere.
+        ConfigError, BridgeError: the message is nowhere.
         """
         self._check()
         role = role if role is not None else self._role()
@@ -176,11 +177,11 @@ class Log:
     def follow(
         self, *, since: datetime | str | float | None = None, idle: float | None = None
     ) -> Generator[Message, None, None]:
-        """Messages as they come, for ever; or until none came for `idle` seconds.
+        """Yields the messages of a component's log as they come, for ever, or until none came for `idle` seconds.
 
-        `since`: what the component has read already of that time and later comes first, marked as redelivered.
-        A message is acknowledged when the next one is asked for. Who leaves the loop before has the last one again,
-        unless `acknowledge` is called. Raises BridgeError; what waits for Redis or for a file does not.
+        `since`: messages of that time and later that the component has read already come first, marked as redelivered.
+        A message is acknowledged when the next one is asked for. A caller that leaves the loop before gets the last one
+        again, unless `acknowledge` is called. Raises BridgeError; what waits for Redis or for a file does not.
         """
         self._check()
         with self._one_follower():
@@ -197,7 +198,7 @@ class Log:
                         side = self._side_of(modes)
                         for message, token in self._taken(side):
                             if self._asked() is not None or self._turned(modes) or self._closed:
-                                self._leave()  # what was fetched and is not given comes again
+                                self._leave()  # a message that was fetched and is not given comes again
                                 break
                             if not side.given(token):
                                 continue
@@ -218,13 +219,13 @@ class Log:
                 self._confirm()
 
     def _say_why(self, why: str) -> None:
-        """Says once why nothing comes."""
+        """Logs the reason why the component's log reads nothing for now, once for each reason."""
         if why != self._why:
             logger.warning("%s reads nothing for now: %s", self.component, why)
         self._why = why
 
     def _confirm(self) -> None:
-        """Acknowledgements that were lost with the last connection are sent once more."""
+        """Sends once more the acknowledgements of a component's log that were lost with its last connection."""
         if not self._hand.done or os.getpid() != self._pid:
             return
         try:
@@ -237,7 +238,7 @@ class Log:
             logger.debug("%s: %d acknowledgements have not arrived: %s", self.component, len(self._hand.done), error)
 
     def _again(self, since_ms: int) -> Iterator[Message]:
-        """What was read already, from a time on."""
+        """Yields once more the messages of a component's log that were read already, from the time `since_ms` on."""
         modes = self._whence.awaited()
         if modes.reads == FILE:
             yield from from_files(self._shared, self._bookmark.marks, since_ms, time.time)
@@ -249,7 +250,7 @@ class Log:
             connection.close()
 
     def acknowledge(self) -> None:
-        """The component is done with the message it was given last."""
+        """Acknowledges the message that the component's log gave last: the component is done with it."""
         given, self._given = self._given, None
         if given is not None:
             with self._lock:
@@ -284,17 +285,17 @@ class Log:
                 self._keeper.wake()
 
     def _asked(self) -> SwitchInProgress | None:
-        """The switch of reads that waits for this component to pause."""
+        """The switch of reads for which this component's log has to pause; None where there is none."""
         known = self._keeper.known
         return known.switch if known is not None and known.switch is not None and known.switch.side == READS else None
 
     def _turned(self, modes: ComponentModes) -> bool:
-        """Whether a switch was made since this was read where these say: begun and ended between two looks."""
+        """Whether a switch was made since the log read the component's `modes`: begun and ended between two looks."""
         known = self._keeper.known
         return known is not None and known.epoch != modes.epoch
 
     def _leave(self) -> None:
-        """Ends the side, in its own process. The bookmark's lock stays held: the next one may be the same."""
+        """Closes the read side of a component's log in its own process; the bookmark stays locked for the next side."""
         side, self._side = self._side, None
         if side is not None and os.getpid() == self._pid:
             clean, self._given = self._given is None, None
@@ -302,7 +303,7 @@ class Log:
                 side.close(clean=clean)
 
     def _pause(self) -> None:
-        """Says that nothing more is read, and waits until the switch is done, given up, or has lapsed."""
+        """Pauses the component's log for a switch, says so, and waits until the switch is done, given up or lapsed."""
         switch = self._asked()
         if switch is None:
             return
@@ -320,7 +321,7 @@ class Log:
     # -- where to read ---------------------------------------------------------------------------------------
 
     def _side_of(self, modes: ComponentModes) -> ReadSide:
-        """The side to read from, the one that is open if it is that."""
+        """Returns the read side of a component's log for the given modes: the open one if it fits, else a new one."""
         if self._side is not None and self._side.name == modes.reads:
             return self._side
         self._leave()
@@ -338,14 +339,14 @@ class Log:
         self._keeper.wake()
         return side
 
-    # -- for the keeper --------------------------------------------------------------------------------------
+    # -- for the coordinator ---------------------------------------------------------------------------------
 
     def _position(self) -> dict[str, Any] | None:
-        """What is told of the position: by who reads the files, or in Redis by each worker."""
+        """Returns the component's position as its log reports it: in files by the reader, in Redis by each worker."""
         with self._lock:
             if self._shown.reads == REDIS and self._hand.last is not None:
                 return {"epoch": self._shown.epoch, "entry": format_id(self._hand.last).decode()}
-            if self._shown.reads != FILE or not self._bookmark.locked:  # it may be held only to write into it
+            if self._shown.reads != FILE or not self._bookmark.locked:  # the lock may be held only to write
                 return None
             said = self._bookmark.marks.to_json()
             return {name: said[name] for name in ("epoch", "files", "entry", "aside", "unclean")}
@@ -375,12 +376,12 @@ class Log:
             raise BridgeError("this log is closed")
 
     def let_go(self) -> None:
-        """Closes a client's inherited file locks in a forked child, so that they stay the parent's alone."""
+        """Closes in a forked child the file locks that a component's log inherited, so only the parent has them."""
         self._bookmark.close()
         os.close(self._slot)
 
     def close(self) -> None:
-        """Ends it: what waits for Redis stays on disk for the next one of this component."""
+        """Closes a component's log: messages that wait for Redis stay on disk for the component's next log."""
         if self._closed or os.getpid() != self._pid:
             return
         self._closed = True
@@ -389,7 +390,7 @@ class Log:
         if not self._following:
             self._bookmark.close()
         self._shared.close()
-        _OPEN.discard(self)  # its descriptors' numbers may be another's from now on
+        _OPEN.discard(self)  # another file may get its descriptors' numbers
         os.close(self._slot)
 
     def __enter__(self) -> Log:

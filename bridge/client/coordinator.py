@@ -1,4 +1,4 @@
-"""The thread behind a component's log: what is switched, the heartbeat, what waits in the outbox."""
+"""The coordinator: a component's thread that polls Redis for switches, sends heartbeats, and has the outbox emptied."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from bridge.streams.keys import Keys
 from bridge.streams.resp import pack
 
 TICK = 0.1
-"""Seconds between two looks at what is switched."""
+"""Seconds between two looks in Redis for a switch."""
 
 FIRST_WORD_SECONDS = 1.0
-"""Seconds in which Redis may say where to read and write, before a component that was never here asks the files."""
+"""Seconds that a component waits for Redis to say where to read and write, before it goes on without an answer."""
 
 HEARTBEAT_SECONDS = 2.0
 """Seconds between two heartbeats."""
@@ -35,8 +35,11 @@ local raw = redis.call('HGET', KEYS[1], ARGV[1])
 local epoch = raw and cjson.decode(raw).epoch or 0
 if epoch == tonumber(ARGV[2]) then redis.call('HSET', KEYS[2], ARGV[3], ARGV[4]) end
 return 1"""
-"""A position counts only in the epoch it was read in: the one that a switch has written is not overwritten. Where no
-bridge keeps books of the stream, nothing is told: none ever did, or they were purged."""
+"""Script that writes a worker's heartbeat, and its component's position if the epoch is still the same.
+
+So a position that a switch has written is not overwritten. Where the stream has no metadata of the bridge, nothing is
+written: there never was any, or it was purged.
+"""
 
 RESTORE = b"""if redis.call('EXISTS', KEYS[2]) == 0 then return 0 end
 local raw = redis.call('HGET', KEYS[1], ARGV[1])
@@ -47,7 +50,10 @@ return 1"""
 
 @dataclass(slots=True)
 class WorkerStatus:
-    """What the keeper tells of the worker. `paused` holds the token of the switch it waits for, for each side."""
+    """A worker's status, which the coordinator sends to Redis as heartbeat: what it reads, its position, its pauses.
+
+    `paused` holds, for each side, the token of the switch that the worker waits for.
+    """
 
     worker: str
     following: bool = False
@@ -55,15 +61,16 @@ class WorkerStatus:
     paused: dict[str, str] = field(default_factory=dict)
     waiting: int = 0
     epoch: int = 0
-    """Of the position."""
+    """The epoch of the component's position."""
     position: Callable[[], dict[str, Any] | None] = lambda: None
 
 
 class Coordinator:
-    """Keeps a component's log in touch with Redis, in a thread of its own; `turn` guards what it knows.
+    """Keeps a component in touch with Redis from a thread of its own: sends heartbeats, and learns of switches.
 
-    `known`: what Redis said last, None before it ever answered; `most`: what is remembered to have been said. `dead`
-    tells whether this machine knows that the mapping is retired.
+    `turn` guards what the coordinator knows. `known`: the modes that Redis said last, None before it ever answered;
+    `most`: the modes that are remembered to have been said. `dead` tells whether this machine knows that the mapping is
+    retired.
     """
 
     def __init__(
@@ -74,7 +81,7 @@ class Coordinator:
         self.turn = Condition()
         self.known: ComponentModes | None = None
         self.reached = 0.0
-        """When Redis answered last, by the steady clock."""
+        """When Redis answered last, by the monotonic clock."""
         self.tried = False
         self.shown = shown
         self.state = "connecting"
@@ -88,7 +95,7 @@ class Coordinator:
         self._on_state = on_state
         self._dead = dead
         self._may_ask = True
-        """Whether our rights in Redis let us ask whether the mapping is retired."""
+        """Whether the component's rights in Redis let it ask whether the mapping is retired."""
         self._stop = False
         self._wake = Event()
         self._server_ms = 0
@@ -99,25 +106,25 @@ class Coordinator:
 
     @property
     def unheard(self) -> float:
-        """Seconds since Redis answered last, or since 1970 where it never did."""
+        """Seconds since Redis last answered the coordinator's heartbeat, or since 1970 where it never did."""
         return time.monotonic() - self.reached if self.reached else time.time()
 
     def start(self) -> None:
-        """Starts the keeper's thread."""
+        """Starts the coordinator's thread."""
         self._thread.start()
 
     def wait_first(self) -> None:
-        """Waits until Redis has said something, or could not be asked, for a second at most."""
+        """Waits until the coordinator has an answer from Redis, or could not reach it, for a second at most."""
         with self.turn:
             self.turn.wait_for(lambda: self.known is not None or self.tried, FIRST_WORD_SECONDS)
 
     def wake(self) -> None:
-        """Has the keeper tell Redis of its worker at once."""
+        """Makes the coordinator send its worker's heartbeat to Redis at once."""
         self._due = 0.0
         self._wake.set()
 
     def stop(self) -> None:
-        """Ends the keeper's thread, and waits for that."""
+        """Ends the coordinator's thread, and waits until it has ended."""
         self._stop = True
         self._wake.set()
         self._thread.join()
@@ -160,7 +167,7 @@ class Coordinator:
             self.state = state
             try:
                 self._on_state(state)
-            except Exception:  # noqa: BLE001 - it is the component's, and must not end the heartbeat
+            except Exception:  # noqa: BLE001 - the component's own function must not end the heartbeat
                 logger.exception("%s: on_state failed", self._component)
 
     def _beat(self, link: Connection) -> None:
@@ -181,7 +188,7 @@ class Coordinator:
             self._told, self._due = told, now + HEARTBEAT_SECONDS
         self.reached = time.monotonic()
         self._say("connected")
-        if modes.epoch < self._most.epoch:  # Redis has lost what was switched, or it was purged
+        if modes.epoch < self._most.epoch:  # Redis has lost the modes, or they were purged
             link.call("EVAL", RESTORE, 2, COMPONENTS, self._keys.meta, field_of(self._component, self._mapping),
                       self._most.epoch, self._most.to_json())  # fmt: skip
             modes = self._most
@@ -195,9 +202,9 @@ class Coordinator:
             self._wake.set()
 
     def _asked(self, link: Connection, commands: list[bytes]) -> tuple[list[Any], bool]:
-        """Sends the keeper's commands, and asks with them whether the mapping is retired.
+        """Sends the coordinator's commands to Redis, and asks along with them whether the mapping is retired.
 
-        Raises RedisLost, RedisRefused.
+        Returns the replies to the commands, and whether it is. Raises RedisLost, RedisRefused.
         """
         link.send(b"".join([*commands, pack("EXISTS", self._keys.retired)]))
         *replies, ended = [link.read() for _ in range(len(commands) + 1)]
@@ -213,9 +220,10 @@ class Coordinator:
         return replies, False
 
     def _begun_again(self, link: Connection) -> bool:
-        """Whether a mapping that was retired is so no more, where Redis does not say that it is.
+        """Whether a mapping that the coordinator knew as retired has begun again, where Redis names no retirement.
 
-        A Redis that has lost what it said of the mapping has no books of its stream either, or this machine knows.
+        A Redis that has merely lost the note of the retirement has no stream metadata either, or this machine knows of
+        the end.
         """
         return bool(link.call("EXISTS", self._keys.meta)) and not self._dead()
 

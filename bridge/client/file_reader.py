@@ -1,4 +1,4 @@
-"""A component reads a mapping's files itself: through rotation, at the exact position, with no Redis."""
+"""The file reader: reads a mapping's files for a component, through rotation, from an exact position, without Redis."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ READ_BLOCK = 1 << 16
 class FollowedFile:
     """A source that a component's file reader follows, with its tail and its codec.
 
-    `cut`: what comes next is the end of a line that was over the limit.
+    `cut`: the bytes that come next are the end of a line that was over the limit.
     """
 
     tail: Tail
@@ -36,8 +36,8 @@ class FollowedFile:
 class DeliveredMessage:
     """A message that the file reader hands to a component, and where the reader stands when the message is done.
 
-    That is which source, generation, and its digests there. `begin`: the byte at which the message begins. `time`: of
-    the message, in milliseconds since 1970.
+    `name`, `number` and `at` are the source, its generation, and the digests of that there. `begin`: the byte at which
+    the message begins. `time`: of the message, in milliseconds since 1970.
     """
 
     message: Message
@@ -50,7 +50,7 @@ class DeliveredMessage:
 
 @dataclass(slots=True)
 class _Heads:
-    """Computes the digest of a generation's first bytes, and keeps the last one, as these bytes are mostly the same."""
+    """Computes for the file reader the digest of a generation's first bytes, and keeps the last one for reuse."""
 
     known: dict[tuple[bytes, int], str] = field(default_factory=dict)
 
@@ -65,7 +65,7 @@ class _Heads:
 class FileReader:
     """Reads a mapping's files for one component, message by message, from the places in the component's bookmark on.
 
-    Made from a bookmark whose lock is held, and thrown away when the component reads elsewhere.
+    A file reader is made from a bookmark whose lock is held, and thrown away when the component reads elsewhere.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class FileReader:
         self._turn = 0
 
     def begin_at_end(self) -> None:
-        """The file reader notes in the component's bookmark that everything which stands in the files now is read."""
+        """Notes in the component's bookmark that the file reader has read all that stands in the files now."""
         for name in self._names():
             source = self._source(name)
             source.tail.look()
@@ -97,9 +97,9 @@ class FileReader:
         self._bookmark.save()
 
     def take(self) -> list[DeliveredMessage]:
-        """The file reader returns the next messages, of one source; none when there is nothing new. Raises SourceError.
+        """Returns the file reader's next messages, of one source; none when no file has anything new.
 
-        All messages that were given before have been acknowledged by now.
+        All messages that were given before have been acknowledged by now. Raises SourceError.
         """
         names = self._names()
         for i in range(len(names)):
@@ -126,7 +126,7 @@ class FileReader:
             self._bookmark.save()
 
     def close(self) -> None:
-        """The file reader closes all files that it follows."""
+        """Closes all files that the file reader follows."""
         for source in self._sources.values():
             source.tail.close()
         self._sources.clear()
@@ -144,9 +144,9 @@ class FileReader:
         return self._sources[name]
 
     def _know(self, name: str, tail: Tail) -> None:
-        """The file reader writes generations it met for the first time, or that ended, into the component's bookmark.
+        """Writes into the component's bookmark the generations that the file reader met first now, or that ended.
 
-        That is done before a message of a new one is handed out.
+        That is done before a message of a new generation is handed out.
         """
         for notice in tail.notices:
             logger.info("%s", notice)
@@ -165,7 +165,7 @@ class FileReader:
 
     @staticmethod
     def _merged(before: GenerationRecord | None, now: GenerationRecord) -> GenerationRecord:
-        """Makes the bookmark's record of a generation: what is new about it, read as far as it was."""
+        """Merges the file reader's new record of a generation with the bookmark's, and keeps how far it was read."""
         if before is None:
             return now
         return now if now.closed or before.at.head_len == 0 else replace(now, at=before.at)
@@ -193,9 +193,10 @@ class FileReader:
         return []
 
     def _read(self, name: str, source: FollowedFile, generation: Generation) -> tuple[list[DeliveredMessage], bool]:
-        """The file reader returns a generation's next messages and moves over them; and whether more is to come soon.
+        """Reads a generation's next messages for the file reader and moves past them; tells if more will come soon.
 
-        The second is True where a last message may go on for a moment, so that nothing behind it is to be read yet.
+        The second value is True where a last message may go on for a moment, so that nothing after it is to be read
+        yet.
         """
         size = READ_BLOCK
         while True:
@@ -214,7 +215,7 @@ class FileReader:
             if not lines.lines:
                 if len(raw) < size:
                     return [], waits
-                if len(raw) > self._limit:  # no line of ours is so long: it is passed over, up to its end
+                if len(raw) > self._limit:  # a line over the limit is passed over, up to its end
                     source.tail.advance(generation, raw)
                     source.cut = True
                     continue
@@ -253,7 +254,7 @@ class FileReader:
         return found
 
     def _settled(self, tail: Tail, generation: Generation) -> bool:
-        """Whether nothing is to come that could belong to a generation's last message.
+        """Whether a generation's last message is complete for the file reader: nothing more can belong to it.
 
         So it is where the generation is packed, is not the current one, or was not written to for `settle_ms`.
         """
@@ -263,7 +264,7 @@ class FileReader:
 
 
 def names_of(shared: MappingContext, known: Iterable[str]) -> list[str]:
-    """The files that a component reads of a mapping: the sources, and what the mirror writes where that is none."""
+    """Lists the files of a mapping that a component's file reader reads: its sources, and the mirror's other files."""
     names = shared.source_names(known)
     mirror = shared.mapping.mirror
     if mirror is None:

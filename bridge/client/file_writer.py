@@ -1,4 +1,4 @@
-"""A component writes a message as the legacy programs do: one line, appended in one write."""
+"""The file writer: appends a component's messages to files as the legacy programs do, one line in one write."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from bridge.kinds.mapping_context import MappingContext
 
 LINE_END_SECONDS = 1.0
 LINE_END_PAUSE = 0.01
-"""`PATIENCE`: seconds that the file writer waits for the end of a line which another program left unfinished.
+"""`LINE_END_SECONDS`: how long the file writer waits for the end of a line which another program left unfinished.
 
-`PAUSE`: seconds between two looks.
+`LINE_END_PAUSE`: seconds between two looks.
 """
 
 
@@ -27,10 +27,10 @@ class FileWriter:
         self._wait = wait
         self._files: dict[str, Appender] = {}
         self._owed: dict[str, tuple[bytes, bytes, int]] = {}
-        """By file: what is missing of a line that a full disk cut off, all of it, and where the file ended then."""
+        """By file: the missing rest of a line that a full disk cut off, the whole line, and where the file ended."""
 
     def path_for(self, role: str) -> str:
-        """Names the file to which a component's message of this role is appended.
+        """Names the file to which the file writer appends a component's messages of a role.
 
         Raises ConfigError: the mapping names none.
         """
@@ -44,10 +44,10 @@ class FileWriter:
         return path
 
     def append(self, name: str, line: bytes) -> tuple[Appender, int]:
-        """The file writer appends a component's line to a file, under the file's flock where the mapping asks for that.
+        """Appends a component's line to a file, under the file's flock where the mapping asks for that lock.
 
-        Returns the file, and where the line ends in it. Raises TargetError: the message is not written; or, as the hint
-        then says, only begun, and its line is finished with the next one.
+        Returns the appender of the file, and where the line ends in it. Raises TargetError: the message is not written;
+        or, as the hint then says, only begun, and its line is finished with the next one.
         """
         file = self._file(name)
         locks = self._shared.mapping.mirror is not None and self._shared.mapping.mirror.lock == "flock"
@@ -60,7 +60,7 @@ class FileWriter:
                 file.unlock()
 
     def finish(self, name: str) -> None:
-        """Finishes a line of a component that a full disk cut off, where there is one. Raises TargetError."""
+        """Finishes the line of the file writer that a full disk cut off, if there is one. Raises TargetError."""
         if name in self._owed:
             self._finish(name, self._file(name))
 
@@ -78,7 +78,7 @@ class FileWriter:
         waited = 0.0
         while not file.ends_whole():
             if waited >= LINE_END_SECONDS:
-                line = b"\n" + line  # whoever began that line left it: ours stays whole
+                line = b"\n" + line  # the other program left its line unfinished: ours stays whole
                 break
             self._wait(LINE_END_PAUSE)
             waited += LINE_END_PAUSE
@@ -88,9 +88,9 @@ class FileWriter:
         return _end(file)
 
     def _append(self, name: str, file: Appender, data: bytes, begun: bytes) -> int:
-        """Appends data to a file in one write, and notes as owed what a full disk cut off, whatever fails then.
+        """Appends a component's bytes to a file in one write, and notes the rest as owed where a full disk cut it off.
 
-        Returns how many bytes went in. Raises TargetError: nothing went in.
+        The rest is noted whatever fails then. Returns how many bytes went in. Raises TargetError: nothing went in.
         """
         written = file.append(data)
         if written != len(data):
@@ -98,12 +98,12 @@ class FileWriter:
         return written
 
     def end(self, name: str) -> tuple[int, int]:
-        """Tells where a component's file ends now: its inode, and its size in bytes. Raises TargetError."""
+        """Returns where a file of the file writer ends now: its inode, and its size in bytes. Raises TargetError."""
         file = self._file(name)
         return file.identity[1], file.size()
 
     def has(self, name: str, inode: int, since: int, line: bytes) -> bool:
-        """Whether the file of this inode holds the line from byte `since` on, under whatever name it has by now.
+        """Whether the file writer's line stands in the file of an inode from byte `since` on, whatever its name is now.
 
         Raises OSError.
         """
@@ -127,14 +127,14 @@ class FileWriter:
         return self._files[name]
 
     def close(self) -> None:
-        """The file writer closes all files that it appends to."""
+        """Closes all files to which the file writer appends."""
         for file in self._files.values():
             file.close()
         self._files.clear()
 
 
 def _end(file: Appender) -> int:
-    """Where a component's last write to a file ended; the file's size, where that cannot be told.
+    """Returns where the file writer's last write to a file ended, or the file's size where that cannot be told.
 
     The message is in the file, so a call that fails now does not make it fail.
     """

@@ -1,4 +1,7 @@
-"""Reading a stream as a component: its consumer group, shared by its workers, each entry acknowledged by itself."""
+"""The group reader: reads a stream through a component's consumer group, which the component's workers share.
+
+Each entry is acknowledged by itself.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +17,18 @@ from bridge.streams.reader import to_entries
 from bridge.streams.resp import pack
 
 COUNT = 200
-"""Entries that are asked for at once."""
+"""Entries that the group reader asks for at once."""
 
 GROUP_BLOCK_MS = 200
-"""How long the server is asked to wait for one: a switch waits as long for the component."""
+"""Milliseconds that the server is asked to wait for a new entry: a switch waits as long for the component."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeliveredEntry:
-    """An entry: ID, fields, how often it was given to a component before, what Redis counts, and whether it is new."""
+    """An entry that the group reader got from the consumer group: its ID, its fields, and how often it was given.
+
+    `before`: how often it was given to a component before; `counted`: what Redis counts; `new`: whether it is new.
+    """
 
     id: EntryId
     fields: list[bytes]
@@ -42,13 +48,14 @@ return kept"""
 
 
 class GroupGone(Exception):
-    """There is no such group: it was switched away from, or Redis lost it."""
+    """The component's consumer group does not exist: the component was switched away from it, or Redis lost it."""
 
 
 class GroupReader:
-    """One worker's, over a connection of its own; after any error from it, make another.
+    """Reads a consumer group as one worker of a component, over a connection of its own.
 
-    What another worker did not acknowledge within `claim_ms` milliseconds is taken over.
+    After any error from a group reader, make another. Entries that another worker did not acknowledge within `claim_ms`
+    milliseconds are taken over.
     """
 
     def __init__(self, connection: Connection, stream: bytes, group: str, worker: str, claim_ms: int) -> None:
@@ -62,11 +69,14 @@ class GroupReader:
         self._owed = 0
 
     def begin(self, start: str) -> None:
-        """Makes the group, which begins behind that ID."""
+        """Creates the component's consumer group, which begins behind the entry ID `start`."""
         self._call("XGROUP", "CREATE", self._stream, self._group, start, "MKSTREAM")
 
     def own(self) -> list[DeliveredEntry]:
-        """What this worker was given earlier and never acknowledged: after a reconnection, or a restart by its name."""
+        """Reads the consumer group's entries that this worker was given earlier and never acknowledged.
+
+        There are some after a reconnection, or a restart by the worker's name.
+        """
         found: list[DeliveredEntry] = []
         start = "-"
         while page := self._call("XPENDING", self._stream, self._group, start, "+", COUNT, self._worker):
@@ -75,7 +85,7 @@ class GroupReader:
         return found
 
     def take(self) -> list[DeliveredEntry]:
-        """The next entries: those that somebody left, else new ones, waiting a moment for them."""
+        """Reads the consumer group's next entries: those that another worker left, else new ones, if some come soon."""
         now = time.monotonic()
         if now >= self._claim_at:
             claimed = self._claim()
@@ -85,23 +95,26 @@ class GroupReader:
         reply = self._call("XREADGROUP", "GROUP", self._group, self._worker, "COUNT", COUNT, "BLOCK", GROUP_BLOCK_MS,
                            "STREAMS", self._stream, ">")  # fmt: skip
         found = to_entries(reply[0][1] if reply else [])
-        if len(found) > 1:  # they are given one by one, and a kill shall tell which was
+        if len(found) > 1:  # they are given one by one: after a kill the counts tell which was
             self.counts([entry.id for entry in found], 0)
         return [DeliveredEntry(entry.id, entry.fields, 0, int(len(found) == 1), True) for entry in found]
 
     def mine(self, ids: Sequence[EntryId]) -> set[EntryId]:
-        """Those of the entries that no other worker has taken over meanwhile; they count as fresh again."""
+        """Returns the entries of the consumer group that no other worker has taken over; they count as fresh again."""
         self.settle()
         kept = self._connection.call("EVAL", MINE, 1, self._stream, self._group, self._worker, *map(format_id, ids))
         return {parse_id(raw) for raw in kept}
 
     def counts(self, entries: Sequence[EntryId], times: int) -> None:
-        """Redis is to know that they were given so often: it counts what it sent, and not what the component met."""
+        """Sets in the consumer group how often entries were delivered, as `times` says.
+
+        By itself Redis counts what it sent, and not what the component met.
+        """
         ids = [format_id(entry) for entry in entries]
         self._send("XCLAIM", self._stream, self._group, self._worker, 0, *ids, "RETRYCOUNT", times, "JUSTID")
 
     def done(self, entry: EntryId) -> None:
-        """Acknowledges it; what the server says is read with the next answer."""
+        """Acknowledges an entry in the consumer group; the server's reply is read with the next answer."""
         self._send("XACK", self._stream, self._group, format_id(entry))
 
     def _send(self, *args: bytes | str | int) -> None:
@@ -109,7 +122,10 @@ class GroupReader:
         self._owed += 1
 
     def settle(self) -> None:
-        """Waits until all acknowledgements have arrived. Raises RedisLost."""
+        """Waits until Redis has answered all acknowledgements that the group reader sent.
+
+        Raises RedisLost, RedisRefused.
+        """
         while self._owed:
             reply = self._connection.read()
             self._owed -= 1
@@ -117,7 +133,10 @@ class GroupReader:
                 raise refused(reply, self._stream.decode(errors="replace"))
 
     def _claim(self) -> list[DeliveredEntry]:
-        """What was left longest, some at a time; as many times given as before, until the component meets it."""
+        """Claims entries of the consumer group that another worker left longest without acknowledging, some at a time.
+
+        Claimed entries keep their delivery count until the component meets them.
+        """
         start, claimed, *_ = self._call(
             "XAUTOCLAIM", self._stream, self._group, self._worker, self._claim_ms, self._claim_from, "COUNT", COUNT,
             "JUSTID",
@@ -132,7 +151,7 @@ class GroupReader:
         return self._claim() if start != b"0-0" else []
 
     def _read(self, ids: list[bytes], times: list[int]) -> list[DeliveredEntry]:
-        """The entries of these IDs; what was deleted is acknowledged."""
+        """Reads entries by ID for the group reader, and acknowledges those that were deleted from the stream."""
         self.settle()
         replies = self._connection.calls(*(pack("XRANGE", self._stream, raw, raw) for raw in ids))
         for raw, reply in zip(ids, replies, strict=True):
@@ -154,7 +173,7 @@ class GroupReader:
             raise
 
     def close(self) -> None:
-        """Closes the connection, after the last acknowledgement has arrived if it can."""
+        """Closes the group reader's connection, after its last acknowledgement has arrived if that is possible."""
         try:
             self.settle()
         except (RedisLost, RedisRefused) as error:

@@ -1,4 +1,4 @@
-"""What a component is given."""
+"""The message that a component gets from its log, read from a file or from the stream."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message.
+    """A message as a component gets it: role, type, timestamp and data, and its position in a file or the stream.
 
-    `data` is its bytes as they were written; `text` the same for who wants a str. `fields` holds extra columns.
-    `position` says where it stands: an entry's ID, or `<file>:<generation>:<offset>`. `redelivered`: it may have been
-    given before, to a process that died before it was done with it.
+    `data` is its bytes as they were written; `text` the same as a str. `fields` holds extra columns. `position` says
+    where it stands: an entry's ID, or `<file>:<generation>:<offset>`. `redelivered`: it may have been given before, to
+    a process that died before it was done with it.
     """
 
     role: str
@@ -24,17 +24,17 @@ class Message:
     fields: MappingType[str, bytes] = field(default_factory=dict)
 
     def again(self) -> Message:
-        """The same, marked as given before."""
+        """Returns a copy of the component's message that is marked as redelivered."""
         return replace(self, redelivered=True)
 
     @property
     def text(self) -> str:
-        """The data, what is not UTF-8 replaced."""
+        """The data of the component's message as text; bytes that are not UTF-8 are replaced."""
         return self.data.decode("utf-8", "replace")
 
 
 def made(values: MappingType[bytes, bytes], position: str, *, redelivered: bool) -> Message:
-    """A message out of an entry's fields, or a row's."""
+    """Makes the message that a component gets from the fields of an entry, or of a line's row."""
 
     def text(name: bytes) -> str:
         return values.get(name, b"").decode("utf-8", "replace")

@@ -1,4 +1,4 @@
-"""A component keeps messages of which nobody knows yet whether Redis has them: on disk, before `append` returns."""
+"""The outbox: keeps a component's messages on disk while nobody knows yet whether Redis has them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from bridge.core.logger import logger
 class OutboxMessage:
     """A message that waits in an outbox: its number in its session, and its fields: name, value, name, value …
 
-    `free`: it was never sent, so that it may go to a file as well; one that was may be in the stream.
+    `free`: it was never sent, so that it may go to a file as well; a message that was sent may be in the stream.
     """
 
     number: int
@@ -31,7 +31,7 @@ class OutboxMessage:
     free: bool = False
 
     def to_json(self) -> list[object]:
-        """The message as a line of the outbox holds it."""
+        """Makes the JSON of a message as one line of the outbox's file holds it."""
         return [self.number, [base64.b64encode(part).decode() for part in self.fields], *([1] if self.free else [])]
 
 
@@ -40,9 +40,10 @@ TRIES, TRY = 100, 0.01
 
 
 class Outbox:
-    """The messages of one session of a component of which nobody knows yet whether Redis has them, kept on disk.
+    """The outbox of one session of a component: messages on disk of which nobody knows yet whether Redis has them.
 
-    They are in the file `<mapping>.<session>.outbox`, which is made with the first message.
+    The messages are in the file `<mapping>.<session>.outbox`, which is made with the first one, before `append`
+    returns.
     """
 
     def __init__(self, folder: Path, mapping: str, session: str = "") -> None:
@@ -52,21 +53,21 @@ class Outbox:
         self._fd = -1
         self.waiting: list[OutboxMessage] = []
         self.begun: tuple[int, int, int] | None = None
-        """Which message, by number, may be in its file already: inode and size of that file before it was written."""
+        """Number of the message that may be in its file already, and that file's inode and size before the write."""
 
     def add(self, number: int, fields: Sequence[bytes], *, free: bool) -> None:
-        """Writes a message into the outbox's file, where it survives a power failure too. `free`: it was never sent.
+        """Writes a message into the outbox's file, where it survives a power failure too.
 
-        Raises BridgeError: it is not kept.
+        `free`: it was never sent. Raises BridgeError: it is not kept.
         """
         message = OutboxMessage(number, list(fields), free)
         self._write(message.to_json())
         self.waiting.append(message)
 
     def sends(self, some: Sequence[OutboxMessage]) -> None:
-        """Notes that these messages, the first that wait, are sent: from now on they may be in the stream.
+        """Notes in the outbox that its first waiting messages are sent now, so that they may be in the stream.
 
-        Raises BridgeError: it is not noted, and they may not be sent.
+        Raises BridgeError: it is not noted, and the messages may not be sent.
         """
         if any(message.free for message in some):
             self._write({"sent": some[-1].number})
@@ -74,9 +75,9 @@ class Outbox:
                 message.free = False
 
     def begin(self, number: int, inode: int, size: int) -> None:
-        """Notes that the message of this number, the first that waits, goes to the file of this inode and size next.
+        """Notes in the outbox that its first waiting message is written next, to the file of this inode and size.
 
-        All before it went there. Raises BridgeError: it is not noted.
+        All messages before it went there. Raises BridgeError: it is not noted.
         """
         self._write({"begun": number, "inode": inode, "size": size})
         self.begun = number, inode, size
@@ -96,15 +97,18 @@ class Outbox:
                     raise BridgeError("the disk is full", where=str(self._path), hint="make room")
                 os.fsync(self._fd)
             except (OSError, BridgeError):
-                os.ftruncate(self._fd, size)  # what is said to be nowhere must not be sent by a later session
+                os.ftruncate(self._fd, size)  # a message that is said to be nowhere must not be sent later
                 raise
         except OSError as error:
             raise BridgeError(f"cannot be written: {error.strerror}", where=str(self._path)) from None
 
     def _made(self) -> int:
-        """Makes the outbox's file, and returns its descriptor, which holds the lock. Raises OSError.
+        """Creates the outbox's file, and returns its descriptor, which holds the lock.
 
-        Another session may look into it before it is locked, and remove it as it is empty.
+        Raises OSError.
+
+        Another session may look into the file before it is locked, find it empty and remove it: then it is created
+        again.
         """
         for _ in range(TRIES):
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -121,14 +125,14 @@ class Outbox:
         raise OSError(errno.EWOULDBLOCK, "somebody else holds it")
 
     def landed(self, count: int) -> None:
-        """Forgets the outbox's first `count` messages, which have arrived, and empties its file with the last."""
+        """Removes the outbox's first `count` messages, which have arrived, and empties its file with the last one."""
         del self.waiting[:count]
         self.begun = None
         if not self.waiting and self._fd >= 0:
             os.ftruncate(self._fd, 0)
 
     def close(self) -> None:
-        """Closes the outbox's file: what waits in it stays for the component's next session, an empty file goes."""
+        """Closes the outbox's file: messages in it stay for the component's next session, an empty file is removed."""
         if self._fd < 0:
             return
         if not self.waiting:
@@ -146,7 +150,7 @@ class Outbox:
             self._fd = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             *lines, torn = self._path.read_bytes().split(b"\n")
-            if torn:  # it was never promised
+            if torn:  # `append` never promised a torn line
                 os.ftruncate(self._fd, os.fstat(self._fd).st_size - len(torn))
         except OSError:
             if self._fd >= 0:
@@ -170,7 +174,7 @@ class Outbox:
         return bool(self.waiting)
 
     def _noted(self, said: dict[str, Any]) -> None:
-        """Takes into an outbox what an ended session noted between its messages.
+        """Applies a note of an ended session to its outbox: which messages were sent, or begun in a file.
 
         Raises KeyError, ValueError, TypeError.
         """
@@ -183,9 +187,9 @@ class Outbox:
 
 
 def left_behind(folder: Path, mapping: str, own: str) -> list[Outbox]:
-    """Takes over what earlier sessions of a component left in `folder`, and returns the outboxes that hold messages.
+    """Takes over the outboxes that earlier sessions of a component left in `folder`; returns those with messages.
 
-    That which was written to last comes last.
+    The outbox that was written to last comes last.
     """
     found = []
     for path in sorted(folder.glob(f"{mapping}.*.outbox"), key=_written):
@@ -196,7 +200,7 @@ def left_behind(folder: Path, mapping: str, own: str) -> list[Outbox]:
 
 
 def _written(path: Path) -> int:
-    """When a file was written to last, in ns since 1970; 0 where that cannot be told."""
+    """Returns when an outbox's file was written to last, in ns since 1970; 0 where that cannot be told."""
     try:
         return path.stat().st_mtime_ns
     except OSError:

@@ -1,4 +1,4 @@
-"""From where a component reads, and its bookmark in accord with it."""
+"""Read routing: decides from where a component reads, files or Redis, and keeps its bookmark in accord with that."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from bridge.streams.dial import Backoff
 from bridge.streams.retired import ending_of
 
 WRITTEN = 5.0
-"""Seconds in which another holder of a bookmark's lock has written what it wanted to write."""
+"""Seconds to wait for another holder of a bookmark's lock, which only writes a line and gives it back."""
 
 
 class ReadRouting:
-    """Decides from where one component's log reads: as Redis says through the keeper, or as the bookmark remembers."""
+    """Routes a component's reads to files or Redis, as Redis told the coordinator, or as the bookmark remembers."""
 
     def __init__(
         self, shared: MappingContext, settings: Settings, component: str, bookmark: Bookmark, keeper: Coordinator,
@@ -37,12 +37,13 @@ class ReadRouting:
         self._vouched = vouched
         self._at_end = at_end
         self._remembered: ComponentModes | None = None
-        """What the bookmark was told last of what Redis says."""
+        """The modes in Redis that were written into the bookmark last."""
 
     def remember(self, known: ComponentModes) -> None:
-        """Writes into a component's bookmark what Redis says; a worker that reads the files does so itself.
+        """Writes into a component's bookmark the sides that Redis says it reads and writes.
 
-        So it is with a component that only writes, too: it may be started again while Redis is away.
+        A worker that reads the files does so itself. A component that only writes needs the note too: it may be started
+        again while Redis is away.
         """
         if known.switch is not None or known == self._remembered:
             return
@@ -62,7 +63,7 @@ class ReadRouting:
             bookmark.close()
 
     def modes(self) -> ComponentModes:
-        """Says from where a component reads now, and brings its bookmark into accord.
+        """Says from where a component reads now, files or Redis, and brings its bookmark into accord with that.
 
         Raises NotYet: nobody can tell now.
         """
@@ -91,7 +92,7 @@ class ReadRouting:
         return known
 
     def awaited(self) -> ComponentModes:
-        """Waits until it can be said from where a component reads, and says it."""
+        """Waits until it is known from where a component reads, files or Redis, and returns its modes."""
         pause = Backoff(0.02, 2.0)
         while True:
             try:
@@ -101,7 +102,10 @@ class ReadRouting:
                     self._keeper.turn.wait(pause.next())
 
     def _adopt(self, known: ComponentModes, bookmark: Bookmark) -> None:
-        """Takes into a component's bookmark the position that a switch has translated since it was written."""
+        """Takes into a component's bookmark the read position that a switch translated after the bookmark was written.
+
+        Raises BridgeError: the position in the files is not known.
+        """
         connection = self._dial()
         try:
             said = announced_positions(connection, self._shared.keys).get(self._component, {})
@@ -119,7 +123,7 @@ class ReadRouting:
         _note(known, bookmark)
 
     def _note(self, known: ComponentModes) -> None:
-        """The bookmark says that the component reads Redis, and is free for whoever reads the files next."""
+        """Notes in the bookmark that the component reads Redis, and frees its lock for the next reader of the files."""
         self._keeper.shown.epoch = known.epoch
         marks = self._bookmark.marks
         if not self._bookmark.locked and (marks.reads, marks.epoch, marks.retired) == (
@@ -133,7 +137,10 @@ class ReadRouting:
             self._bookmark.close()
 
     def first_start(self, connection: Connection) -> str | None:
-        """Says where in the stream a component that was never here begins; None: only a switch knows where it is."""
+        """Returns the ID from which a component that was never here reads the stream; None for one that was here.
+
+        None means that only a switch knows where the component is.
+        """
         marks = Bookmark(self._settings.state_dir, self._component, self._shared.mapping.name).load()
         was_here = marks.begun or marks.places or self._component in announced_positions(connection, self._shared.keys)
         if not was_here and self._keeper.known is not None and self._keeper.known.retired:
@@ -142,7 +149,7 @@ class ReadRouting:
         return None if was_here else "$" if self._at_end else "0"
 
     def remedy(self, modes: ComponentModes) -> str:
-        """Names the command that tells how far a component has read, for one whose consumer group is gone."""
+        """Names the command that sets from where a component reads on when its consumer group is gone."""
         if modes.retired:
             return f"`XGROUP CREATE {self._shared.mapping.stream.key} {self._component} ID` says from where it goes on"
         return "`bridge rollback NAME --from` tells it"
@@ -150,7 +157,7 @@ class ReadRouting:
     def begun(self) -> None:
         """Notes in a component's bookmark that it has begun to read Redis: a group that is gone after this was lost.
 
-        Whoever else holds the bookmark's lock only writes a line into it: it is waited for, `WRITTEN` seconds at most,
+        Another holder of the bookmark's lock only writes a line into it: it is waited for, `WRITTEN` seconds at most,
         because a message that is given before the note would be given again if the group were lost.
         """
         deadline = time.monotonic() + WRITTEN
@@ -166,7 +173,7 @@ class ReadRouting:
 
 
 def _note(known: ComponentModes, bookmark: Bookmark) -> None:
-    """Writes into a bookmark that is locked what Redis says. Raises BridgeError."""
+    """Writes into a locked bookmark the sides that Redis says the component reads and writes. Raises BridgeError."""
     marks = bookmark.marks
     marks.reads, marks.writes, marks.epoch, marks.doubt = known.reads, known.writes, known.epoch, ""
     marks.retired = known.retired

@@ -1,4 +1,4 @@
-"""The two sides a component reads from, as one thing: messages are taken, given one by one, and acknowledged."""
+"""The two sides that a component reads from, files and stream, with one interface: take, give, acknowledge messages."""
 
 from __future__ import annotations
 
@@ -24,29 +24,35 @@ from bridge.streams.connect import Connection
 
 
 class ReadSide(Protocol):
-    """Where a component reads. What it was given and did not acknowledge, the next one made gives again."""
+    """Interface of a side that a component reads from, files or stream: messages are taken, given, acknowledged.
+
+    Messages that a read side gave and that were not acknowledged, the next one made gives again.
+    """
 
     name: str
 
     def take(self) -> Sequence[tuple[Message, object]]:
-        """The next messages, each with what `done` wants; none when there is nothing new for now."""
+        """Takes the next messages from a component's read side, each with its token for `done`; none if none is new."""
         ...
 
     def given(self, token: object) -> bool:
-        """The component is about to meet that message; False: it is somebody else's by now."""
+        """Tells a read side that the component is about to meet a message; False if another worker has it by now."""
         ...
 
     def done(self, token: object) -> None:
-        """The component is done with that message."""
+        """Acknowledges a message to a read side: the component is done with it."""
         ...
 
     def close(self, *, clean: bool = True) -> None:
-        """Ends it. `clean`: nothing was given that is not acknowledged."""
+        """Closes a component's read side. `clean`: nothing was given that is not acknowledged."""
         ...
 
 
 class FileSide:
-    """The files. The bookmark's lock is held as long as it lives, and by its maker afterwards."""
+    """The file side of a component's reads: messages from the files, acknowledged in the bookmark.
+
+    The bookmark's lock is held as long as the side lives, and by its maker afterwards.
+    """
 
     name = "file"
 
@@ -54,7 +60,7 @@ class FileSide:
         self._bookmark = bookmark
         marks = bookmark.marks
         fresh = not marks.places
-        if marks.following:  # it was killed: the next message of each file may have been given
+        if marks.following:  # a worker was killed: the next message of each file may have been given
             marks.unclean = sorted(marks.places)
         self._reader = FileReader(shared, bookmark, clock)
         if fresh and at_end:
@@ -63,28 +69,31 @@ class FileSide:
         bookmark.save()
 
     def take(self) -> Sequence[tuple[Message, object]]:
-        """As the protocol says. Raises SourceError."""
+        """Takes the next messages of a component's read side from the files. Raises SourceError."""
         return [(given.message, given) for given in self._reader.take()]
 
     def given(self, token: object) -> bool:
-        """As the protocol says; the bookmark knows that somebody follows."""
+        """Returns True for every message of the file side: the bookmark knows already that the component reads."""
         return True
 
     def done(self, token: object) -> None:
-        """As the protocol says. Raises BridgeError: the bookmark cannot be written."""
+        """Acknowledges a message of the file side in the component's bookmark.
+
+        Raises BridgeError: the bookmark cannot be written.
+        """
         if not isinstance(token, DeliveredMessage):
             raise TypeError(token)
         self._reader.done(token)
 
     def close(self, *, clean: bool = True) -> None:
-        """As the protocol says."""
+        """Closes the files of a component's file side, and notes in the bookmark whether all was acknowledged."""
         self._reader.close()
         self._bookmark.marks.following = not clean
         self._bookmark.save()
 
 
 class InFlight:
-    """What this process knows of the entries that it fetched, through a lost connection too.
+    """The entries in flight that this process fetched through its read sides, remembered through a lost connection too.
 
     `unmet`: fetched and not given to the component yet. `done`: acknowledged, and Redis has not confirmed it. `last`:
     the one that was acknowledged last.
@@ -97,7 +106,7 @@ class InFlight:
 
 
 class GroupSide:
-    """The stream, through the component's consumer group."""
+    """The stream side of a component's reads: messages from its consumer group, acknowledged in that group."""
 
     name = "redis"
 
@@ -118,7 +127,10 @@ class GroupSide:
         self._lost: set[EntryId] = set()
 
     def take(self) -> Sequence[tuple[Message, object]]:
-        """As the protocol says. Raises RedisLost, RedisRefused, NotYet: the group is not there."""
+        """Takes the next messages of a component's read side from its consumer group.
+
+        A component that was never here has its group made. Raises RedisLost, RedisRefused; NotYet: the group is gone.
+        """
         try:
             if self._first:
                 found = self._mine(self._reader.own())
@@ -132,12 +144,15 @@ class GroupSide:
                 raise NotYet(f"{said}; {self._remedy}") from None
             self._reader.begin(self._begin)
             return []
-        self._hand.done.clear()  # `take` has read what the server said of them
+        self._hand.done.clear()  # `take` has read the server's replies to these
         self._hand.unmet.update(delivered.id for delivered in found if not delivered.before)
         return self._messages(found)
 
     def _mine(self, found: list[DeliveredEntry]) -> list[DeliveredEntry]:
-        """Without those that this process is done with: their acknowledgement was lost."""
+        """Drops the entries with which this read side's process is done, and acknowledges them once more.
+
+        Their acknowledgement was lost. Entries that the component has not met yet count as never given.
+        """
         done = set(self._hand.done)
         for delivered in found:
             if delivered.id in done:
@@ -165,7 +180,10 @@ class GroupSide:
         return messages
 
     def given(self, token: object) -> bool:
-        """As the protocol says. Raises RedisLost."""
+        """Tells the consumer group that the read side gives an entry now; False when another worker took it over.
+
+        Raises RedisLost.
+        """
         if not isinstance(token, DeliveredEntry):
             raise TypeError(token)
         self._waiting.discard(token.id)
@@ -185,7 +203,10 @@ class GroupSide:
         self._stale_at = time.monotonic() + self._claim_ms / 3000
 
     def _set_aside(self, delivered: DeliveredEntry) -> None:
-        """It was given so often that it seems to end its readers: kept in a file, and given no more."""
+        """Sets aside in a file an entry that the read side gave too often, and acknowledges it in the group.
+
+        An entry that was given so often seems to end its readers.
+        """
         fields = [base64.b64encode(value).decode() for value in delivered.fields]
         line = json.dumps(
             {"entry": format_id(delivered.id).decode(), "times": delivered.before, "fields_base64": fields}
@@ -198,7 +219,10 @@ class GroupSide:
         self._reader.done(delivered.id)
 
     def done(self, token: object) -> None:
-        """As the protocol says. Raises RedisLost: it is acknowledged when there is a connection again."""
+        """Acknowledges an entry of the read side in the component's consumer group.
+
+        Raises RedisLost: the entry is acknowledged when there is a connection again.
+        """
         if not isinstance(token, DeliveredEntry):
             raise TypeError(token)
         self._hand.done.append(token.id)
@@ -206,7 +230,7 @@ class GroupSide:
         self._reader.done(token.id)
 
     def close(self, *, clean: bool = True) -> None:
-        """As the protocol says. What the component has not met counts as not given."""
+        """Closes the read side of a consumer group; entries that the component has not met count as not given."""
         try:
             if self._hand.unmet:
                 self._reader.counts(sorted(self._hand.unmet), 0)
@@ -219,7 +243,10 @@ class GroupSide:
 
 
 def worker_slot(folder: Path) -> tuple[int, int]:
-    """The lowest free number of a worker, and the descriptor that holds it. Raises BridgeError."""
+    """Locks the lowest free worker number of a component that reads; returns the number and the lock's descriptor.
+
+    Raises BridgeError.
+    """
     for number in range(1, 1000):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         held = os.open(folder / f"worker-{number}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -1,4 +1,4 @@
-"""What a component has read already, once more: from a time on, up to where it is."""
+"""Replay: gives a component once more the messages that it has read already, from a time on, up to where it is."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ from bridge.streams.reader import entries
 
 
 def milliseconds(since: datetime | str | float) -> int:
-    """A moment as milliseconds since 1970: a datetime, ISO 8601 text, or seconds; UTC where no zone is named."""
+    """Converts the time from which to replay, a datetime, ISO 8601 text or seconds, to milliseconds since 1970.
+
+    A time without a zone is UTC if it is text or a datetime. Raises ConfigError.
+    """
     try:
         moment = datetime.fromisoformat(since) if isinstance(since, str) else since
     except ValueError:
@@ -32,22 +35,25 @@ def milliseconds(since: datetime | str | float) -> int:
 
 
 class _Scratch(Bookmark):
-    """One that nobody keeps."""
+    """A scratch bookmark for a replay, which is never written to disk."""
 
     def __init__(self) -> None:
         super().__init__(Path("/nowhere"), "x", "x")
 
     def save(self) -> None:
-        """Nowhere."""
+        """Writes nothing: the scratch bookmark of a replay is not kept."""
 
     def note(self, name: str, number: int, at: Fingerprint) -> None:
-        """Nowhere."""
+        """Notes nothing: the scratch bookmark of a replay keeps no position."""
 
 
 def from_files(
     shared: MappingContext, marks: BookmarkState, since_ms: int, clock: Callable[[], float]
 ) -> Iterator[Message]:
-    """The messages of that time and later which this bookmark says were read. Raises SourceError."""
+    """Replays from files the messages of a time and later that a component's bookmark says were read.
+
+    Raises SourceError.
+    """
     reader, scratch = None, _Scratch()
     try:
         reader = FileReader(shared, scratch, clock)
@@ -66,7 +72,10 @@ def from_files(
 
 
 def _was_read(place: SourcePosition | None, held: GenerationRecord, begin: int) -> bool:
-    """Whether a message in that file was: the generations are counted anew here, so the file tells which one it is."""
+    """Whether a component had already read a message that a replay meets in a file, by its bookmark.
+
+    A replay counts the generations anew, so the file's device and inode tell which generation it is.
+    """
     if place is None:
         return False
     for generation in place.generations:
@@ -77,7 +86,10 @@ def _was_read(place: SourcePosition | None, held: GenerationRecord, begin: int) 
 
 
 def from_stream(connection: Connection, stream: bytes, component: str, since_ms: int) -> Iterator[Message]:
-    """The entries of that time and later which the component's group has acknowledged. Raises RedisLost."""
+    """Replays from the stream the entries of a time and later that the component's group has acknowledged.
+
+    Raises RedisLost.
+    """
     group = group_of(connection, stream, component)
     if group is None:
         return

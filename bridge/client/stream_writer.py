@@ -1,7 +1,7 @@
-"""Writing a message into the stream exactly once (DESIGN §6.6).
+"""The stream writer: adds a component's messages to the stream exactly once (DESIGN §6.6).
 
 A script adds the entry and sets the session's number, if that number is still below the message's. So a message may be
-sent again as often as a reply is lost: what landed lands no second time, however late the first try arrives.
+sent again as often as a reply is lost: a message that landed does not land twice, however late the first try arrives.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ if last < tonumber(ARGV[3]) then return -1 end
 redis.call('XADD', KEYS[1], '*', unpack(ARGV, 4))
 redis.call('HSET', KEYS[2], ARGV[1], number)
 return 1"""
-"""Adds a message, if the one before it in the same write (ARGV[3] is its number, 0: there is none) was not refused.
+"""Script that adds a message, if the one before in the same write (number ARGV[3], 0: none) was not refused.
 
-Else a message behind it would land, and what was refused would be taken for sent."""
+Else a later message would land, and the refused one would be taken for sent."""
 
 WRITE_MESSAGES = 200
 """Messages of an outbox that go out in one write."""
@@ -46,16 +46,16 @@ class StreamAppender:
 
     @property
     def waiting(self) -> int:
-        """Messages of which nobody knows yet whether Redis has them."""
+        """Counts the messages that wait in the stream writer's outboxes: nobody knows yet whether Redis has them."""
         return sum(len(box.waiting) for box in self.boxes)
 
     @property
     def boxes(self) -> list[Outbox]:
-        """The outboxes in which messages may wait, of earlier sessions first."""
+        """The outboxes from which the stream writer sends, those of earlier sessions first."""
         return [*self._earlier, self._outbox]
 
     def connect(self) -> Connection:
-        """Returns the client's connection to Redis, a new one where the server closed it or there was none.
+        """Returns the stream writer's connection to Redis, a new one where the server closed it or there was none.
 
         Raises RedisLost, RedisRefused.
         """
@@ -66,15 +66,15 @@ class StreamAppender:
         return self._connection
 
     def disconnect(self) -> None:
-        """The next use connects anew."""
+        """Closes the stream writer's connection to Redis; the next use connects anew."""
         if self._connection is not None:
             self._connection.close()
         self._connection = None
 
     def send(self, fields: Sequence[bytes]) -> bool:
-        """Adds a message: True, it is in the stream; False, it waits in the outbox.
+        """Adds a message to the stream, and returns True; or keeps it in the outbox, and returns False.
 
-        Raises RedisLost when there is no connection to be had, and RedisRefused: it is in neither.
+        Raises RedisLost when there is no connection to be had, and RedisRefused: the message is in neither.
         """
         if self.waiting and not self.drain():
             return self.keep(fields)
@@ -89,13 +89,13 @@ class StreamAppender:
         return True
 
     def keep(self, fields: Sequence[bytes]) -> bool:
-        """Keeps a message on disk until it can be sent."""
+        """Keeps a message in the stream writer's outbox on disk until it can be sent; returns False."""
         self._number += 1
         self._outbox.add(self._number, fields, free=True)
         return False
 
     def drain(self) -> bool:
-        """Sends what waits in a component's outboxes, if Redis answers; returns whether nothing waits any more."""
+        """Sends to the stream all that waits in a component's outboxes; returns whether nothing waits any more."""
         try:
             for box in self.boxes:
                 while box.waiting:
@@ -111,7 +111,10 @@ class StreamAppender:
         return True
 
     def send_first(self, box: Outbox, part: Sequence[OutboxMessage]) -> None:
-        """Sends the first messages that wait in an outbox. Raises RedisLost, RedisRefused, BridgeError."""
+        """Sends the first messages that wait in an outbox to the stream.
+
+        Raises RedisLost, RedisRefused, BridgeError.
+        """
         connection = self.connect()
         box.sends(part)
         self._sent(connection, box.session, part)
@@ -131,14 +134,14 @@ class StreamAppender:
                 raise refused(reply, self._keys.stream.decode(errors="replace"))
 
     def _forget(self, session: str) -> None:
-        """A session that has ended and owes nothing leaves nothing in Redis."""
+        """Removes from `bridge:{S}:producers` an ended session of the stream writer with nothing left to send."""
         try:
             self.connect().call("HDEL", self._keys.producers, f"{self._component}:{session}")
         except (RedisLost, RedisRefused):
             self.disconnect()
 
     def close(self) -> None:
-        """Ends a component's session of writing to the stream; what waits stays on disk for the next one."""
+        """Closes a component's session of writing to the stream; what waits stays on disk for the next session."""
         if self._number and not self._outbox.waiting and self._connection is not None:
             self._forget(self._outbox.session)
         for box in self.boxes:

@@ -1,4 +1,4 @@
-"""Where a component's messages go: the file or the stream, and the file again while Redis is away (DESIGN §6.6)."""
+"""Write routing: sends a component's messages to file or stream, and to the file while Redis is away (DESIGN §6.6)."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from bridge.streams.components import BOTH, FILE, REDIS, WRITES, ComponentModes
 from bridge.streams.connect import Connection
 
 HEARD = 5.0
-"""Seconds since Redis was heard after which what it said last may not hold any more: a mapping may be retired."""
+"""Seconds without a word from Redis after which its last word may not hold any more: a mapping may be retired."""
 
 PAUSED = 10.0
-"""Seconds that a message waits for a switch at most. One of writes holds for 5 s from its operator's last word."""
+"""Seconds that a message waits at most for a switch. A switch of writes holds for 5 s from its operator's last word."""
 
 
 @dataclass(slots=True)
 class LastFileLine:
-    """The last line that went to the file in place of the stream: the descriptor of that file, and where it ends."""
+    """The last line that write routing put in a file instead of the stream: the file's descriptor, the line's end."""
 
     name: str
     fd: int
     end: int
 
     def passed(self, at: Fingerprint) -> bool:
-        """Whether a cursor of these digests stands in this very file, and behind the line."""
+        """Whether a cursor with the digests `at` stands in the file of write routing's last line, and behind that."""
         back = min(TAIL, at.offset)
         return (
             at.offset >= self.end
@@ -48,7 +48,7 @@ class LastFileLine:
 
 
 class WriteRouting:
-    """Sends one component's messages to the file or to the stream, as it is switched. Any thread may call it."""
+    """Routes one component's messages to the file or to the stream, as it is switched. Any thread may call it."""
 
     def __init__(
         self, shared: MappingContext, component: str, folder: Path, dial: Callable[[], Connection],
@@ -56,7 +56,7 @@ class WriteRouting:
     ) -> None:  # fmt: skip
         self.mode = modes.writes
         self._since = since
-        """Seconds since Redis was heard last."""
+        """Seconds since Redis answered last."""
         self._dead = modes.retired
         self._vouched = vouched
         self._shared = shared
@@ -67,21 +67,21 @@ class WriteRouting:
         self._codecs: dict[str, Codec] = {}
         self._paused = ""
         self._sure = False
-        """Whether Redis has said where messages go; what went to the log before is minded."""
+        """Whether Redis has said where messages go; `_behind` remembers what went to the log before."""
         self._behind: LastFileLine | None = None
         self._said = ("", False)
-        """Why messages went elsewhere last, and whether to the disk."""
+        """Why messages last went elsewhere than they should, and whether to the outbox."""
         self._why = ""
-        """What keeps messages that wait on disk from going to the files."""
+        """Why the outbox could not be emptied last; empty: it could."""
 
     def append(self, role: str, values: dict[bytes, bytes]) -> None:
-        """Takes one message of a component to the file, the stream, or the disk.
+        """Routes one message of a component to the file, the stream, or the outbox on disk.
 
-        Raises TargetError, ConfigError, BridgeError: it is nowhere.
+        Raises TargetError, ConfigError, BridgeError: the message is nowhere.
         """
         with self._turn:
             if not self._turn.wait_for(lambda: not self._paused, PAUSED):
-                self._paused = ""  # whoever switches is gone, and Redis too
+                self._paused = ""  # the operator of the switch is gone, and Redis too
             name, row, line = self._row(role, values)
             fields = [part for pair in zip(self._codec(name).fields, row, strict=True) for part in pair]
             if self.mode == REDIS:
@@ -89,7 +89,7 @@ class WriteRouting:
             elif not self._sure or self._since() > HEARD:
                 self._meanwhile(name, fields, line, "Redis does not say where they go")
             elif not self._emptied():
-                self._stream.keep(fields)  # behind those that wait
+                self._stream.keep(fields)  # after the messages that wait already
             else:
                 self._file.append(name, line)
                 if self.mode == BOTH:
@@ -105,14 +105,14 @@ class WriteRouting:
             self._meanwhile(name, fields, line, str(error))
 
     def _beside(self, name: str, fields: list[bytes]) -> None:
-        """Sends a message beside its line, for a component that writes both sides; `bridge repair` adds what fails."""
+        """Sends a dual write's message to the stream, beside its line in the file; `bridge repair` adds what fails."""
         try:
             self._stream.send(fields)
         except (RedisLost, RedisRefused) as error:
             logger.warning("%s: %s; a message stands in %s alone", self._component, error, name)
 
     def _meanwhile(self, name: str, fields: list[bytes], line: bytes, why: str) -> None:
-        """Takes a component's message that Redis cannot get now to the log, if that is carried, or to the outbox."""
+        """Writes a component's message that Redis cannot get now to the log, if that is carried, or to the outbox."""
         waits = bool(self._stream.waiting) or self._dead or not self._vouched.alive()
         if (why, waits) != self._said:
             self._said = why, waits
@@ -129,9 +129,9 @@ class WriteRouting:
         return self._codecs[name]
 
     def _row(self, role: str, values: dict[bytes, bytes]) -> tuple[str, Row, bytes]:
-        """Makes of a component's message its file's name, its row and its line.
+        """Makes from a message that a component writes the name of its file, its row and its line.
 
-        Raises TargetError: it could be no line there.
+        Raises TargetError: the message could be no line there; ConfigError: the mapping has no such field.
         """
         name = self._file.path_for(role)
         codec = self._codec(name)
@@ -158,7 +158,7 @@ class WriteRouting:
         self._behind = LastFileLine(name, os.dup(file.fd), end)
 
     def _caught_up(self, behind: LastFileLine) -> bool:
-        """Whether the stream has the lines that went to the file: the checkpoint has passed the last of them."""
+        """Whether the stream has the lines that write routing put in the file: the checkpoint has passed the last."""
         keys = self._shared.keys
         try:
             connection = self._stream.connect()
@@ -176,7 +176,7 @@ class WriteRouting:
         return passed
 
     def switched(self, modes: ComponentModes, paused: dict[str, str]) -> None:
-        """Turns a component's writing to where Redis says; for a switch it pauses, once its outbox is empty."""
+        """Routes a component's writes as Redis says from now on, or pauses for a switch, once the outbox is empty."""
         switch = modes.switch
         with self._turn:
             if switch is not None and switch.side == WRITES:
@@ -197,7 +197,7 @@ class WriteRouting:
         return self._stream.waiting
 
     def _emptied(self) -> bool:
-        """Takes the messages of a component's outbox to where it writes now; returns whether none waits any more."""
+        """Moves a component's messages from the outbox to where it writes now; returns whether none waits any more."""
         try:
             for box in self._stream.boxes:
                 if box.begun is not None and self._arrived(box):
@@ -214,10 +214,9 @@ class WriteRouting:
         return self._stream.drain()
 
     def _into_files(self) -> None:
-        """Appends what waits on disk to the files, each message once whoever dies.
+        """Writes the messages of a component's outbox to the files, each message once even after a crash.
 
-        What may be in the stream already goes there.
-        Raises BridgeError.
+        What may be in the stream already goes there. Raises BridgeError.
         """
         for box in self._stream.boxes:
             while box.waiting:
@@ -231,7 +230,7 @@ class WriteRouting:
                 box.landed(1)
 
     def _arrived(self, box: Outbox) -> bool:
-        """Whether the file has the outbox's message that a session had begun to append as it was killed.
+        """Whether the file has the outbox's message that an earlier session was writing when it was killed.
 
         Raises BridgeError, OSError.
         """
@@ -243,7 +242,7 @@ class WriteRouting:
         return self._file.has(name, begun[1], begun[2], line)
 
     def _line(self, fields: Sequence[bytes]) -> tuple[str, bytes]:
-        """Makes of the fields of an outbox's message the file that it belongs to, and its line.
+        """Makes from the fields of an outbox's message the name of its file and its line, to write it there.
 
         Raises TargetError, ConfigError.
         """
@@ -252,7 +251,7 @@ class WriteRouting:
         return name, line
 
     def close(self) -> None:
-        """Ends a component's writing: its outbox is emptied once more if Redis answers, and the files are closed."""
+        """Ends a component's write routing: empties the outbox once more if Redis answers, and closes the files."""
         with self._turn:
             if self._stream.waiting and (self._sure or self.mode == REDIS):
                 self._emptied()

@@ -1,1 +1,1 @@
-"""What holds a stream together over time: which ledger owns it, what Redis lost of it, what was trimmed and kept."""
+"""Continuity of a stream over time: ownership by a ledger, lost entries, the trim floor, and the archive."""

@@ -1,7 +1,7 @@
-"""Files of the archive that a person edited by hand, to take redacted messages out: all else in them is as it was.
+"""Recovers parts of archive files from which a person cut redacted messages by hand and which were packed anew.
 
-Of what stands between redacted lines the ledger has the digests, so that it is found again where a line was taken out
-or written over, and the file packed anew. Pure.
+The lines between the redacted ones must be as they were. The ledger has the digests of those runs of lines, so that
+each run is found again where a redacted line was taken out or overwritten. Pure.
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ from bridge.ledger.archive_index import ArchivedEntry, ArchiveFile, ArchivePart
 
 
 def pieces_of(listed: Sequence[ArchivedEntry], lines: Sequence[bytes], gone: Collection[EntryId]) -> list[ArchiveFile]:
-    """Makes the pieces of a part that stand between its redacted lines; `lines`, with newlines, of what it lists."""
+    """Cuts the lines of an archive part into the runs that stand between its redacted lines, each with its digest.
+
+    `listed` are the entries of the part, `lines` their lines with newlines, `gone` the redacted entries.
+    """
     found, held, between = list[ArchiveFile](), list[bytes](), 0
     for entry, line in zip(listed, lines, strict=True):
         if entry.id not in gone:
@@ -32,7 +35,7 @@ def _piece(between: int, held: Sequence[bytes]) -> ArchiveFile:
 
 
 def unedited(raw: bytes, parts: Iterable[tuple[ArchivePart, Sequence[ArchiveFile]]]) -> dict[int, bytes]:
-    """Finds in all that a file holds, unpacked, what is left of each of its parts, by where the part began in it.
+    """Finds in an archive file that a person edited, unpacked, the rest of each of its parts, by the part's offset.
 
     For each redacted line one line may stand there, or none. Stops at the first part of which something is missing.
     """

@@ -1,8 +1,8 @@
-"""What was trimmed, as packed files of the mapping's own lines; and a stream with its archive before it.
+"""Reads the archive of trimmed entries, packed files of a mapping's lines, and a stream together with its archive.
 
 A file holds the lines of one source for one day (UTC, by the entries' IDs), in the stream's order, as gzip members one
-behind the other: so `zcat` reads it, and so does an import. What makes no line that gives exactly its entry back is
-written as JSON, one entry a line. The ledger lists which entry lies where, so that each is rebuilt as it was.
+behind the other: so `zcat` reads it, and so does an import. An entry that no line gives back exactly is written as
+JSON, one entry a line. The ledger lists which entry lies where, so that each entry is rebuilt as it was.
 """
 
 from __future__ import annotations
@@ -57,11 +57,17 @@ from bridge.streams.reader import Entry, RidingCommand, pages
 from bridge.streams.resp import pack
 
 Redactions = Names[tuple[str, int], tuple[Sequence[ArchiveFile], bytes]]
-"""What stands beside redacted lines, by file and place of a part: pieces, and the digest of the entries that stay."""
+"""The rest of archive parts in which lines were redacted, by file and offset.
+
+Runs of lines between the redacted ones, and the digest of the entries that stay.
+"""
 
 
 class ArchiveReader:
-    """One mapping's. Used by one thread."""
+    """Reads one mapping's archive of trimmed entries, as the ledger's index of the archive lists them.
+
+    Used by one thread.
+    """
 
     def __init__(self, mapping: Mapping, state_dir: Path, ledger: Ledger) -> None:
         self.folder = state_dir / "archive" / mapping.name
@@ -71,17 +77,17 @@ class ArchiveReader:
         self._codecs: dict[str, Codec] = {}
 
     def every(self) -> list[ArchivedSpan]:
-        """All spans that the archive holds, oldest first."""
+        """Lists all spans of entries that the archive of a mapping holds, oldest first."""
         return spans(self._ledger, self._stream, ZERO_ID)
 
     def begun(self, first: EntryId) -> EntryId | None:
-        """Up to where an earlier try kept what stands from `first` on; None: there was none."""
+        """Returns the last entry of the span that an earlier try archived from `first` on; None: there was no try."""
         return next((span.last for span in spans(self._ledger, self._stream, first) if span.first == first), None)
 
     def chain(self, floor: EntryId, start: EntryId = ZERO_ID) -> list[ArchivedSpan]:
-        """The spans that follow each other up to the floor, oldest first: with the stream they are one history.
+        """Lists the archived spans that follow each other without a gap up to the trim floor, oldest first.
 
-        Of these the ones that hold something from `start` on.
+        Together with the stream they are one history. Only the spans that hold something from `start` on are listed.
         """
         found: list[ArchivedSpan] = []
         wanted = floor
@@ -94,7 +100,10 @@ class ArchiveReader:
     # -- reading ---------------------------------------------------------------------------------------------
 
     def entries(self, floor: EntryId, start: EntryId = (0, 0), end: EntryId | None = None) -> Iterator[Entry]:
-        """Those below the floor, from `start` to `end`, in order. Raises SourceError: a file is not as it was."""
+        """Reads the archived entries below the trim floor, from `start` to `end`, in order.
+
+        Raises SourceError for an archive file that is not as it was written.
+        """
         for span in self.chain(floor, start):
             if end is None or span.first <= end:
                 for entry in self.of_span(span):
@@ -102,7 +111,10 @@ class ArchiveReader:
                         yield entry
 
     def entries_back(self, floor: EntryId, end: EntryId | None = None, start: EntryId = (0, 0)) -> Iterator[Entry]:
-        """The same, newest first."""
+        """Reads the archived entries below the trim floor from `end` back to `start`, newest first.
+
+        Raises SourceError.
+        """
         for span in reversed(self.chain(floor, start)):
             if end is None or span.first <= end:
                 for entry in reversed(list(self.of_span(span))):
@@ -110,13 +122,13 @@ class ArchiveReader:
                         yield entry
 
     def pages(self, floor: EntryId, start: EntryId, page: int) -> Iterator[list[list[Any]]]:
-        """The same as `entries`, as XRANGE would reply, `page` at a time."""
+        """Reads the archived entries below the trim floor from `start` on, `page` at a time, as XRANGE would reply."""
         found = ([format_id(entry.id), entry.fields] for entry in self.entries(floor, start))
         while rows := list(islice(found, page)):
             yield rows
 
     def newest(self, floor: EntryId, wanted: EntryFilter, count: int | None) -> list[Entry]:
-        """The last `count` (None: all) of those that are wanted, oldest first."""
+        """Returns the last `count` archived entries (None: all) that pass the filter `wanted`, oldest first."""
         start = wanted.since or (0, 0)
         end = before(wanted.until) if wanted.until is not None else None
         if count is None:
@@ -124,11 +136,11 @@ class ArchiveReader:
         return [*islice(filter(wanted.has, self.entries_back(floor, end, start)), count)][::-1]
 
     def get(self, floor: EntryId, entry_id: EntryId) -> Entry | None:
-        """The entry of this ID; None: it is not here."""
+        """Reads the entry of this ID from the archive; None: the archive does not hold it."""
         return next(self.entries(floor, entry_id, entry_id), None)
 
     def find(self, floor: EntryId, origin: Origin) -> EntryId | None:
-        """The entry of this origin; None: it is not here."""
+        """Finds in the archive the ID of the entry with this origin; None: the archive does not hold it."""
         for span in reversed(self.chain(floor)):
             for part in parts_of(self._ledger, self._stream, span):
                 for kept in part.listed:
@@ -137,11 +149,14 @@ class ArchiveReader:
         return None
 
     def of_span(self, span: ArchivedSpan) -> Iterator[Entry]:
-        """All entries of a span, in order. Raises SourceError."""
+        """Reads all archived entries of a span, in order. Raises SourceError."""
         yield from self.of_parts(parts_of(self._ledger, self._stream, span))
 
     def of_parts(self, parts: Sequence[ArchivePart]) -> Iterator[Entry]:
-        """The same, of these parts: of each file one is in memory. Raises SourceError."""
+        """Reads the archived entries of these parts, merged in order; of each archive file one part is in memory.
+
+        Raises SourceError.
+        """
         files: dict[str, list[ArchivePart]] = {}
         for part in parts:
             files.setdefault(part.path, []).append(part)
@@ -151,7 +166,10 @@ class ArchiveReader:
         )
 
     def lines_of(self, part: ArchivePart) -> tuple[list[ArchivedEntry], list[bytes]]:
-        """What a part lists and holds still, but for what was redacted; lines with newlines. Raises SourceError."""
+        """Returns the entries of an archive part that are not redacted, and their lines with newlines.
+
+        Raises SourceError.
+        """
         return self._lines_of(part, redacted_parts(self._ledger, self._stream))
 
     def _lines_of(self, part: ArchivePart, redacted: Redactions) -> tuple[list[ArchivedEntry], list[bytes]]:
@@ -175,7 +193,10 @@ class ArchiveReader:
         return found, lines
 
     def _edited(self, part: ArchivePart, redacted: Redactions, error: SourceError) -> bytes:
-        """What is left of a part in a file that was edited by hand, as something in it was redacted; else the error."""
+        """Finds the rest of a part in an archive file from which a person cut redacted lines by hand.
+
+        Raises `error` where it is not found.
+        """
         try:
             with gzip.open(self.folder / part.path) as file:
                 raw = file.read()
@@ -207,7 +228,10 @@ class ArchiveReader:
         return found
 
     def _unpacked(self, part: ArchivePart) -> bytes:
-        """Raises SourceError unless they are the bytes that were put there."""
+        """Unpacks a part of an archive file and compares the bytes with the digest that the ledger has of them.
+
+        Raises SourceError unless they are the bytes that were put there.
+        """
         path = self.folder / part.path
         try:
             with path.open("rb") as file:
@@ -220,20 +244,22 @@ class ArchiveReader:
         return raw
 
     def stands(self, first: EntryId, last: EntryId, read: Callable[[EntryId, EntryId], Iterator[Entry]]) -> bool:
-        """Whether an earlier try kept what a stream holds from `first` to `last`; what else it kept is forgotten.
+        """Whether the archive holds from an earlier try exactly the entries of a stream from `first` to `last`.
 
-        `read` gives the stream's entries from one ID to another. Raises SourceError, and what `read` raises.
+        Other spans from `first` on are dropped from the ledger's index; the bytes of a span stay where Redis lost an
+        entry of it. `read` gives the stream's entries from one ID to another. Raises SourceError, and what `read`
+        raises.
         """
         for span in spans(self._ledger, self._stream, first):
             if (span.first, span.last) == (first, last) and same(self.of_span(span), read(first, last)):
                 return True
             lost = any(_alone(self.of_span(span), read(span.first, span.last)))
-            with self._ledger.transaction():  # what Redis has lost since then is only here
+            with self._ledger.transaction():  # entries that Redis lost since stand only here
                 drop_span(self._ledger, self._stream, span, keep=lost)
         return False
 
     def codec(self, name: str) -> Codec:
-        """That of a source."""
+        """Returns the codec of a source, by which archived lines become entries again."""
         if name not in self._codecs:
             self._codecs[name] = self._mapping.codec(name)
         return self._codecs[name]
@@ -244,12 +270,15 @@ def _all_of(part: ArchivePart) -> ArchiveFile:
 
 
 def same(some: Iterable[Entry], others: Iterable[Entry]) -> bool:
-    """Whether both are the same entries. Pure."""
+    """Whether two sequences, the archived entries and those of the stream, are equal entry by entry. Pure."""
     return all(entry == other for entry, other in zip_longest(some, others))
 
 
 def _alone(kept: Iterator[Entry], there: Iterator[Entry]) -> Iterator[Entry]:
-    """Of those that are kept the ones that are not there as they are. Both are in order."""
+    """Yields the archived entries that the stream does not hold, or holds with other fields.
+
+    Both iterators are in order.
+    """
     other = next(there, None)
     for entry in kept:
         while other is not None and other.id < entry.id:
@@ -259,7 +288,7 @@ def _alone(kept: Iterator[Entry], there: Iterator[Entry]) -> Iterator[Entry]:
 
 
 def entries_digest(found: Sequence[Entry]) -> bytes:
-    """What a part notes of the entries it was made of. Pure."""
+    """Computes the digest of entries, IDs and fields, by which an archive part is verified when it is read. Pure."""
     return digest(b"", *(part for entry in found for part in (format_id(entry.id), *entry.fields)))
 
 
@@ -267,10 +296,11 @@ def history(
     connection: Connection, keys: Keys, archive: ArchiveReader | None, start: EntryId, last: EntryId, page: int,
     most_bytes: int, known: EntryId = ZERO_ID,
 ) -> Iterator[list[Any]]:  # fmt: skip
-    """XRANGE's replies from `start` to `last`: those below the floor from the archive, as far as that has them.
+    """Reads a stream with its archive, from `start` to `last`, as XRANGE replies: below the floor from the archive.
 
-    While it reads somebody may trim. The floor is set before anything goes, so a page is whole if the floor, looked at
-    after it was read, is not above its beginning; else the archive is asked again.
+    Somebody may trim meanwhile. The floor is set before any entry is removed, so a page is whole if the floor, read
+    after the page, is not above the page's beginning; else the archive is read for that part.
+
     Raises SourceError, RedisLost, RedisRefused.
     """
     at, floor = start, RidingCommand(pack("GET", keys.floor))
@@ -298,9 +328,10 @@ def history(
 
 
 def home(mapping: Mapping, entry: Entry, names: Names[int, str]) -> tuple[str, Origin | None]:
-    """The file that an entry's line belongs to, of the sources by number, and its origin.
+    """Tells to which source, by name, the line of an entry belongs in the archive; and the entry's origin.
 
-    Empty: there is none, or its role is no name for one.
+    `names` has the sources by number. The name is empty where there is no such source, or where the entry's role cannot
+    be part of a file's name.
     """
     raw = entry.origin()
     if raw is not None:
@@ -319,6 +350,6 @@ def _next(entry: EntryId) -> EntryId:
 
 
 def fields_of(names: Sequence[bytes], row: Sequence[bytes], origin: Origin | None) -> list[bytes]:
-    """An entry's fields, as a line and its origin make them. Pure."""
+    """Makes the fields of an archived entry from its decoded line (`names` and `row`) and its origin. Pure."""
     fields = [part for pair in zip(names, row, strict=True) for part in pair]
     return fields if origin is None else [*fields, ORIGIN_FIELD, b"%d.%d:%d" % origin]

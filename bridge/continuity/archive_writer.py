@@ -1,4 +1,4 @@
-"""Putting entries into the archive (`bridge.continuity.archive_reader`): a piece at a time, on disk and read again."""
+"""Writes trimmed entries into the archive (`bridge.continuity.archive_reader`), and reads each part again from disk."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ from bridge.streams.entry_json import entry_as_json
 from bridge.streams.reader import Entry
 
 ARCHIVE_ENTRIES, PIECE_BYTES = 1000, 1 << 20
-"""Entries, and bytes of them, that are in memory at once, about."""
+"""Entries, and bytes of their fields, that the archive writer holds in memory at once, about."""
 
 ARCHIVE_ENTRIES_FILE = "entries"
-"""The name of the file that holds what is no line."""
+"""The base name of the archive files that hold entries which make no line, as JSON."""
 
 LAST_DAY = 253_402_300_799_000
 """Milliseconds since 1970 at the end of the year 9999: later IDs have no date."""
 
 
 class ArchiveWriter:
-    """All entries of a stream from `first` to `last`: `add` them in order, then `end`. Before that none of it counts.
+    """Writes all entries of a stream from `first` to `last` into the archive: `add` takes them in order, `end` commits.
 
-    `base` is where parity would begin if the archive began here.
+    Before `end` none of it counts. `base` is where parity would begin if the archive began here.
     """
 
     def __init__(
@@ -57,19 +57,25 @@ class ArchiveWriter:
         self._span = ArchivedSpan(first, last, json.dumps(base))
         self._names = {memory.number: name for name, memory in sources_of(ledger, self._stream).items()}
         self._ends: dict[str, int] = {}
-        """Of each file that was written to, where the next part goes."""
+        """For each archive file that was written to, the offset at which the next part goes."""
         self._held: list[Entry] = []
         self._bytes = 0
 
     def add(self, some: Sequence[Entry]) -> None:
-        """The next ones. Raises SourceError: no room, or what was written is not what is read."""
+        """Takes the next entries for the archive, and writes those that it holds when they are many.
+
+        Raises SourceError where there is no room, or where an archive file does not give back what was written.
+        """
         self._held += some
         self._bytes += sum(sum(map(len, entry.fields)) for entry in some)
         if len(self._held) >= ARCHIVE_ENTRIES or self._bytes >= PIECE_BYTES:
             self._keep()
 
     def end(self, note: Callable[[], None]) -> int:
-        """Lists them; `note` is called in the ledger's transaction that does. Returns the bytes that they took."""
+        """Commits the archived span: lists its parts in the ledger, and returns the bytes that the parts take.
+
+        `note` is called in the same transaction of the ledger.
+        """
         self._keep()
         failpoint("trim.archive.before")
         with self._ledger.transaction():
@@ -102,7 +108,7 @@ class ArchiveWriter:
     def _write(
         self, name: str, day: str, entries: Sequence[Entry], lines: Sequence[bytes], origins: Sequence[Origin | None]
     ) -> ArchivePart:
-        """One part, behind what stands in its file."""
+        """Appends one packed part to an archive file, syncs it to disk, and describes it for the ledger's index."""
         path = self._path(name, day)
         whole = self._archive.folder / path
         whole.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -128,7 +134,10 @@ class ArchiveWriter:
         return ArchivePart(path, name, at, len(packed), digest(raw), entries_digest(entries), index)
 
     def _path(self, name: str, day: str) -> str:
-        """The file for a source's day; another one where something in it was redacted, as a person may edit that."""
+        """Chooses the archive file for a source's day, but no file in which lines were redacted.
+
+        A person may edit such a file by hand.
+        """
         edited = {path for path, _ in redacted_parts(self._ledger, self._stream)}
         paths = (
             f"{name}.{day}{n}.gz" if name else f"{ARCHIVE_ENTRIES_FILE}.{day}{n}.jsonl.gz"
@@ -137,9 +146,10 @@ class ArchiveWriter:
         return next(path for path in paths if path not in edited)
 
     def _end(self, path: str, size: int) -> int:
-        """Where the next part goes: behind all that stands there, but for what a try left that was not ended.
+        """Finds the offset in an archive file at which the next part goes, behind all that stands there.
 
-        A ledger that was lost and rebuilt knows of none of it.
+        Only the bytes of a try that did not end are overwritten. A ledger that was lost and rebuilt knows of no part.
+        Raises SourceError for a file that was cut.
         """
         known, begun = end_of(self._ledger, self._stream, path), begun_at(self._ledger, self._stream, path)
         if size < known:
@@ -148,7 +158,10 @@ class ArchiveWriter:
         return begun if begun is not None and known <= begun <= size else size if begun is None else max(known, size)
 
     def _lines(self, found: Sequence[Entry]) -> list[tuple[str, bytes, Origin | None]]:
-        """For each entry the source whose line it is, the line and the origin; or no name, and JSON."""
+        """Makes the archive's line for each entry: the source's name, the line and the origin; or no name, and JSON.
+
+        A line is used only if the source's codec makes exactly the same entry of it.
+        """
         made: dict[int, tuple[str, bytes, Origin | None]] = {}
         groups: dict[str, list[tuple[int, Origin | None]]] = {}
         for i, entry in enumerate(found):

@@ -1,6 +1,7 @@
-"""Finds out whether a stream has a past that is not ours, by entries that were really seen in it (DESIGN §6.4).
+"""Detects that a stream lost entries or is a fork, by entries that were really seen in the stream (DESIGN §6.4).
 
-Counters do not tell: producers fill them up again before anybody looks, and a frozen master that wakes writes on.
+The stream's counters are not enough: producers raise them again before anybody looks, and a master that was frozen goes
+on writing when it wakes.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ ReappearedLine = tuple[ReleasedLine, bytes]
 """A mirrored line whose entry Redis had lost and holds again, and its bytes."""
 
 KEPT_BY_WAY, MOST_FRESH = 64, 4096
-"""Entries of the stream that each direction remembers having seen; and those that nobody looked for since, at most."""
+"""How many seen entries each direction remembers; and how many that nobody has looked for since, at most."""
 
 
 class SeenEntries:
-    """Remembers the last entries that each direction of one mapping saw in the stream. For both threads."""
+    """Remembers the last entries that forward and mirror of one mapping saw in the stream. For both threads."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -46,7 +47,7 @@ class SeenEntries:
         self._fresh: deque[SeenEntry] = deque(maxlen=MOST_FRESH)
 
     def note(self, way: str, entry: EntryId, fields: Sequence[bytes]) -> None:
-        """Remembers an entry that this direction sent to the stream, as forward, or read from it, as the mirror."""
+        """Remembers an entry that forward sent to the stream, or that the mirror read from the stream."""
         sighting = entry, digest(*fields)
         with self._lock:
             self._by_way[way].append(sighting)
@@ -69,16 +70,16 @@ class SeenEntries:
             return list(self._fresh)
 
     def found(self, count: int) -> None:
-        """Notes that so many of the entries in `fresh` were looked for by forward, and stand in the stream."""
+        """Drops so many of the `fresh` seen entries, which forward has looked for and found in the stream."""
         with self._lock:
             for _ in range(min(count, len(self._fresh))):
                 self._fresh.popleft()
 
     @contextmanager
     def keeping(self, standing: set[EntryId] | None) -> Iterator[None]:
-        """Forgets all entries seen in the stream but those in `standing`, which it still holds; None: nothing.
+        """Forgets all entries seen in the stream but those in `standing`, which it still holds; None: forgets nothing.
 
-        What the block raises brings them back.
+        An exception in the block brings them back.
         """
         with self._lock:
             before, fresh = dict(self._by_way), self._fresh.copy()
@@ -97,10 +98,11 @@ class SeenEntries:
 def missing_entries(
     connection: Connection, keys: Keys, seen: Sequence[SeenEntry], info: StreamInfo, floor: EntryId
 ) -> tuple[str, set[EntryId]]:
-    """Says in words why the stream lost a tail or is a fork, empty: neither; and which entries seen in it still stand.
+    """Says in words why the stream lost its tail or is a fork (empty: neither), and which seen entries still stand.
 
-    An entry that is gone may have been removed on purpose: trimmed, which takes the oldest, or deleted, which
-    `max-deleted-entry-id` tells of one. An empty digest: any entry of that ID will do. Raises RedisLost, RedisRefused.
+    An entry that is gone may have been removed on purpose: trimmed, which takes the oldest, or deleted, of which
+    `max-deleted-entry-id` tells the highest. An empty digest: any entry of that ID will do. Raises RedisLost,
+    RedisRefused.
     """
     found = existing(connection, keys.stream, [entry for entry, _ in seen])
     standing = {entry for entry, told in seen if entry in found and (not told or digest(*found[entry]) == told)}
@@ -111,7 +113,7 @@ def missing_entries(
     if not gone or not info.exists:
         return "", standing
     removed = info.added - info.length
-    if removed == 0 or info.deleted < max(gone):  # be there newer ones or not: others add, and the mirror reads on
+    if removed == 0 or info.deleted < max(gone):  # newer ones prove nothing: others add
         begins = stream_info(connection, keys.stream).first_id  # a producer may trim meanwhile
         if (info.length == 0 and removed) or max(gone) < begins:  # XTRIM took them all
             return "", standing
@@ -124,7 +126,7 @@ def missing_entries(
 def what_was_lost(
     memory: StreamMemory | None, sources: dict[str, SourceMemory], info: StreamInfo, books: StreamMetadata | None
 ) -> str:
-    """Says in words what Redis lost of a stream since the ledger last saw it; empty when nothing. Pure."""
+    """Says in words what Redis lost of a stream since the ledger last saw the stream; empty: nothing. Pure."""
     if memory is None:
         return ""
     if memory.last_id > ZERO_ID and not info.exists:
@@ -150,9 +152,9 @@ def what_was_lost(
 
 
 def began_anew(memory: StreamMemory, info: StreamInfo) -> bool:
-    """Whether another stream has the name of the one that the ledger saw: it began anew.
+    """Whether a new stream has the name of the stream that the ledger saw.
 
-    Nothing was ever removed from it, and what was seen is not in it.
+    Nothing was ever removed from the new stream, and it does not hold what was seen.
     """
     whole = info.added == info.length > 0
     return whole and (info.added < memory.added or info.first_id > memory.last_id > ZERO_ID)
@@ -161,7 +163,7 @@ def began_anew(memory: StreamMemory, info: StreamInfo) -> bool:
 def restore(
     connection: Connection, keys: Keys, ledger: Ledger, line_of: LineOf, offsets: Offsets, numbers: dict[str, int]
 ) -> int:
-    """Makes lines whose entries Redis had lost and holds again the mirror's once more; inside a ledger transaction.
+    """Gives lines back to the mirror whose entries Redis had lost and holds again; inside a ledger transaction.
 
     Not where the stream holds an entry that forward made of the line meanwhile (`offsets`, by source and generation).
     Returns how many. Raises RedisLost, RedisRefused.
@@ -185,7 +187,7 @@ def standing_again(connection: Connection, keys: Keys, ledger: Ledger, line_of: 
         for line in some:
             fields = found.get(line.entry)
             made = line_of(fields) if fields is not None else None
-            told = made is not None and (line.digest or len(made[1]) == line.length)  # else nobody could read it
+            told = made is not None and (line.digest or len(made[1]) == line.length)  # no digest: it was unreadable
             if made is not None and told and line.digest in (b"", digest(made[1]), range_digest(made[1])):
                 back.append((line, made[1]))
     return back

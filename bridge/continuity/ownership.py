@@ -1,8 +1,9 @@
-"""Settles who carries a stream: which ledger, and which process of those that may use it (DESIGN §5.3, `lease`).
+"""Settles the ownership of a stream: which ledger, and which process with that ledger, carries it (DESIGN §5.3).
 
-A copied state directory has the same ledger in it, and one that was put back from a backup an older one. So two books
-are compared on every connect: the ledger knows the nonces of all processes that carried with it, and Redis the last.
-A process that the ledger does not know carried with another copy of it: what that wrote, this ledger does not know.
+A copied state directory has the same ledger in it, and one that was restored from a backup has an older ledger. So
+ledger and Redis are compared on every connect: the ledger knows the nonces of all processes that carried with it, and
+Redis knows the nonce of the last process. A process whose nonce the ledger does not know carried with another copy of
+the ledger, and this ledger does not know what that process wrote.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from bridge.streams.stream_metadata import StreamMetadata, read_books
 from bridge.streams.writer import claim
 
 RENEWED = 2.0
-"""Seconds between two renewals of a process's lease on its stream."""
+"""Seconds between two renewals of the lease by which a process owns its stream."""
 
 
 def claim_stream(
@@ -80,12 +81,12 @@ def _carried(connection: Connection, keys: Keys) -> bool:
 
 
 def announced(books: StreamMetadata) -> EntryId:
-    """Returns the newest entry that was mirrored, as Redis has it in `bridge:{S}:mirror`; 0-0 when none was."""
+    """Returns the newest entry that was mirrored, by the owner's `bridge:{S}:mirror` in Redis; 0-0 when none was."""
     return max((parse_id(json.loads(raw)["id"].encode()) for raw in books.mirror.values()), default=ZERO_ID)
 
 
 class StreamLease:
-    """This process's hold on one stream: its nonce, and the lease that it takes and renews in Redis.
+    """This process's ownership of one stream: its nonce, and the lease that it takes and renews in Redis.
 
     The process holds its lock on the state directory meanwhile.
     """
@@ -98,19 +99,19 @@ class StreamLease:
         """The lease on the stream as Redis had it at this process's last look."""
         self._taken = False
         self._settled = ""
-        """The nonce under which forward has compared ledger and stream, and settled it: the mirror may read."""
+        """The nonce under which forward has compared ledger and stream and found them equal: the mirror may read."""
         self._renew_at = 0.0
 
     def holder(self, ledger: Ledger) -> tuple[bytes, bytes]:
-        """Returns what `bridge:{S}:meta` says as long as this process carries: the ledger's identity, and the nonce."""
+        """Returns the owner and the nonce that `bridge:{S}:meta` holds while this process carries the stream."""
         return ledger.uuid, self.nonce.encode()
 
     def doubt(self, connection: Connection, ledger: Ledger) -> str:
-        """Says in words why this ledger may be older than what Redis knows of the stream; empty: it is not.
+        """Says in words why this ledger may be older than what Redis knows of the stream; empty: it is not older.
 
         Raises LeaseHeld: another process carries the stream, or did until just now and may do so again.
         """
-        there = self._standing(connection)  # before the ledger is read, which is always ahead of what it says
+        there = self._standing(connection)  # read before the ledger, which is noted first and so is ahead
         stream, nonce = self._keys.stream.decode(), there.nonce.decode(errors="replace")
         marked = read_mark(ledger.path, ledger.uuid, stream)
         known = nonces(ledger, stream)
@@ -119,7 +120,7 @@ class StreamLease:
         if nonce and nonce != self.nonce and known[nonce] not in ("", ledger.place):
             return "it is another file than the one that carried the stream last"
         memory = stream_memory(ledger, stream)
-        ours = memory is not None and memory.timeline == there.timeline  # what else was mirrored is compared as a loss
+        ours = memory is not None and memory.timeline == there.timeline  # another timeline is compared as a loss
         if memory is not None and ours and memory.mirror_cursor < there.mirrored <= there.last:
             return "Redis says that more was mirrored than it knows of"
         if memory is not None and memory.commits < marked:
@@ -127,10 +128,11 @@ class StreamLease:
         return ""
 
     def take(self, connection: Connection, ledger: Ledger) -> None:
-        """Takes the lease on the stream in Redis: from here on this process carries.
+        """Takes ownership of the stream for this process with the lease in Redis; from here on this process carries.
 
-        What `doubt` found must stand there still. Of a timeline that the ledger does not know, only `take_anew` lets
-        it write, once that is compared. Raises LeaseHeld, NotYet, RedisLost, LedgerError.
+        The lease must still be as `doubt` found it. Where Redis holds a timeline that the ledger does not know, the
+        nonce is left alone, so that this process writes nothing until the timeline is compared and `take_anew` was
+        called. Raises LeaseHeld, NotYet, RedisLost, LedgerError.
         """
         found, self._found = self._found if self._found is not None else self._standing(connection).lease, None
         stream, self._settled = self._keys.stream.decode(), ""
@@ -143,7 +145,7 @@ class StreamLease:
         self._taken = True
 
     def write(self, connection: Connection, command: str, key: bytes, *args: bytes | str) -> None:
-        """Runs a command on one of the bridge's keys, if this process carries the stream still.
+        """Runs a command on one of the bridge's keys, if this process still has the ownership of the stream.
 
         Raises NotYet where it does not, or where Redis holds other data by now; RedisLost, RedisRefused.
         """
@@ -151,23 +153,26 @@ class StreamLease:
             raise NotYet("the stream became another one", where=self._keys.stream.decode(errors="replace"))
 
     def watch(self, connection: Connection) -> None:
-        """Has Redis watch the stream's `meta` while a direction reads what it decides on: `confirm` tells of a change.
+        """Watches the ownership of the stream (`meta`) while a direction reads what it decides on.
 
-        Raises NotYet where it is not what this process carries.
+        `confirm` tells of a change. Raises NotYet where this process does not carry what Redis holds.
         """
         lease.watch(connection, self._keys)
         if connection.call("HGET", self._keys.meta, "nonce") != self.nonce.encode():
             raise NotYet("the stream became another one", where=self._keys.stream.decode())
 
     def confirm(self, connection: Connection) -> None:
-        """Raises NotYet where Redis held other data, for a moment at least, since `watch`, or since it was compared."""
+        """Confirms that Redis held the same stream under this ownership since `meta` was watched.
+
+        Raises NotYet: it did not.
+        """
         if not lease.unchanged(connection, self._keys):
             raise NotYet("the stream became another one as it was read", where=self._keys.stream.decode())
 
     def take_anew(self, connection: Connection, ledger: Ledger, books: StreamMetadata) -> None:
-        """Takes the stream under another nonce, as it lost entries: what anybody read of its past counts no more.
+        """Takes ownership of the stream under a new nonce, as it lost entries: what anybody read of its past is void.
 
-        `books` are those that were compared. Raises NotYet where it became another one meanwhile, RedisLost,
+        `books` is the stream's metadata that was compared. Raises NotYet where it changed meanwhile, RedisLost,
         RedisRefused, LedgerError.
         """
         stream, nonce = self._keys.stream.decode(), secrets.token_hex(8)
@@ -177,7 +182,7 @@ class StreamLease:
         self.nonce, self._settled = nonce, ""
 
     def settle(self) -> None:
-        """Lets the mirror read: ledger and stream agree, as far as this process carries the stream."""
+        """Lets the mirror read: ledger and stream agree, for as long as this process owns the stream."""
         self._settled = self.nonce
 
     def _standing(self, connection: Connection) -> LeaseState:
@@ -194,9 +199,9 @@ class StreamLease:
         return there
 
     def check(self, connection: Connection) -> str:
-        """Lets the mirror begin only when this process carries the stream, and forward has settled what it compared.
+        """Lets the mirror begin only when this process owns the stream and forward has compared ledger and stream.
 
-        Returns the nonce under which that was. Raises NotYet.
+        Returns the nonce under which forward compared. Raises NotYet.
         """
         settled = self._settled
         if not settled or connection.call("HGET", self._keys.meta, "nonce") != settled.encode():
@@ -204,9 +209,9 @@ class StreamLease:
         return settled
 
     def check_read(self, holder: tuple[bytes | None, bytes | None], ledger: Ledger) -> None:
-        """Lets the mirror use what it read only if this ledger and this process held the stream at that moment.
+        """Lets the mirror use the entries that it read only if this ledger and this process owned the stream then.
 
-        `holder` is owner and nonce of `bridge:{S}:meta`, read along with it. Raises NotYet, NotOwner.
+        `holder` is owner and nonce of `bridge:{S}:meta`, read along with the entries. Raises NotYet, NotOwner.
         """
         owner, nonce = holder
         if owner is None or nonce is None:
@@ -217,7 +222,7 @@ class StreamLease:
             raise NotYet("another process took over, or forward compares ledger and stream first")
 
     def renewed(self, connection: Connection, now: float) -> bool:
-        """Renews this process's lease on the stream in Redis, every two seconds at most.
+        """Renews the lease by which this process owns the stream in Redis, every two seconds at most.
 
         False: another process took the stream over. `now` in seconds of any clock. Raises RedisLost, RedisRefused.
         """
@@ -227,7 +232,7 @@ class StreamLease:
         return lease.renew(connection, self._keys, LeaseHolder.of(self.nonce, self._state_dir))
 
     def release(self, connection: Connection) -> None:
-        """Gives this process's lease on the stream back, so that another state directory need not wait.
+        """Gives up this process's ownership of the stream, so that another state directory need not wait for the lease.
 
         Raises RedisLost, RedisRefused.
         """

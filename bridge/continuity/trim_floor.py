@@ -1,4 +1,4 @@
-"""What was trimmed on purpose, when Redis lost its stream: it is not sent again (DESIGN §6.1)."""
+"""Restores the trim floor when Redis lost a stream: what was trimmed on purpose is not sent again (DESIGN §6.1)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bridge.streams.trim import TrimState, put_floor
 
 
 def remembered(ledger: Ledger, stream: str) -> TrimState | None:
-    """The ledger's copy; None where nothing was trimmed."""
+    """Reads from the ledger the trim floor of a stream and its trimmed lines; None: nothing was trimmed."""
     row = trimmed_of(ledger, stream)
     if row is None:
         return None
@@ -24,21 +24,24 @@ def remembered(ledger: Ledger, stream: str) -> TrimState | None:
 
 
 def remember(ledger: Ledger, stream: str, now: TrimState) -> None:
-    """Inside a ledger transaction: its copy is what Redis says, of a stream that can be filled from behind a floor."""
+    """Copies a stream's trim floor and trimmed lines from Redis to the ledger, inside a transaction.
+
+    Only for a stream that can be refilled from behind a floor, and only if something changed.
+    """
     if now.base is None or now == remembered(ledger, stream):
         return
     save_trimmed(ledger, stream, format_id(now.floor), now.count, now.origins_json(), now.base_json())
 
 
 def put_back(connection: Connection, keys: Keys, was: TrimState, first: EntryId, nonce: str) -> TrimState:
-    """Tells Redis, whose stream begins anew, what was trimmed of the one before.
+    """Writes the trim floor and the trimmed lines of the stream that was lost to Redis, where the stream begins anew.
 
     Raises NotYet where the process of this nonce does not carry the stream any more, RedisLost, RedisRefused.
 
-    The floor stays: what comes now gets IDs above it. Only what somebody added below it, from `first` on, lowers it.
+    The floor stays: new entries get IDs above it. Only entries that somebody added below it, from `first` on, lower it.
     """
     floor, base = was.floor if first == ZERO_ID else min(was.floor, first), was.base
-    if base is not None:  # `last`: lines before its places come back too, that stood among lines whose entries went
+    if base is not None:  # `last`: untrimmed lines that stood among trimmed ones come back too
         begins = _text(before(floor))
         base = base | {"resume": begins, "due": begins, "first": "0-0", "last": _text(HIGHEST_ID), "targets": {}}
     now = replace(was, floor=floor, base=base)
@@ -48,13 +51,14 @@ def put_back(connection: Connection, keys: Keys, was: TrimState, first: EntryId,
 
 
 def settle(ledger: Ledger, stream: str, was: TrimState, now: TrimState, *, lost: bool) -> None:
-    """Inside a ledger transaction: its copy is what Redis says now.
+    """Brings the ledger's copy of the trim floor up to what Redis says now; inside a transaction.
 
-    After a loss what parity noted is not true any more; nor are the IDs of mirrored lines that went, in a new stream.
+    After a loss the trim points that parity noted are not true any more; nor are, in a new stream, the IDs of mirrored
+    lines that went below the floor.
     """
     if lost:
         drop_points(ledger, stream)
-    if now != was:  # another stream has the name
+    if now != was:  # the name is another stream's now
         forget_entries_below(ledger, stream, was.floor)
     remember(ledger, stream, now)
 
@@ -64,7 +68,7 @@ def _text(entry_id: EntryId) -> str:
 
 
 def passed_over(trimmed: TrimState) -> dict[tuple[int, int], set[int]]:
-    """Offsets of trimmed lines that stand behind one that is to be sent, by source and generation."""
+    """Collects the offsets of trimmed lines that stand behind a line still to be sent, by source and generation."""
     found: dict[tuple[int, int], set[int]] = {}
     for source, gone in trimmed.origins.items():
         for generation, offset in gone.beyond:
@@ -73,5 +77,5 @@ def passed_over(trimmed: TrimState) -> dict[tuple[int, int], set[int]]:
 
 
 def last_of(positions: tuple[Position | None, ...]) -> Position | None:
-    """The highest of them; None where there is none."""
+    """Returns the highest of the positions of trimmed lines that are not None; None: there is none."""
     return max((position for position in positions if position is not None), default=None)

@@ -1,1 +1,4 @@
-"""What everything stands on: errors, the model's words, settings, mappings and codecs. Imports nothing of ours."""
+"""The core that all other packages of the bridge stand on: errors, data model, settings, mappings and codecs.
+
+Imports no other package of the bridge.
+"""

@@ -1,4 +1,7 @@
-"""`bridge.toml`, read once (DESIGN §5.1): flag > environment > file > default. Secrets are masked when shown."""
+"""Loads the configuration file `bridge.toml` into settings (DESIGN §5.1): flag > environment > file > default.
+
+Secrets are masked when shown.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,7 @@ class StateSection(Strict):
 
 
 class MetricsSection(Strict):
-    """The table `[metrics]` of bridge.toml: where `bridge run` tells how it does, on this machine alone.
+    """The table `[metrics]` of bridge.toml: the port of the loopback address on which `bridge run` serves metrics.
 
     Port 0: any that is free.
     """
@@ -60,13 +63,13 @@ class ComponentSection(Strict):
 
 
 def check_component(name: str) -> None:
-    """Raises ConfigError for a component's name that could not be a folder, a consumer group and a part of a field."""
+    """Raises ConfigError for a component's name that cannot be a folder, a consumer group and a part of a field."""
     if not ROLE.fullmatch(name):
         raise ConfigError(f"component {name!r} must match {ROLE.pattern}")
 
 
 class PathPair(Strict):
-    """A rule of `[[paths]]` in bridge.toml: the same artifact, as the files' side and the readers of Redis name it."""
+    """A rule of `[[paths]]` in bridge.toml: an artifact's path on the files' side, and as readers of Redis name it."""
 
     from_: Annotated[str, Field(alias="from")]
     to: str
@@ -80,7 +83,7 @@ class PathPair(Strict):
 
 
 class ConfigFile(Strict):
-    """The tables of `bridge.toml` as written, before flags and environment have their say."""
+    """The tables of the configuration file `bridge.toml` as written, before flags and environment override them."""
 
     instance: Annotated[str, Field(min_length=1, pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
     root: str = "."
@@ -94,7 +97,10 @@ class ConfigFile(Strict):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The settings that a command runs with, after flags and environment had their say. Paths are absolute."""
+    """The settings that a command runs with: those of bridge.toml, overridden by environment and flags.
+
+    Paths are absolute.
+    """
 
     path: Path
     instance: str
@@ -106,13 +112,13 @@ class Settings:
     """The roles that each component writes as."""
     log_format: str = "text"
     paths: Paths = field(default_factory=Paths)
-    """The rules by which each side names the same artifact."""
+    """The path rules of `[[paths]]`: how each side names the same artifact."""
     metrics_port: int | None = None
     """The port of the loopback address that serves metrics; 0: any that is free; None: no metrics are served."""
 
     @property
     def roles(self) -> frozenset[str]:
-        """The roles that the components of bridge.toml write as, of all components together."""
+        """Returns the roles that the components of bridge.toml write as, of all components together."""
         return frozenset().union(*self.components.values())
 
     def mapping(self, name: str) -> Mapping:
@@ -130,7 +136,7 @@ class Settings:
 
 
 def masked(url: str) -> str:
-    """Returns a Redis URL with its password as `***`, and no query (a query may carry a password too)."""
+    """Masks the password in a configured Redis URL as `***`, and drops the query, which may carry a password too."""
     if "://" not in url:
         return url
     parts = urlsplit(url)
@@ -142,7 +148,7 @@ def masked(url: str) -> str:
 
 
 def check_url(url: str, where: str) -> str:
-    """Returns a Redis URL as it is. Raises ConfigError for one that the bridge cannot use.
+    """Checks a configured Redis URL and returns it unchanged; raises ConfigError for one that the bridge cannot use.
 
     The scheme must be one the bridge speaks, database and port must be numbers.
     """
@@ -189,7 +195,10 @@ def find_config(flag: str | None, env: MappingType[str, str], cwd: Path) -> Path
 
 
 def read_toml(path: Path) -> dict[str, object]:
-    """Reads a TOML file and returns its tables. Raises ConfigError when the file cannot be read or parsed."""
+    """Reads a TOML file of the bridge's configuration and returns its tables.
+
+    Raises ConfigError when the file cannot be read or parsed.
+    """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -201,7 +210,10 @@ def read_toml(path: Path) -> dict[str, object]:
 def load(
     *, config: str | None, redis: str | None, env: MappingType[str, str], cwd: Path, log_format: str | None = None
 ) -> Settings:
-    """Reads bridge.toml and its mappings. Raises ConfigError for whatever is missing or unknown."""
+    """Loads bridge.toml and the mappings that it names into the settings of a command.
+
+    Raises ConfigError for whatever is missing or unknown.
+    """
     path = find_config(config, env, cwd)
     if path is None:
         raise ConfigError("there is no bridge.toml here", where=str(cwd), hint="make one with `bridge init`")
@@ -231,7 +243,7 @@ def load(
 
 
 def state_dir(env: MappingType[str, str], cwd: Path, default: Path) -> Path:
-    """Returns the state directory, where the ledger, the lock and the embedded server's data live.
+    """Returns the configured state directory, where the ledger, the lock and the embedded server's data live.
 
     BRIDGE_STATE_DIR names it, else it is the default.
     """
@@ -239,7 +251,7 @@ def state_dir(env: MappingType[str, str], cwd: Path, default: Path) -> Path:
 
 
 def _check_together(mappings: tuple[Mapping, ...], where: str) -> None:
-    """Raises ConfigError for mappings that share a name or a stream, or of which one writes what another reads.
+    """Raises ConfigError for configured mappings that share a name or a stream, or read what another one writes.
 
     Two mappings that would carry each other's lines would echo for ever.
     """

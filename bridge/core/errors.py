@@ -1,4 +1,4 @@
-"""Every error the bridge raises on purpose: what happened, where, and what to try.
+"""Defines the errors that the bridge raises on purpose: each says what happened, where, and what to try.
 
 The CLI prints the three parts and exits with the class's `exit_code` (DESIGN §5.4).
 """
@@ -7,7 +7,7 @@ import os
 
 
 class BridgeError(Exception):
-    """The root of the bridge's errors: `what` happened, `where` (file, offset, key), and a `hint`: what to try."""
+    """The base class of the bridge's errors: `what` happened, `where` (file, offset, key), and a `hint` what to try."""
 
     exit_code = 1
 
@@ -22,78 +22,84 @@ class BridgeError(Exception):
 
     @property
     def plain(self) -> str:
-        """The error in words without anything of a message, for who may not read messages."""
+        """Returns the error's text without any content of a message, for readers who may not read messages."""
         return str(self)
 
 
 class ConfigError(BridgeError):
-    """bridge.toml, a mapping, an environment variable or a flag says something unusable."""
+    """The error raised when bridge.toml, a mapping, an environment variable or a flag has an unusable value."""
 
     exit_code = 2
 
 
 class LockHeld(BridgeError):
-    """Another process holds the state directory's lock."""
+    """The error raised when another process holds the state directory's lock."""
 
 
 class LedgerError(BridgeError):
-    """The ledger cannot be opened, read or written."""
+    """The error raised when the ledger cannot be opened, read or written."""
 
 
 class LedgerFull(LedgerError):
-    """The ledger's disk is full: wait for room and try again."""
+    """The error raised when the ledger's disk is full: wait for room and try again."""
 
 
 class NotOwner(BridgeError):
-    """The stream belongs to another ledger, or to one that was lost."""
+    """The error raised when a stream belongs to another ledger, or to a ledger that was lost."""
 
 
 class SourceError(BridgeError):
-    """A file cannot be read or followed; other sources go on."""
+    """The error raised when a file of a source cannot be read or followed; other sources go on."""
 
 
 class RejectStop(BridgeError):
-    """A line or an entry cannot be translated and the mapping says `on_reject = "stop"`."""
+    """The error raised when a line or an entry cannot be translated and the mapping says `on_reject = "stop"`."""
 
     @property
     def plain(self) -> str:
-        """The error in words without its reason, which may quote the message: where it is, and on_reject is stop."""
+        """Returns the error's text without its reason, which may quote a message: only the place, and the policy."""
         return f"{self.where}: it cannot be translated, and on_reject is stop"
 
 
 class RewriteStop(RejectStop):
-    """A file took a log's place, and nothing tells which of its lines were carried: a person says what it is."""
+    """The error raised when a file took a log's place and nothing tells which of the file's lines were carried.
+
+    A person says what the file is.
+    """
 
     @property
     def plain(self) -> str:
-        """The error in words: it quotes no message."""
+        """Returns the error's full text, which quotes no message, also for readers who may not read messages."""
         return str(self)
 
 
 class TargetError(BridgeError):
-    """A mirror's file cannot be written; nothing is lost, the stream keeps the entries."""
+    """The error raised when a mirror's file cannot be written; nothing is lost, the stream keeps the entries."""
 
 
 class NotYet(BridgeError):
-    """Something else must happen before what was asked for, and will soon: try again in a moment."""
+    """The error raised when something else, which will happen soon, must come first: try again in a moment."""
 
 
 class LeaseHeld(NotYet):
-    """Another process carries the stream with a copy of this ledger, or did so until a moment ago."""
+    """The error raised when another process carries the stream with a copy of this ledger, or did just before."""
 
 
 class ServerError(BridgeError):
-    """The embedded server cannot be found, started or stopped."""
+    """The error raised when the embedded server cannot be found, started or stopped, or a private folder made."""
 
 
 class RedisLost(BridgeError):
-    """The connection to Redis is gone or was never made; what was sent may or may not have been done."""
+    """The error raised when the connection to Redis is gone or was never made.
+
+    What was sent may or may not have been done.
+    """
 
     exit_code = 5
 
 
 class RedisRefused(BridgeError):
-    """Redis answered with an error. `code` is the reply's first word, such as OOM or WRONGTYPE."""
+    """The error raised when Redis answers with an error; `code` is the reply's first word, such as OOM or WRONGTYPE."""
 
     def __init__(self, what: str, *, code: str, where: str = "", hint: str = "") -> None:
         super().__init__(what, where=where, hint=hint)
@@ -101,11 +107,14 @@ class RedisRefused(BridgeError):
 
 
 class SystemRefused(BridgeError):
-    """The operating system answered a call with an error for which there is no better word; the same is tried again."""
+    """The error raised when a system call fails with an error for which no other class fits; the call is retried."""
 
 
 def as_bridge_error(error: BridgeError | OSError) -> BridgeError:
-    """Gives an OSError as a BridgeError: what a worker notes as its trouble, before it tries again from its notes."""
+    """Converts an OSError into a BridgeError, which a worker notes as its trouble before it tries again from its notes.
+
+    A BridgeError stays as it is.
+    """
     if isinstance(error, BridgeError):
         return error
     where = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""

@@ -1,9 +1,9 @@
-"""The named points at which a crash or a failure is tested.
+"""Failpoints: named points in the code at which tests make the process crash or a call fail.
 
 `BRIDGE_CRASH_AT=mirror.write.after:3` kills this process with SIGKILL when that point is reached for the third time.
 `mirror.write.after:raise:3` raises an OSError there instead, once, and the process goes on; `raise=ENOSPC` says which.
-Several, with commas between them, are armed at once. Without the variable a point is one comparison with None. The
-names are in POINTS; each comes with `.before` and `.after`.
+Several, with commas between them, are armed at once. Without the variable a failpoint costs one comparison with None.
+The names are in FAILPOINTS; each comes with `.before` and `.after`.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ FAILPOINTS = {
 
 @dataclass(slots=True)
 class ArmedFailpoint:
-    """What happens at an armed point: after `left` more times a kill, or an OSError of this errno (0: a kill)."""
+    """An armed failpoint: its `left`-th pass from now kills the process, or raises an OSError of `errno` (0: kills)."""
 
     left: int
     errno: int
@@ -75,9 +75,10 @@ _armed: dict[str, ArmedFailpoint] | None = None
 
 
 def arm(setting: str | None) -> None:
-    """Arms the points of a setting, `NAME.before[:kill|:raise[=ERRNO]][:N]` or `NAME.after…`, and disarms all others.
+    """Arms the failpoints of a setting and disarms all others.
 
-    Raises ValueError for a point, an action or an errno that is not known.
+    The setting is `NAME.before[:kill|:raise[=ERRNO]][:N]` or `NAME.after…`, several with commas between them. Raises
+    ValueError for a point, an action or an errno that is not known.
     """
     global _armed
     armed = dict(_parsed(part.strip()) for part in (setting or "").split(",") if part.strip())
@@ -100,7 +101,7 @@ def _parsed(setting: str) -> tuple[str, ArmedFailpoint]:
 
 
 def failpoint(point: str) -> None:
-    """Kills the process, or raises OSError once, if this point is armed and its time has come."""
+    """Kills the process, or raises OSError once, if the failpoint of this name is armed and was passed often enough."""
     if _armed is None or point not in _armed:
         return
     armed = _armed[point]
@@ -109,5 +110,5 @@ def failpoint(point: str) -> None:
         return
     if not armed.errno:
         os.kill(os.getpid(), signal.SIGKILL)
-    del _armed[point]  # the process goes on, and comes by here again
+    del _armed[point]  # the process goes on and may pass here again
     raise OSError(armed.errno, f"{os.strerror(armed.errno)} (raised at {point})")

@@ -1,4 +1,4 @@
-"""Globs over whole paths, as bytes: what `source.path` and `source.exclude` mean for a folder. Pure."""
+"""Matches whole paths, as bytes, with globs: the patterns of `source.path` and `source.exclude`. Pure."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ import re
 
 
 def is_glob(path: str) -> bool:
-    """Whether a path may match many files."""
+    """Whether a path is a glob, with `*`, `?` or `[` in it, and so may match many files."""
     return any(c in path for c in "*?[")
 
 
 def translated(pattern: str) -> re.Pattern[bytes]:
-    """A glob as a regular expression over whole paths: `**/` is any number of folders, `*` and `?` stop at a `/`."""
+    """Translates a glob into a regular expression over whole paths.
+
+    `**/` is any number of folders; `*` and `?` stop at a `/`.
+    """
     at, parts = 0, []
     for match in re.finditer(r"\*\*/|\*\*|\*|\?|\[!?\]?[^\]]*\]", pattern):
         parts.append(re.escape(os.fsencode(pattern[at : match.start()])))
@@ -28,7 +31,7 @@ def translated(pattern: str) -> re.Pattern[bytes]:
             inside = "^" + inside[1:] if inside.startswith("!") else inside.replace("^", "\\^", 1)
             try:
                 parts.append(re.compile(os.fsencode(f"[{inside}]")).pattern)
-            except re.error:  # no set of characters
+            except re.error:  # the brackets hold no valid set of characters
                 parts.append(re.escape(os.fsencode(token)))
         at = match.end()
     parts.append(re.escape(os.fsencode(pattern[at:])))

@@ -30,7 +30,10 @@ def _stamp(record: logging.LogRecord) -> str:
 
 
 def set_up(log_format: str, verbosity: int) -> None:
-    """Sends the log to stderr. `verbosity`: -1 only errors, 0 what matters, 1 everything."""
+    """Sets up the bridge's logger to write to stderr as text or as JSON.
+
+    `verbosity`: -1 only errors, 0 what matters, 1 everything.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Json() if log_format == "json" else _Text())
     logger.handlers[:] = [handler]
@@ -39,7 +42,7 @@ def set_up(log_format: str, verbosity: int) -> None:
 
 
 def redirect(stream: TextIO) -> None:
-    """Sends the log elsewhere."""
+    """Redirects the bridge's logger to another text stream."""
     for handler in logger.handlers:
         if isinstance(handler, logging.StreamHandler):
             handler.setStream(stream)

@@ -1,4 +1,4 @@
-"""mappings/*.toml → Mapping: which files are which stream, and how a line is a message (DESIGN §5.2)."""
+"""Loads mappings from mappings/*.toml: which files are which stream, and how a line is a message (DESIGN §5.2)."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ MEANT = {
     "format.timestamp": ("log", "spool"),
     "format.timezone": ("log", "spool"),
 }
-"""Keys that mean something for some kinds of sources alone."""
+"""The keys of a mapping that mean something for some kinds of sources only, each with these kinds."""
 
 
 class Mapping(Strict):
-    """A mapping that ties sources to a stream, read from its file and validated."""
+    """A mapping: the declaration that ties sources to a stream, read from its file and validated."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
     description: str = ""
@@ -105,28 +105,28 @@ class Mapping(Strict):
 
     @property
     def kind(self) -> KindTraits:
-        """The traits of the mapping's kind of source."""
+        """The traits of the kind of source that a mapping is for."""
         return KINDS[self.source.kind]
 
     @property
     def notify(self) -> str:
-        """The Pub/Sub channel on which is said that entries came to the mapping's stream."""
+        """The Pub/Sub channel on which a mapping's stream announces that entries were added."""
         return self.stream.notify or f"{self.stream.key}:notify"
 
     @property
     def files(self) -> str:
-        """The glob of the files; of a folder of artifacts all that lie in it, at any depth."""
+        """The glob of a mapping's files; for a folder of artifacts all files in the folder, at any depth."""
         path = self.source.path
         return f"{path}**/*" if path.endswith("/") else path
 
     @property
     def noun(self) -> str:
-        """The word for what holds a message of the mapping's: line, chunk, value, artifact or file."""
+        """The word for what holds one message of a mapping: line, chunk, value, artifact or file."""
         return self.kind.noun
 
     @property
     def written(self) -> str:
-        """The path, or the glob, of what the bridge writes for this mapping, values as x; empty: nothing."""
+        """The path, or the glob, of the files that the bridge writes for a mapping, values as x; empty: none."""
         if self.kind.latest:
             return self.source.path if self.source.owner == "redis" else ""
         if self.mirror is None:
@@ -135,7 +135,7 @@ class Mapping(Strict):
         return re.sub(r"\{\w+\}", "x", self.mirror.path + name)
 
     def claims(self, path: str) -> bool:
-        """Whether a file of this relative path, or some that this glob matches, would be read by this mapping."""
+        """Whether a mapping would read a file of this relative path, or some files that this glob matches."""
         if any(fnmatchcase(path, p) or fnmatchcase(p, path) for p in (self.source.path, *self.source.rotated)):
             return True
         name = os.fsencode(path)
@@ -143,7 +143,7 @@ class Mapping(Strict):
         return not unwanted and translated(self.files).fullmatch(name) is not None
 
     def codec(self, source_name: str) -> Codec:
-        """The codec for one source; `source_name` is its path below the root."""
+        """Returns a mapping's codec for one source; `source_name` is the source's path below the root."""
         if self.format.codec == "document":
             return self.document(source_name)
         if self.kind.lines and self._alike:
@@ -152,7 +152,7 @@ class Mapping(Strict):
 
     @cached_property
     def _alike(self) -> bool:
-        """Whether the name of a source tells nothing of its messages."""
+        """Whether a source's name tells nothing of its messages, so that one codec serves all sources of a mapping."""
         return self._rules("a/b.c") == self._rules("d/e.f")
 
     @cached_property
@@ -180,7 +180,7 @@ class Mapping(Strict):
         return MultilineCodec(codec) if self.format.continuation else codec
 
     def value(self, path: str, written_ns: int) -> TextDocumentCodec:
-        """The codec of a file that holds a latest value."""
+        """Makes a mapping's codec for a state file, which holds a latest value."""
         rules = self._rules(path)
         for name in ("timestamp", "data"):
             if name in rules:
@@ -189,7 +189,10 @@ class Mapping(Strict):
         return text_of(Path(path).name, rules, None, moment(written_ns), clock_for("iso8601", "UTC"))
 
     def document(self, path: str, written_ns: int = 0) -> JsonDocumentCodec | TextDocumentCodec:
-        """The codec of one whole file, by its path below the root; `written_ns` is when, where nothing else tells."""
+        """Returns a mapping's codec for one whole file, by the file's path below the root.
+
+        `written_ns` is when the file was written; it is the time of the message where nothing else tells one.
+        """
         if self._same_document is not None:
             return self._same_document
         rules = self._rules(path)
@@ -226,7 +229,7 @@ class Mapping(Strict):
 
     @cached_property
     def _same_document(self) -> JsonDocumentCodec | None:
-        """The codec of all files, where neither their names nor their times say anything."""
+        """The one codec for all whole files of a mapping, where no file's name or time matters; else None."""
         named = any(section.name is not None for section in self._fields.values())
         if self.format.pattern is not None or named or not self._by_pointers or "timestamp" not in self._fields:
             return None
@@ -235,19 +238,22 @@ class Mapping(Strict):
 
 
 def shipped_dir() -> Path:
-    """Where the shipped mappings are: in the wheel, or beside the package in a checkout."""
+    """Returns the folder of the shipped mappings: in the wheel, or beside the package in a checkout."""
     ours = Path(__file__).parent.parent
     packaged = ours / "_mappings"
     return packaged if packaged.is_dir() else ours.parent / "mappings"
 
 
 def shipped_names() -> list[str]:
-    """The shipped mappings' names, sorted."""
+    """Lists the names of the shipped mappings, sorted."""
     return sorted(path.stem for path in shipped_dir().glob("*.toml"))
 
 
 def mapping_path(name: str, base: Path) -> Path:
-    """A shipped mapping's file, or the file that `name` is a path to. Raises ConfigError when there is neither."""
+    """Finds a mapping's file: a shipped mapping's by name, or the file that `name` is a path to.
+
+    Raises ConfigError when there is neither.
+    """
     import difflib
 
     shipped = shipped_dir() / f"{name}.toml"
@@ -269,7 +275,7 @@ def mapping_path(name: str, base: Path) -> Path:
 
 
 def read_mapping(name: str, base: Path) -> dict[str, Any]:
-    """The mapping file's tables as they are written. Raises ConfigError."""
+    """Reads the tables of a mapping's file as they are written, not validated. Raises ConfigError."""
     path = mapping_path(name, base)
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
@@ -278,5 +284,5 @@ def read_mapping(name: str, base: Path) -> dict[str, Any]:
 
 
 def load_mapping(name: str, base: Path) -> Mapping:
-    """A shipped mapping by name, or one by path relative to `base`. Raises ConfigError."""
+    """Loads and validates a mapping: a shipped one by name, or one by path relative to `base`. Raises ConfigError."""
     return validated(Mapping, read_mapping(name, base), str(mapping_path(name, base)))

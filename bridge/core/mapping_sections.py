@@ -1,4 +1,7 @@
-"""The tables of a mapping file, each validated by itself (DESIGN §5.2); what fits which kind, `mapping.py` knows."""
+"""The sections (tables) of a mapping file, each validated by itself (DESIGN §5.2).
+
+`mapping.py` checks which sections fit which kind of source.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +23,13 @@ Kind = Literal["log", "spool", "context", "state", "artifacts"]
 
 
 def inside_root(path: str) -> None:
-    """Raises ValueError when a mapping's path could leave the root."""
+    """Raises ValueError when a path in a mapping's section could leave the root."""
     if not path or path.startswith("/") or ".." in Path(path).parts:
         raise ValueError(f"path {path!r} must stay below the root, relative to it")
 
 
 class SourceSection(Strict):
-    """A mapping's `[source]`: which files it reads, and how."""
+    """A mapping's section `[source]`: which files it reads, and how."""
 
     kind: Kind
     path: str
@@ -47,7 +50,7 @@ class SourceSection(Strict):
 
 
 class FormatSection(Strict):
-    """`[format]`: how a line, or a whole file, is read."""
+    """A mapping's section `[format]`: how a line, or a whole file, is read."""
 
     codec: Literal["delimited", "jsonl", "regex", "document"] | None = None
     delimiter: str | None = None
@@ -116,7 +119,7 @@ class FormatSection(Strict):
 
 
 class FieldSection(Strict):
-    """`message.role` and its like: where a field comes from when no column holds it."""
+    """A key of a mapping's section `[message]`, such as `message.role`: where a field without a column comes from."""
 
     pointer: str | None = None
     pointers: tuple[str, ...] = ()
@@ -136,11 +139,14 @@ class FieldSection(Strict):
 
     @property
     def all_pointers(self) -> tuple[str, ...]:
-        """The JSON pointers by which a message's field is looked for, in the order in which they are tried."""
+        """The JSON pointers, in a mapping's section, that are tried in this order to find a message's field."""
         return (self.pointer,) if self.pointer is not None else self.pointers
 
     def rule(self, path: str) -> FieldRule:
-        """Makes what a mapping tells its codec of a file's path: the name without suffixes, or the folder's name."""
+        """Makes the codec's rule for a field from a mapping's section and a file's path.
+
+        The rule's constant may be the file's name without suffixes, or the name of its folder.
+        """
         const = self.const
         if self.name is not None:
             const = Path(path).name.partition(".")[0] if self.name == "stem" else Path(path).parent.name
@@ -152,7 +158,7 @@ class FieldSection(Strict):
 
 
 class MessageSection(Strict):
-    """A mapping's `[message]`: where a message's fields come from."""
+    """A mapping's section `[message]`: where a message's fields come from."""
 
     role: FieldSection | None = None
     timestamp: FieldSection | None = None
@@ -170,7 +176,7 @@ class MessageSection(Strict):
 
 
 class StreamSection(Strict):
-    """A mapping's `[stream]`: which stream its messages go to."""
+    """A mapping's section `[stream]`: which stream its messages go to."""
 
     key: Annotated[str, Field(min_length=1)]
     notify: str | None = None
@@ -185,7 +191,7 @@ class StreamSection(Strict):
 
 
 class MirrorSection(Strict):
-    """`[mirror]`: where Redis-born entries become lines."""
+    """A mapping's section `[mirror]`: where and how Redis-born entries become lines or files."""
 
     path: str
     name: str = "{timestamp}-{role}-{type}.json"
@@ -214,7 +220,10 @@ class MirrorSection(Strict):
 
 
 class RetentionSection(Strict):
-    """`[retention]`: how much of the stream stays. What is over any of these may go; none: everything stays."""
+    """A mapping's section `[retention]`: how much of the stream stays.
+
+    What is over any of the limits may go; without limits everything stays.
+    """
 
     keep_days: Annotated[float, Field(gt=0)] | None = None
     keep_entries: Annotated[int, Field(ge=1)] | None = None
@@ -231,16 +240,19 @@ class RetentionSection(Strict):
 
     @property
     def limits(self) -> str:
-        """What somebody confirms: how much stays, and whether the rest is kept; as JSON."""
+        """The retention limits of a mapping's section as JSON, for a person to confirm.
+
+        The limits say how much stays, and whether the rest is archived.
+        """
         return self.model_dump_json(exclude={"confirm"})
 
     @property
     def limited(self) -> bool:
-        """Whether a mapping's retention limits its stream at all, so that entries may be trimmed."""
+        """Whether a mapping's section `[retention]` limits its stream at all, so that entries may be trimmed."""
         return not (self.keep_days is None and self.keep_entries is None and self.keep_bytes is None)
 
 
 class PolicySection(Strict):
-    """A mapping's `[policy]`: what becomes of what cannot be translated."""
+    """A mapping's section `[policy]`: what happens to lines and entries that cannot be translated."""
 
     on_reject: Literal["quarantine", "stop"] = "quarantine"

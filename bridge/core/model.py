@@ -1,4 +1,7 @@
-"""The nouns (DESIGN §3). Frozen values; no I/O, no clock."""
+"""The data model (DESIGN §3): entry IDs, positions, origins, fingerprints and checkpoints as frozen values.
+
+No I/O, no clock.
+"""
 
 from __future__ import annotations
 
@@ -15,53 +18,53 @@ FIELDS = (b"role", b"timestamp", b"type", b"data")
 ORIGIN_FIELD = b"origin"
 
 Row = tuple[bytes, ...]
-"""One message's values, in the order of its codec's `fields`."""
+"""A message as a row: its values in the order of its codec's `fields`."""
 
 EntryId = tuple[int, int]
-"""A stream entry's ID: milliseconds, sequence."""
+"""The ID of a stream's entry: milliseconds and sequence number."""
 
 ZERO_ID: EntryId = (0, 0)
 HIGHEST_ID: EntryId = ((1 << 64) - 1, (1 << 64) - 1)
 
 
 def parse_id(raw: bytes) -> EntryId:
-    """`b"1771004967322-0"` as a pair. Raises ValueError for anything else."""
+    """Parses an entry ID such as `b"1771004967322-0"` into its pair of numbers. Raises ValueError for anything else."""
     ms, _, seq = raw.partition(b"-")
     return int(ms), int(seq)
 
 
 def parse_ids(raws: Sequence[bytes]) -> list[EntryId]:
-    """`parse_id` of many, in one go."""
+    """Parses many entry IDs into pairs of numbers in one go, each as `parse_id` does."""
     numbers = map(int, b"-".join(raws).split(b"-") if raws else ())
     return list(zip(numbers, numbers, strict=True))
 
 
 def format_id(entry_id: EntryId) -> bytes:
-    """The inverse of `parse_id`."""
+    """Formats an entry ID, a pair of numbers, as Redis writes it, such as `b"1771004967322-0"`."""
     return b"%d-%d" % entry_id
 
 
 def after(entry_id: EntryId) -> bytes:
-    """The smallest ID above `entry_id`, for an XRANGE that begins behind it."""
+    """Returns the smallest entry ID above `entry_id`, as bytes for an XRANGE that begins behind that entry."""
     ms, seq = entry_id
     return b"%d-%d" % (ms, seq + 1) if seq < (1 << 64) - 1 else b"%d-0" % (ms + 1)
 
 
 def before(entry_id: EntryId) -> EntryId:
-    """The largest ID below `entry_id`."""
+    """Returns the largest entry ID below `entry_id`; 0-0 when there is none below."""
     ms, seq = entry_id
     return (ms, seq - 1) if seq else (ms - 1, (1 << 64) - 1) if ms else ZERO_ID
 
 
 class Position(NamedTuple):
-    """A place in a source: which generation, and the byte in it."""
+    """A position in a source: the number of a generation, and the byte offset in it."""
 
     generation: int
     offset: int
 
 
 class Origin(NamedTuple):
-    """Where a file-born entry's line begins: source number, generation, byte offset."""
+    """The origin of a file-born entry: source number, generation and byte offset at which the entry's line begins."""
 
     source: int
     generation: int
@@ -72,14 +75,14 @@ _ORIGIN = re.compile(rb"(\d{1,9})\.(\d{1,9}):(\d{1,15})")
 
 
 def parse_origin(raw: bytes) -> Origin | None:
-    """`b"<source>.<generation>:<offset>"` as an Origin, or None when it is not of that form."""
+    """Parses an entry's origin, `b"<source>.<generation>:<offset>"`; None when the bytes are not of that form."""
     match = _ORIGIN.fullmatch(raw)
     return Origin(int(match[1]), int(match[2]), int(match[3])) if match else None
 
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """What a generation is known by (DESIGN §6.2): digests of its first bytes and of those before `offset`.
+    """The fingerprint of a generation (DESIGN §6.2): digests of its first bytes and of the bytes before `offset`.
 
     `head` covers the first `head_len` bytes (up to 1 KiB), `tail` the up to 128 bytes before `offset`;
     both are BLAKE2b-128 in hex, of uncompressed bytes.
@@ -98,14 +101,17 @@ class Fingerprint:
 
     @classmethod
     def from_json(cls, stored: bytes) -> Fingerprint:
-        """Parses a field of the Redis hash `bridge:{S}:generations`. Raises ValueError, KeyError: it is none."""
+        """Parses a fingerprint from a field of the Redis hash `bridge:{S}:generations`.
+
+        Raises ValueError or KeyError when the field holds none.
+        """
         facts = json.loads(stored)
         return cls(int(facts["size"]), int(facts["head_len"]), str(facts["head"]), str(facts["tail"]))
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """The forward cursor of one source, as Redis keeps it.
+    """The checkpoint of one source: the forward cursor as Redis keeps it.
 
     `entry` is the ID of the last entry sent, `sent` how many of the source were ever sent.
     """
@@ -117,11 +123,14 @@ class Checkpoint:
 
     @property
     def position(self) -> Position:
-        """Generation and offset."""
+        """The position, generation and offset, up to which a checkpoint says that its source was carried."""
         return Position(self.generation, self.at.offset)
 
     def to_json(self) -> bytes:
-        """A JSON object. Where entries go with it, the guard script adds `entry`: the server knows the ID."""
+        """Encodes the checkpoint as the JSON object that Redis keeps.
+
+        Where entries are sent with it, the guard script adds `entry`: the server knows the ID.
+        """
         at = self.at
         entry = b',"entry":"%d-%d"' % self.entry if self.entry else b""
         sent = b',"sent":%d' % self.sent if self.sent else b""
@@ -131,7 +140,10 @@ class Checkpoint:
 
     @classmethod
     def from_json(cls, raw: bytes) -> Checkpoint:
-        """The inverse. Raises ValueError or KeyError when it is not a checkpoint."""
+        """Parses a checkpoint from the JSON object that Redis keeps.
+
+        Raises ValueError or KeyError when the bytes are no checkpoint.
+        """
         d = json.loads(raw)
         entry = d.get("entry")
         return cls(
@@ -143,12 +155,15 @@ class Checkpoint:
 
 
 def paired(fields: Sequence[bytes]) -> dict[bytes, bytes]:
-    """An entry's or a hash's fields, name, value, name, value … as Redis gives them, as value by name."""
+    """Turns an entry's or a hash's fields from the flat list of Redis (name, value, name, value …) into a dict."""
     return dict(zip(fields[0::2], fields[1::2], strict=True))
 
 
 def digest(*parts: bytes) -> bytes:
-    """BLAKE2b-128 of a value, or of several with their lengths, so that no two lists of values are alike."""
+    """Computes the BLAKE2b-128 digest of a value, or of several values with their lengths.
+
+    The lengths keep any two lists of values from having the same digest.
+    """
     if len(parts) == 1:
         return hashlib.blake2b(parts[0], digest_size=16).digest()
     hasher = hashlib.blake2b(digest_size=16)
@@ -158,12 +173,12 @@ def digest(*parts: bytes) -> bytes:
 
 
 def hex_digest(raw: bytes) -> str:
-    """`digest` of one value, as fingerprints and reports show it."""
+    """Computes the BLAKE2b-128 digest of one value in hex, as fingerprints and reports show it."""
     return digest(raw).hex()
 
 
 def shown(raw: bytes, limit: int | None = 200) -> str:
-    """Untrusted bytes for a terminal: control characters and bytes that are not UTF-8 escaped, cut at `limit`."""
+    """Escapes untrusted bytes for a terminal: control characters and bytes that are not UTF-8; cuts at `limit`."""
     limit = 6 * len(raw) if limit is None else limit
     text = raw[: limit * 4].decode("utf-8", "backslashreplace")
     text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
@@ -171,12 +186,12 @@ def shown(raw: bytes, limit: int | None = 200) -> str:
 
 
 def shown_name(raw: bytes) -> str:
-    """A file's path for people, and for the ledger's texts: any two paths are shown as two."""
+    """Escapes a file's path for people and for the ledger's texts, uncut: any two paths are shown as two."""
     return shown(raw, None)
 
 
 def as_json(raw: bytes) -> str | dict[str, str]:
-    """Bytes for `--json`: text if valid UTF-8, else `{"base64": …}`."""
+    """Encodes bytes for `--json` output: as text if they are valid UTF-8, else as `{"base64": …}`."""
     try:
         return raw.decode()
     except UnicodeDecodeError:

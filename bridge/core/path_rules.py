@@ -1,5 +1,4 @@
-"""Rules for the same file as each side names it: `[[paths]]` of bridge.toml, applied on the way over and undone on the
-way back.
+"""Path rules, `[[paths]]` of bridge.toml: translate a file's path between the files' side and the readers of Redis.
 
 A rule counts for the path itself and for what lies below it, the longest one first. Pure.
 """
@@ -15,25 +14,25 @@ from bridge.core.codecs.named_path import path_in, with_path
 
 @dataclass(frozen=True, slots=True)
 class Paths:
-    """The rules of `[[paths]]`, as pairs: how the files' side names a path, and how the readers of Redis name it."""
+    """The path rules of `[[paths]]`, as pairs: a path as the files' side names it, and as the readers of Redis do."""
 
     rules: tuple[tuple[bytes, bytes], ...] = ()
 
     @classmethod
     def of(cls, pairs: Sequence[tuple[str, str]]) -> Paths:
-        """Makes the rules of `[[paths]]` from pairs of text."""
+        """Makes the path rules of `[[paths]]` from pairs of text."""
         return cls(tuple((_plain(os.fsencode(a)), _plain(os.fsencode(b))) for a, b in pairs))
 
     def over(self, path: bytes) -> bytes:
-        """Translates a path of the files' side to the name that the readers of Redis have for it."""
+        """Translates a path of the files' side, by the path rules, to the name that readers of Redis have for it."""
         return _mapped(path, self.rules)
 
     def back(self, path: bytes) -> bytes:
-        """Translates a path as the readers of Redis name it to the name that the files' side has for it."""
+        """Translates a path as the readers of Redis name it, by the path rules, back to the name on the files' side."""
         return _mapped(path, tuple((b, a) for a, b in self.rules))
 
     def clash(self, root: bytes) -> tuple[bytes, bytes] | None:
-        """Two paths of the files' side that would have one name on the other; None: no two files do.
+        """Finds two paths of the files' side to which the path rules give one name on the other side; None: no two.
 
         What lies below `root` at a path that a rule leads to, and that no rule changes, keeps its own name.
         """
@@ -50,7 +49,10 @@ class Paths:
         return None
 
     def data_back(self, data: bytes) -> bytes:
-        """Returns a message's data with the path that it names as the files' side names it."""
+        """Replaces the path in a message's data, by the path rules, with the name that the files' side has for it.
+
+        Data that names no path is returned unchanged.
+        """
         path = path_in(data) if self.rules else None
         return data if path is None else with_path(data, self.back(path))
 

@@ -1,4 +1,4 @@
-"""The state directory: made for this user alone, and worked on by one process at a time."""
+"""The state directory: a private folder of one user, locked so that one process at a time works on it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from pathlib import Path
 from bridge.core.errors import LockHeld, ServerError
 
 LOCK_TRIES = 10
-"""How often a lock on the state directory is tried, 20 ms apart: somebody who only looks may have it for a moment."""
+"""How often the lock on the state directory is retried, 20 ms apart: `lock_holder` may have it for a moment."""
 
 
 def private(folder: Path) -> Path:
-    """Makes a folder, if it must be made, opens it to this user only, and returns it. Raises ServerError."""
+    """Makes a private folder, such as the state directory, accessible to this user only, and returns its path.
+
+    Makes the folder if it is missing. Raises ServerError.
+    """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)
@@ -52,7 +55,7 @@ def state_lock(state_dir: Path, verb: str) -> Iterator[None]:
 
 
 def lock_holder(state_dir: Path) -> str:
-    """Tells which command, by verb and process, holds a state directory's lock; empty when none does."""
+    """Returns which command, by verb and process, holds a state directory's lock; empty when none does."""
     try:
         with (state_dir / "lock").open() as file:
             try:

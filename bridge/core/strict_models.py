@@ -1,4 +1,4 @@
-"""Strict pydantic models whose errors name the key, the file, and the nearest known key."""
+"""Strict pydantic models for TOML files: errors name the bad key, the file, and the nearest known key."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bridge.core.errors import ConfigError
 
 
 class Strict(BaseModel):
-    """Unknown keys are errors; values are frozen after validation."""
+    """A strict pydantic model: unknown keys are errors, and values are frozen after validation."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
@@ -21,7 +21,7 @@ M = TypeVar("M", bound=Strict)
 
 
 def known_keys(model: type[BaseModel]) -> list[str]:
-    """The keys a table of this model may hold, as they are written in TOML."""
+    """Lists the keys that a table of a strict model may hold, as they are written in TOML."""
     return [field.alias or name for name, field in model.model_fields.items()]
 
 
@@ -72,7 +72,10 @@ def _in_words(item: Any) -> str:
 
 
 def validated(model: type[M], data: Mapping[str, Any], where: str) -> M:
-    """`data` as a `model`. Raises ConfigError naming each bad key, and the nearest known one if it is unknown."""
+    """Validates `data` with a strict model and returns the model.
+
+    Raises ConfigError naming each bad key, and the nearest known one if it is unknown.
+    """
     try:
         return model.model_validate(data)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""Numbers in words, as every printer says them. Pure, but for the time zone."""
+"""Wording of counts, sizes, durations and times of day, the same in all printed output. Pure, but for the time zone."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import time
 
 
 def counted(number: int, noun: str, nouns: str = "") -> str:
-    """`1 line`, `1,204 lines`."""
+    """Words a number together with its noun: `1 line`, `1,204 lines`."""
     return f"{number:,} {noun if number == 1 else nouns or noun + 's'}"
 
 
 def size(number: int) -> str:
-    """`512 bytes`, `1.4 MiB`."""
+    """Words a number of bytes as a size: `512 bytes`, `1.4 MiB`."""
     if number < 1024:
         return counted(number, "byte")
     power = min(4, (number.bit_length() - 1) // 10)
@@ -20,7 +20,7 @@ def size(number: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`0.4 s`, `12 s`, `3 min`, `5 h`, `2 days`: the two digits a person wants."""
+    """Words a number of seconds as a duration, in about two digits: `0.4 s`, `12 s`, `3 min`, `5 h`, `2 days`."""
     seconds = max(0.0, seconds)
     if seconds < 10:
         return f"{seconds:.1f} s"
@@ -31,7 +31,7 @@ def duration(seconds: float) -> str:
 
 
 def clock(moment: float, now: float) -> str:
-    """The time of day here, with the date when it is another day."""
+    """Words a moment as the local time of day, with the date when it is another day than `now`."""
     then = time.localtime(moment)
     same = time.strftime("%Y-%m-%d", then) == time.strftime("%Y-%m-%d", time.localtime(now))
     return time.strftime("%H:%M" if same else "%Y-%m-%d %H:%M", then)

@@ -1,1 +1,1 @@
-"""Moving components from files to Redis, and back: the gate, the position, the switch (DESIGN §6.6)."""
+"""Cut-over and roll-back: moves components from files to Redis, and back: gate, position, switch (DESIGN §6.6)."""

@@ -1,4 +1,4 @@
-"""A retired mapping whose ledger was lost: what Redis says of its end is put into a new one."""
+"""Adopts the retirement of a mapping whose ledger was lost: copies what Redis says of its end into a new ledger."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from bridge.streams.retired import Retirement
 
 
 def adopt(shared: MappingContext, ledger: Ledger, connection: Connection, ending: Retirement, who: str) -> None:
-    """Notes in a ledger that knows nothing of a stream that it is retired, and up to where its files were carried.
+    """Adopts a stream's retirement from Redis into a new ledger: that it is retired, and how far files were carried.
 
-    The other books of the stream in Redis are an owner's that is no more, and are removed: what they say is in the
+    The stream's other keys of the bridge belong to an owner that is no more, and are removed: what they say is in the
     files and in the stream. Raises LedgerError, RedisLost, RedisRefused.
     """
     stream = shared.mapping.stream.key
@@ -29,6 +29,6 @@ def adopt(shared: MappingContext, ledger: Ledger, connection: Connection, ending
             at = Checkpoint.from_json(raw.encode())
             save_source(ledger, stream, name, SourceMemory(int(json.loads(raw)["number"]), at.to_json(), live=True))
             save_generation(ledger, stream, name, GenerationRecord(at.generation, 0, 0, at.at))
-        save_stream(ledger, stream, ending.last, 0)  # what came later is looked at before anything is sent
+        save_stream(ledger, stream, ending.last, 0)  # later entries are looked at before anything is sent
         retire(ledger, stream, shared.mapping.name, ending.who, ending.at, ending.to_json())
         note(ledger, time.time(), who, "repair", stream, {"adopted": ending.said()})

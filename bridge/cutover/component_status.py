@@ -1,4 +1,4 @@
-"""Where each component stands: what it reads and writes, how far it is behind, and what its next step waits for."""
+"""Status of each component: the sides it reads and writes, its lag, and what its next switch waits for."""
 
 from __future__ import annotations
 
@@ -35,16 +35,17 @@ from bridge.streams.dial import dialler
 from bridge.streams.reader import groups_of
 
 MOST_COUNTED = 1000
-"""Unread messages that are counted one by one."""
+"""The most unread entries that are counted one by one, where Redis tells no lag."""
 
 
 @dataclass(slots=True)
 class ComponentStatus:
-    """One component in one mapping. `since` in seconds since 1970, None: it was never switched.
+    """The status of one component in one mapping: its sides, position, lag, workers, and the next switch to Redis.
 
-    `behind`: unread messages in Redis, or unread bytes of the files; None: not known. `heartbeat`: seconds since the
-    last one. `plain`: it gives none and is no program with our client; `asked`: seconds since it asked its group last,
-    None: not known. `next`: the step that comes next, with the `reasons` why not now; None: there is none.
+    `since` in seconds since 1970, None: it was never switched. `behind`: its lag, in unread messages in Redis, or
+    unread bytes of the files; None: not known. `heartbeat`: seconds since the last one. `plain`: it gives none and is
+    no program with our client; `asked`: seconds since it asked its group last, None: not known. `next`: the step that
+    comes next, with the `reasons` why not now; None: there is none.
     """
 
     component: str
@@ -63,11 +64,11 @@ class ComponentStatus:
 
     @property
     def unit(self) -> str:
-        """Names what a component's `behind` counts: messages in Redis, bytes in files."""
+        """The unit of a component's lag, which `behind` counts: messages in Redis, bytes in files."""
         return "message" if self.modes.reads == REDIS else "byte"
 
     def to_json(self) -> dict[str, Any]:
-        """For `--json`."""
+        """Makes the JSON of a component's status, for `--json`."""
         return {
             "component": self.component, "mapping": self.mapping, "reads": self.modes.reads,
             "writes": self.modes.writes, "epoch": self.modes.epoch, "since": self.since, "position": self.position,
@@ -82,7 +83,7 @@ class ComponentStatus:
 
 
 def sampled(settings: Settings) -> list[ComponentStatus]:
-    """Looks once at where every component stands; returns none where ledger or Redis are not there."""
+    """Takes one sample of every component's status; returns none where the ledger or Redis is not there."""
     path = settings.state_dir / "ledger.db"
     if not path.exists():
         return []
@@ -101,7 +102,10 @@ def sampled(settings: Settings) -> list[ComponentStatus]:
 
 
 def standings(settings: Settings, ledger: Ledger, connection: Connection, operator: Operator) -> list[ComponentStatus]:
-    """Tells where every component stands that was ever heard of, or is declared. Raises RedisLost, RedisRefused."""
+    """Determines the status of every component that Redis names, or that is declared and has a bookmark here.
+
+    Retired mappings are left out. Raises RedisLost, RedisRefused.
+    """
     found, over = [], retired(ledger)
     for mapping in settings.mappings:
         if mapping.stream.key in over:
@@ -148,14 +152,14 @@ def _standing(
     standing.heartbeat = max(0.0, (now - max(beats)) / 1000) if beats else None
     if not mapping.kind.lines:
         return standing
-    ours = any((settings.state_dir / "components" / name).glob("worker-*.lock"))  # open_log was here
+    ours = any((settings.state_dir / "components" / name).glob("worker-*.lock"))  # this machine has run open_log for it
     if modes.reads == REDIS:
         group = group_of(connection, shared.keys.stream, name)
         if group is not None:
             standing.position = f"entry {group.last[0]}-{group.last[1]}"
             rows = groups_of(connection, shared.keys.stream)
             lag = next(row.lag for row in rows if row.name == name.encode())
-            if lag is None:  # a group that was made in the middle: Redis tells no lag until it has met the end
+            if lag is None:  # a group made in the middle of the stream has no lag until it has met the end
                 lag = len(connection.call("XRANGE", shared.keys.stream, after(group.last), "+", "COUNT", MOST_COUNTED))
             standing.behind = lag + len(group.pending)
             standing.asked = asked_last(connection, shared.keys.stream, name)
@@ -164,7 +168,7 @@ def _standing(
     said = announced.get(name, {}).get("files")
     places: dict[str, SourcePosition] = {}
     plain = {file: at for file, at in said.items() if isinstance(at, int)} if isinstance(said, dict) else {}
-    if plain:  # a program without our client tells the bytes that are done
+    if plain:  # a program without our client tells how many bytes it has read
         standing.plain = not ours and standing.heartbeat is None
         standing.position = ", ".join(f"{file} byte {at}" for file, at in sorted(plain.items()))
         standing.behind = sum(_beyond(shared, file, at) for file, at in plain.items())
@@ -185,7 +189,7 @@ def _standing(
 
 
 def _beyond(shared: MappingContext, name: str, offset: int) -> int:
-    """Bytes of the file at a path behind an offset."""
+    """Counts the bytes of a file after an offset, as the lag of a component without our client; 0 where it is gone."""
     try:
         return max(0, (shared.settings.root / name).stat().st_size - offset)
     except OSError:
@@ -193,7 +197,7 @@ def _beyond(shared: MappingContext, name: str, offset: int) -> int:
 
 
 def _unread(shared: MappingContext, name: str, place: SourcePosition) -> int:
-    """Bytes of a file behind a place, and of those that came after it."""
+    """Counts the bytes of a file and of its later generations that a component has not read, as its lag."""
     tail = shared.new_tail(name, list(place.generations))
     try:
         tail.look()
@@ -205,7 +209,7 @@ def _unread(shared: MappingContext, name: str, place: SourcePosition) -> int:
 
 
 def _since(ledger: Ledger, component: str, mapping: str) -> float | None:
-    """When it was switched last."""
+    """Reads from the journal when a component was switched last, in seconds since 1970; None: it never was."""
     rows = ledger.rows("SELECT at, facts FROM journal WHERE what IN ('cutover', 'rollback') ORDER BY id DESC")
     for at, raw in rows:
         facts = json.loads(raw)
@@ -215,7 +219,7 @@ def _since(ledger: Ledger, component: str, mapping: str) -> float | None:
 
 
 def _next(component: ComponentStatus, operator: Operator) -> None:
-    """The step that leads on to Redis, and what speaks against it now."""
+    """Sets in a component's status the next switch that leads to Redis, and the gate's reasons against it now."""
     wish = SwitchWish(component.component, (READS, WRITES), REDIS)
     steps, _ = operator.steps(wish, component.mapping)
     if not steps or component.modes.switch is not None:

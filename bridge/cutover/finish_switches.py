@@ -1,4 +1,4 @@
-"""Switches that were decided by an operator who is gone: made, or taken back, beside a bridge that runs."""
+"""Finishes switches whose operator is gone, in a thread of a running bridge: makes them, or takes them back."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bridge.streams.dial import Backoff, dialler
 
 
 def finish_switches(settings: Settings, stop: Event) -> None:
-    """Beside a bridge that runs: makes or takes back the switches whose operator is gone.
+    """Makes or takes back, beside a running bridge, the switches that were decided by an operator who is gone.
 
     At first all that are decided, then those that are older than any operator takes.
     """
@@ -34,7 +34,7 @@ def finish_switches(settings: Settings, stop: Event) -> None:
                 if not unfinished(ledger, due):
                     due = time.time() - LAPSES
                     continue
-                from bridge.cutover.operator import Operator  # much is read in with it, and mostly for nothing
+                from bridge.cutover.operator import Operator  # a slow import, and mostly nothing needs it
 
                 connection = dialler(settings)()
                 operator = Operator(settings, ledger, connection, "bridge run", wait)

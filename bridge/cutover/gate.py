@@ -1,4 +1,4 @@
-"""Which switches are allowed, and what must hold before one. Pure: facts in, reasons out."""
+"""The gate of a switch: which switches are allowed, and what must hold before one. Pure: facts in, reasons out."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from bridge.streams.components import BOTH, FILE, READS, REDIS, WRITES, Componen
 
 @dataclass(frozen=True, slots=True)
 class SwitchStep:
-    """One switch of one component for one mapping: `side` (`reads` or `writes`) goes to `file` or `redis`."""
+    """One switch that the gate judges: a component's `side` in a mapping, `reads` or `writes`, goes `to` another place.
+
+    That is `file`, `redis`, or, for writes, `both`.
+    """
 
     component: str
     mapping: str
@@ -20,7 +23,7 @@ class SwitchStep:
 
     @property
     def forth(self) -> bool:
-        """Whether it leads away from the files."""
+        """Whether the switch leads away from the files, and is no roll-back."""
         return self.to != FILE
 
     def __str__(self) -> str:
@@ -30,7 +33,10 @@ class SwitchStep:
 
 @dataclass(frozen=True, slots=True)
 class GateReason:
-    """Why a gate is closed: what is the matter, and what to do about it. One that is `firm` no force passes."""
+    """A reason why the gate is closed to a switch: what is the matter, and what to do about it.
+
+    A reason that is `firm` cannot be passed by force.
+    """
 
     what: str
     hint: str
@@ -39,7 +45,7 @@ class GateReason:
 
 @dataclass(frozen=True, slots=True)
 class GateBounds:
-    """Within what the gate is open: lag in messages, the age of a proof in seconds, room on the disk in bytes."""
+    """Limits within which the gate is open: lag in messages, age of a proof in seconds, free disk space in bytes."""
 
     lag: int = 1000
     parity_s: float = 3600.0
@@ -48,7 +54,7 @@ class GateBounds:
 
 @dataclass(frozen=True, slots=True)
 class GateFacts:
-    """All that the gate looks at, as it was found.
+    """All facts that the gate looks at before a switch, as they were found.
 
     `parity`: the last verdict, None: never compared. `running`, `dual`: whether a bridge carries, and mirrors. Lags in
     messages, None: not known. `workers`: how many of the component give a heartbeat; `position`: whether it is known
@@ -64,7 +70,7 @@ class GateFacts:
     parity_age_s: float = 0.0
     running: bool = False
     young: bool = False
-    """Whether it has just started, and has not said yet what it does."""
+    """Whether the bridge has just started, and has not said yet what it does."""
     dual: bool = False
     has_mirror: bool = True
     forward_lag: int | None = None
@@ -75,7 +81,7 @@ class GateFacts:
     why_not: str = ""
     quarantined: int = 0
     unaccounted: tuple[str, ...] = ()
-    """What of the mapping's files nothing explains, in words."""
+    """What of the mapping's files is unaccounted, in words."""
     only_redis: int = 0
     deleted: bool = False
     aof: bool = True
@@ -86,7 +92,7 @@ class GateFacts:
 
 
 def sides_of(kind: KindTraits) -> tuple[str, ...]:
-    """What of a component can be switched in a mapping of this kind of source.
+    """Lists which sides of a component can be switched in a mapping of this kind: reads and writes, or only writes.
 
     Of all but a log only what it writes: how far it has read an inbox cannot be told in Redis, and a latest value may
     be read on either side at any time.
@@ -95,14 +101,17 @@ def sides_of(kind: KindTraits) -> tuple[str, ...]:
 
 
 def steps(modes: ComponentModes, component: str, mapping: str, sides: tuple[str, ...], to: str) -> list[SwitchStep]:
-    """What there is to switch, in the right order: reads move first, and come back last."""
+    """Lists a component's switches to a side, in the order that the gate allows: reads go first, and come back last."""
     order = (WRITES, READS) if to == FILE else (READS, WRITES)
     now = {READS: modes.reads, WRITES: modes.writes}
     return [SwitchStep(component, mapping, side, to) for side in order if side in sides and now[side] != to]
 
 
 def allowed(step: SwitchStep, modes: ComponentModes, *, reader: bool) -> GateReason | None:
-    """Whether this may come next. `reader`: the component reads this mapping at all, as far as anybody knows."""
+    """Checks that a switch may come next by the order of reads and writes; returns the gate's reason against it.
+
+    `reader`: the component reads this mapping at all, as far as anybody knows.
+    """
     if step.side == WRITES and step.to == REDIS and modes.reads == FILE and reader:
         what = f"{step.component} still reads the files, and reads move first"
         return GateReason(what, f"bridge cutover {step.component} --mapping {step.mapping} --reads", firm=True)
@@ -119,7 +128,7 @@ def allowed(step: SwitchStep, modes: ComponentModes, *, reader: bool) -> GateRea
 def gate(
     step: SwitchStep, modes: ComponentModes, facts: GateFacts, bounds: GateBounds, *, reader: bool
 ) -> list[GateReason]:
-    """Every reason why this switch should not happen now; none: the gate is open."""
+    """Lists every reason why the gate is closed to a switch now; none: the gate is open."""
     if facts.retired:
         return [
             GateReason(f"{step.mapping} is retired", f"`bridge unretire {step.mapping}` begins it again", firm=True)
@@ -140,7 +149,10 @@ def gate(
 
 
 def _carrying(facts: GateFacts, bounds: GateBounds) -> list[GateReason]:
-    """Both directions are carried: without that neither way over nor way back."""
+    """Lists the gate's reasons where the bridge does not carry both directions, or has too much lag.
+
+    Without both there is neither a way over nor a way back.
+    """
     found = []
     if not facts.running:
         found.append(GateReason("no bridge runs here, or it hangs", "start one: bridge run --dual", firm=True))
@@ -200,7 +212,10 @@ def _proved(step: SwitchStep, facts: GateFacts, bounds: GateBounds) -> list[Gate
 
 
 def durable(facts: GateFacts) -> list[GateReason]:
-    """Redis is about to hold what nobody else does, for a moment at least."""
+    """Lists the gate's reasons where Redis may lose data: it fails to save, has no append-only file, or evicts keys.
+
+    After a switch Redis holds, for a moment at least, messages that nothing else holds.
+    """
     found = []
     if facts.failing:
         found.append(

@@ -1,4 +1,4 @@
-"""What the gate looks at, gathered from files, ledger and Redis."""
+"""Gathers the facts that the gate of a switch looks at, from files, ledger and Redis."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def gathered(
     settings: Settings, mapping: Mapping, ledger: Ledger, connection: Connection, *, accepts_volatile: bool,
     now: Callable[[], float] = time.time,
 ) -> GateFacts:  # fmt: skip
-    """Gathers from files, ledger and Redis what a gate asks of the whole mapping, without what is a component's own.
+    """Gathers from files, ledger and Redis the gate's facts about a whole mapping, without those of a component.
 
     Raises RedisLost, RedisRefused, LedgerError.
     """
     status = sample(replace(settings, mappings=(mapping,)), now)
     [carried] = status.mappings
     kept, disk = durability(connection), os.statvfs(settings.root)
-    parity, both_ways = carried.parity, mapping.kind.latest  # which are carried from whoever owns them
+    parity, both_ways = carried.parity, mapping.kind.latest  # latest values are carried from the side that owns them
     return GateFacts(
         retired=mapping.stream.key in retired(ledger),
         proof=None

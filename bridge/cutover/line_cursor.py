@@ -1,4 +1,4 @@
-"""Where the lines of a stream's entries stand in the files, entry by entry, out of the ledger's ranges."""
+"""The line cursor: tells where in the files the lines of a stream's entries stand, from the ledger's ranges."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Where = tuple[str, Position]
 
 
 class LineCursor:
-    """Tells where the mirror wrote the lines of entries: the ledger's ranges, read as far as they are asked for."""
+    """Tells where in the files the mirror wrote the lines of entries, from ledger ranges that are loaded on demand."""
 
     def __init__(self, ledger: Ledger, stream: str) -> None:
         self._ledger = ledger
@@ -22,7 +22,7 @@ class LineCursor:
         self._at: dict[EntryId, Where] = {}
 
     def load(self, ms: int) -> None:
-        """Reads the mirror's ranges with entries of the time `ms` and later from the ledger, unless they are known."""
+        """Loads into the line cursor the ledger's ranges with entries of the time `ms` and later, unless loaded."""
         low = min(ms, LARGEST)
         if self._from is not None and low >= self._from:
             return
@@ -37,9 +37,9 @@ class LineCursor:
                 at += length
 
     def of(self, entry_id: EntryId) -> Where | None:
-        """Where the line begins that the mirror wrote of an entry; None: no loaded range has it."""
+        """Returns where the mirror wrote an entry's line; None: the line cursor has loaded no range with that entry."""
         return self._at.get(entry_id)
 
     def all(self) -> Iterator[tuple[EntryId, Where]]:
-        """Gives every mirrored entry of the loaded ranges, and where its line begins."""
+        """Iterates over the mirrored entries that the line cursor has loaded, each with where its line begins."""
         return iter(self._at.items())

@@ -1,4 +1,4 @@
-"""What an operator does: plan the switches of a component, make them, finish what a crash left."""
+"""The operator of cut-overs: plans the switches of a component, makes them, and finishes those a crash left."""
 
 from __future__ import annotations
 
@@ -38,9 +38,10 @@ from bridge.streams.connect import Connection
 
 @dataclass(frozen=True, slots=True)
 class SwitchWish:
-    """What is to be switched and how: `sides` of `reads` and `writes`, `to` file or Redis.
+    """What an operator wants to switch: which sides of a component, `to` file or Redis, and how.
 
-    `given`: a position said by hand. `forced`: a closed gate is passed, where its reasons are not firm.
+    `sides`: of `reads` and `writes`. `given`: a position said by hand. `forced`: a closed gate is passed, where its
+    reasons are not firm.
     """
 
     component: str
@@ -53,11 +54,14 @@ class SwitchWish:
 
 
 PASSING_ERRORS = (RedisLost, RedisRefused, LedgerError, ConfigError, NotYet, SwitchTakenOver)
-"""What keeps a switch that was decided from being made now, and does not mean that it cannot be."""
+"""Errors that keep a decided switch from being made now, and do not mean that it cannot be made later."""
 
 
 class Operator:
-    """`who` goes into the journal; `wait` waits so many seconds."""
+    """Plans and makes the switches of components for an operator, and finishes those that a crash left.
+
+    `who` goes into the journal; `wait` waits so many seconds.
+    """
 
     def __init__(
         self, settings: Settings, ledger: Ledger, connection: Connection, who: str, wait: Callable[[float], object],
@@ -72,7 +76,7 @@ class Operator:
         self._shared: dict[str, MappingContext] = {}
 
     def mappings_of(self, component: str, named: str | None) -> list[Mapping]:
-        """The mappings that a component has to do with, or the one that was named. Raises ConfigError."""
+        """Lists the mappings that a component uses, or the one that the operator named. Raises ConfigError."""
         known = {*self._settings.components, *(path.name for path in self._settings.state_dir.glob("components/*"))}
         for configured in self._settings.mappings:
             keys = self._of(configured.name).keys
@@ -108,7 +112,10 @@ class Operator:
         )
 
     def steps(self, wish: SwitchWish, mapping: str) -> tuple[list[SwitchStep], ComponentModes]:
-        """What is left to switch, in the right order; and from where and to where the component does it now."""
+        """Lists the switches that an operator's wish leaves to make, in the right order, and the component's modes now.
+
+        Raises SwitchRefused, ConfigError.
+        """
         if self._settings.mapping(mapping).stream.key in retired(self._ledger):
             hint = f"`bridge unretire {mapping}` begins it again"
             raise SwitchRefused("is retired: nothing is switched any more", where=mapping, hint=hint)
@@ -121,12 +128,15 @@ class Operator:
         if wish.to == BOTH and not configured.kind.lines:
             raise ConfigError(f"--both is for logs, and {mapping} is of kind '{kind}'", hint="leave --both out")
         modes, _ = look(self._connection, wish.component, mapping)
-        if configured.kind.latest:  # who never was switched writes to whichever side owns the values
+        if configured.kind.latest:  # a component that was never switched writes to the side that owns the values
             modes = replace(modes, writes=owner_of(self._ledger, configured.stream.key, configured.source.owner).side)
         return steps(modes, wish.component, mapping, sides, wish.to), modes
 
     def plan(self, wish: SwitchWish, step: SwitchStep, *, then: ComponentModes | None = None) -> SwitchPlan:
-        """One step. `then`: the modes as they will be when it comes, for one that follows another."""
+        """Plans one switch for an operator, with the gate's reasons against it now.
+
+        `then`: the modes as they will be when it comes, for one that follows another.
+        """
         mapping = self._settings.mapping(step.mapping)
         facts = gathered(
             self._settings, mapping, self._ledger, self._connection, accepts_volatile=wish.accepts_volatile
@@ -134,7 +144,7 @@ class Operator:
         return self._switcher(step.mapping, wish.given).plan(step, facts, self._bounds, then=then)
 
     def make(self, wish: SwitchWish, plan: SwitchPlan) -> SwitchReport:
-        """Makes a planned step. Raises Refused (the gate is closed), BridgeError."""
+        """Makes a switch that the operator planned. Raises SwitchRefused (the gate is closed), BridgeError."""
         passable = wish.forced and not any(reason.firm for reason in plan.reasons)
         if plan.reasons and not passable:
             said = "; ".join(reason.what for reason in plan.reasons)
@@ -146,7 +156,10 @@ class Operator:
         return self._switcher(plan.step.mapping, wish.given).execute(plan.step, plan.modes.epoch, facts)
 
     def complete(self, before: float | None = None) -> Iterator[tuple[SwitchStep, str]]:
-        """Makes or takes back what was decided and is not made, and says which; `before`: only what is older."""
+        """Makes or takes back the switches that operators decided and left unmade; yields each with its outcome.
+
+        `before`: only those that are older, in seconds since 1970.
+        """
         lapse(self._ledger, time.time())
         for number, _, facts in unfinished(self._ledger, before):
             step = SwitchStep(facts["component"], facts["mapping"], facts["side"], facts["to"])
@@ -165,6 +178,6 @@ class Operator:
             return switcher.take_back(step, number, error)
 
     def close(self) -> None:
-        """Closes the files."""
+        """Closes the mappings' files that the operator opened."""
         for shared in self._shared.values():
             shared.close()

@@ -1,4 +1,4 @@
-"""A switch as values: what it would do, what is ready to be done, what was done."""
+"""Values of a switch: its plan (what it would do), the pending switch (ready to be made), its report (after it)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from bridge.streams.components import READS, ComponentGroup, ComponentModes, Com
 
 @dataclass(slots=True)
 class SwitchPlan:
-    """What a switch would do, as of now. `before` and `after` are the position in words."""
+    """The plan of a switch: what it would do as of now, and the gate's reasons against it.
+
+    `before` and `after` are the position in words.
+    """
 
     step: SwitchStep
     modes: ComponentModes
@@ -26,16 +29,16 @@ class SwitchPlan:
     parity: dict[str, Any] | None = None
     """The last proof: when, verdict, digest."""
     notice: str = ""
-    """What else is to be known."""
+    """What else the operator is to know."""
     workers: list[ComponentWorker] = field(default_factory=list)
 
     @property
     def open(self) -> bool:
-        """Whether nothing speaks against it."""
+        """Whether the gate is open to a planned switch: it has no reason against it."""
         return not self.reasons
 
     def to_json(self) -> dict[str, Any]:
-        """For `--json`."""
+        """Makes the JSON of a switch's plan, for `--json`."""
         step = self.step
         return {
             "component": step.component, "mapping": step.mapping, "side": step.side, "to": step.to,
@@ -48,7 +51,10 @@ class SwitchPlan:
 
 @dataclass(slots=True)
 class SwitchReport:
-    """A switch that was made. `went_on`: whether the component was seen to go on; one that does not run was not."""
+    """The report of a switch that was made: its step, the modes after it, and the position before and after in words.
+
+    `went_on`: whether the component was seen to go on; one that does not run was not.
+    """
 
     step: SwitchStep
     modes: ComponentModes
@@ -61,7 +67,10 @@ class SwitchReport:
 
 @dataclass(slots=True)
 class PendingSwitch:
-    """A switch that is ready to be made. `held`: the component does not read now, and its bookmark is ours."""
+    """A planned switch that is ready to be made, with the position and the group that it will write.
+
+    `held`: the component does not read now, and its bookmark's lock is held for the switch.
+    """
 
     alive: bool
     held: bool
@@ -74,9 +83,10 @@ class PendingSwitch:
     files: FilePosition | None = None
 
     def note(self, bookmark: Bookmark, step: SwitchStep, after: ComponentModes) -> None:
-        """Tells the bookmark of a component that does not read now: it may start while Redis is away.
+        """Writes a pending switch's outcome into the bookmark of a component that does not read now.
 
-        One that runs tells its bookmark itself, and one that runs elsewhere has it there.
+        Such a component may start while Redis is away. One that runs writes its bookmark itself, and one that runs
+        elsewhere has it there.
         """
         if not self.held:
             self._note_writes(bookmark, step, after)
@@ -94,6 +104,6 @@ class PendingSwitch:
         if step.side == READS or not bookmark.path.parent.exists() or not bookmark.lock():
             return
         marks = bookmark.load()
-        if marks.epoch == after.epoch - 1:  # else it does not know of an earlier switch of what it reads
+        if marks.epoch == after.epoch - 1:  # else the bookmark missed an earlier switch of reads
             marks.reads, marks.writes, marks.epoch = after.reads, after.writes, after.epoch
             bookmark.save()

@@ -1,8 +1,8 @@
-"""Says a component's position, what it has read on one side, in the terms of the other: exactly, message by message.
+"""Translates a component's position at a switch between files and stream: exactly, message by message.
 
-In files it has read all lines before a place, but for some behind it; in the stream all entries up to an ID, but for
-those that are pending. The two sides interleave differently, so a place is no ID: around it each message is looked at,
-and told by where it stands on the other side, which origins and the mirror's ranges say.
+In files a component has read all lines before a place, and some behind it; in the stream all entries up to an ID, but
+for those that are pending. The two sides interleave differently, so a place is no ID: around it each message is looked
+at, and its place on the other side is told by its origin or by the mirror's ranges.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ FIRST_OF_NONE = Position(END_OF_GENERATION, 0)
 
 @dataclass(frozen=True, slots=True)
 class FilePosition:
-    """A component's position in files: a place in each, and the ID up to which it has read what stands in no file.
+    """A component's position in files: a place in each file, and the ID up to which it has read what no file holds.
 
     `only_redis`: unread entries that no file holds. `again`: messages that were given before and not acknowledged.
-    `aside`: what of that it has not read all the same. `unclean`: files whose next message may have been
-    given, as the component died while it read.
+    `aside`: entries up to the ID that the component has not read all the same. `unclean`: files whose next message may
+    have been given, as the component died while it read.
     """
 
     places: Mapping[str, SourcePosition] = field(default_factory=dict)
@@ -67,14 +67,14 @@ class FilePosition:
     unclean: frozenset[str] = frozenset()
     aside: frozenset[EntryId] = frozenset()
     deleted: bool = False
-    """Whether entries may have been deleted behind the ID: nobody can tell which lines in the files those are."""
+    """Whether entries behind the ID may have been deleted: nobody can tell which lines in the files those are."""
 
 
 @dataclass(frozen=True, slots=True)
 class StreamPosition:
-    """A component's position in the stream: it has read all up to `last`, but for those in `unread`, in order.
+    """A component's position in the stream: it has read all entries up to `last`, but for those in `unread`.
 
-    Those in `again` were given to it before and not acknowledged.
+    `unread` is in order. Those in `again` were given to the component before and not acknowledged.
     """
 
     last: EntryId
@@ -84,7 +84,10 @@ class StreamPosition:
 
 @dataclass(slots=True)
 class _Told:
-    """Places in one file of messages that a component read or not; `late`: unread, out of order in the stream."""
+    """The places in one file of messages that a component's position in the stream says it has read or not.
+
+    `late`: unread, and out of order in the stream. `again`: given before, and not acknowledged.
+    """
 
     unread: list[Position] = field(default_factory=list)
     late: list[Position] = field(default_factory=list)
@@ -93,8 +96,10 @@ class _Told:
 
 
 class PositionTranslator:
-    """Translates a component's position in one mapping between files and stream, while the component pauses and both
-    directions have passed what stood there then."""
+    """Translates a component's position in one mapping between files and stream, both ways.
+
+    The component pauses meanwhile, and both directions have passed what stood there then.
+    """
 
     def __init__(self, shared: MappingContext, ledger: Ledger, connection: Connection) -> None:
         self._shared = shared
@@ -115,10 +120,12 @@ class PositionTranslator:
     # -- from files to the stream ----------------------------------------------------------------------------
 
     def to_stream(self, position: FilePosition, *, at_rest: bool = True) -> StreamPosition:
-        """Turns a position in files into one in the stream, which it walks back to where all has been read. Raises
-        BridgeError: a place is not there."""
+        """Translates a position in files to one in the stream, walking back to where all has been read.
+
+        `at_rest`: the component does not read on meanwhile. Raises BridgeError: a place is not there.
+        """
         places = {name: self.resolved(name, place) for name, place in position.places.items()}
-        if at_rest:  # else it reads on, and what it said last is behind
+        if at_rest:  # else the component reads on, and its last word is old
             self._nothing_trimmed(places)
         last, unread, open_ends = ZERO_ID, list[EntryId](), self._open_ends(places)
         lowest, again, firsts = self.last, set[EntryId](), dict[str, tuple[Position, EntryId]]()
@@ -144,20 +151,23 @@ class PositionTranslator:
                     break
         unread += self._aside_below(lowest, position)
         again |= {entry_id for name, (_, entry_id) in firsts.items() if name in position.unclean}
-        if again and max(again) > last:  # a mark needs an entry that is pending
+        if again and max(again) > last:  # only a pending entry can be marked as given before
             stream, rest = self._keys.stream, (after(last), format_id(max(again)))
             unread += [entry.id for entry in entries(self._connection, stream, *rest)]
             last = max(again)
         return StreamPosition(last, tuple(sorted(unread)), frozenset(again))
 
     def _nothing_trimmed(self, places: Mapping[str, SourcePosition]) -> None:
-        """Raises BridgeError when the stream begins behind what the component is to read next."""
+        """Checks that nothing was trimmed from the stream which a component's position has still to read.
+
+        Raises BridgeError when the stream begins behind that.
+        """
         for name, (at, *_) in (self._trimmed.base or {}).get("places", {}).items():
             begins, place = Position(at >> SHIFT, at & OFFSETS), places.get(name, SourcePosition())
             tail = self._shared.tail(name, self._ledger)
             tail.look()
             if not place.generations and tail.current() is None and self._held(tail, begins.generation) is None:
-                continue  # there is nothing of it that anybody could read
+                continue  # nothing is left of the file to read
             if not place.generations or (place.position or FIRST_OF_NONE) < begins:
                 raise BridgeError(
                     "what the component is to read next was trimmed from the stream", where=name,
@@ -165,9 +175,10 @@ class PositionTranslator:
                 )  # fmt: skip
 
     def _open_ends(self, places: Mapping[str, SourcePosition]) -> set[tuple[str, bool]]:
-        """For each file the kinds of lines, own (True) and mirrored, of which one that was read is still to be met.
+        """Lists what a position's walk back through the stream must meet: of each file a read line, own and mirrored.
 
-        From there back all of its kind has been read, as each kind stands in the same order on both sides.
+        Each is a file and a kind of lines, own (True) or mirrored (False). From a line that was read back all of its
+        kind has been read, as each kind stands in the same order on both sides.
         """
         sources = {(name, True) for name in self._names.values()}
         targets = {(os.fsdecode(name), False) for name in self.books.mirror}
@@ -175,7 +186,10 @@ class PositionTranslator:
 
     @staticmethod
     def _end_of(entry: Entry, where: Where, places: Mapping[str, SourcePosition]) -> tuple[str, bool] | None:
-        """The file and kind of line a read entry settles; None outside the generation read now, of unsure order."""
+        """Names the file and kind of line for which a read entry ends the walk that translates a position.
+
+        None for one outside the generation that is read now, whose order is unsure.
+        """
         name, at = where
         position = places[name].position
         if position is None or at.generation != position.generation:
@@ -183,7 +197,10 @@ class PositionTranslator:
         return name, ORIGIN_FIELD in entry.fields
 
     def _aside_below(self, lowest: EntryId, position: FilePosition) -> list[EntryId]:
-        """Entries below `lowest` in no file, so unread by the component: in quarantine, or left when it went back."""
+        """Lists the entries below `lowest` in no file that a component's position leaves unread.
+
+        They are in quarantine, or were left when the component went back.
+        """
         aside = {parse_id(raw.encode()) for _, _, raw in still_aside(self._ledger, self._stream, "mirror")}
         wanted = [
             entry_id
@@ -195,12 +212,14 @@ class PositionTranslator:
     # -- from the stream to files ----------------------------------------------------------------------------
 
     def to_files(self, group: ComponentGroup) -> FilePosition:
-        """Turns a consumer group's position in the stream into one in files. What is pending and was given to somebody
-        may have been read. Raises BridgeError."""
+        """Translates a consumer group's position in the stream to a component's position in files.
+
+        What is pending and was given to somebody may have been read. Raises BridgeError.
+        """
         begin = min([*group.pending, parse_id(after(group.last))])
         memory = stream_memory(self._ledger, self._stream)
         mirrored_to = memory.mirror_cursor if memory is not None else ZERO_ID
-        self._lines.load(begin[0])  # after the checkpoints: a line of which it knows nothing yet stands behind them
+        self._lines.load(begin[0])  # read after the checkpoints, so a newer line is behind them
         found: dict[str, _Told] = {}
         only_redis, aside = 0, set[EntryId]()
         mirrors = self._shared.mapping.mirror is not None
@@ -220,7 +239,7 @@ class PositionTranslator:
             if pending:
                 told.again.append(where[1])
         for entry_id, (name, at) in self._lines.all():
-            if entry_id <= group.last and entry_id not in group.pending:  # also where it was trimmed since
+            if entry_id <= group.last and entry_id not in group.pending:  # even if it was trimmed since
                 found.setdefault(name, _Told()).read.append(at)
         names = {*self._names.values(), *(os.fsdecode(name) for name in self.books.mirror)}
         placed = ((name, self._place(name, found.get(name, _Told()), begin)) for name in sorted(names))
@@ -231,7 +250,7 @@ class PositionTranslator:
         return FilePosition(places, group.last, only_redis, again, aside=frozenset(aside), deleted=deleted)
 
     def _place(self, name: str, told: _Told, begin: EntryId) -> SourcePosition | None:
-        """A component's place in a file: its lowest unread line, else the checkpoint; and what was read behind that."""
+        """Finds a position's place in a file: the lowest unread line, else the checkpoint; and what was read behind."""
         tail = self._shared.tail(name, self._ledger)
         tail.look()
         stored = self.books.checkpoint.get(os.fsencode(name))
@@ -256,7 +275,7 @@ class PositionTranslator:
         late = sorted(
             line_at for line_at in {*told.late} if line_at < at and self._held(tail, line_at.generation) is not None
         )
-        for position, following in pairwise([*late, at]):  # what came late stands among lines that were all read
+        for position, following in pairwise([*late, at]):  # the lines around a late one were all read
             spans += between(position, following)
         repeats = tuple(
             ReadSpan(line_at.generation, line_at.offset, line_at.offset + 1) for line_at in sorted(told.again)
@@ -269,7 +288,7 @@ class PositionTranslator:
         return generation if generation is not None and generation.content is not None else None
 
     def _mirrored_behind(self, name: str, at: Position, begin: EntryId) -> list[Position]:
-        """Lines of a file from `at` on that the mirror wrote of entries before `begin`: the component has read them."""
+        """Lists lines from `at` on that the mirror wrote of entries before `begin`: the position has read them."""
         rows = self._ledger.rows(
             "SELECT generation, start, entries FROM ranges WHERE stream = ? AND name = ?"
             " AND (generation > ? OR (generation = ? AND start >= ?))",
@@ -284,7 +303,10 @@ class PositionTranslator:
         return found
 
     def _known_from(self, tail: Tail, at: Position) -> list[GenerationRecord]:
-        """A file's generations by what they are known: finished before `at`, and the one of `at` read up to there."""
+        """Makes a position's records of a file's generations: older ones are finished, that of `at` is read up to it.
+
+        Raises BridgeError: the generation of `at` is gone.
+        """
         done, found = [], []
         for record in tail.records():
             generation = self._held(tail, record.number)
@@ -302,7 +324,7 @@ class PositionTranslator:
     # -- both ------------------------------------------------------------------------------------------------
 
     def _where(self, entry: Entry) -> Where | None:
-        """Where an entry's message stands in the files, by its origin or by the mirror's ranges; None: in none."""
+        """Locates an entry in the files for a position, by its origin or the mirror's ranges; None: in none."""
         if ORIGIN_FIELD not in entry.fields:
             return self._lines.of(entry.id)
         raw = entry.origin()
@@ -312,13 +334,14 @@ class PositionTranslator:
         return self._names[origin.source], Position(origin.generation, origin.offset)
 
     def _marked(self, entry: Entry) -> bool:
-        """Whether an entry is marked as standing out of order in the stream, by its ID or its origin."""
+        """Whether `bridge:{S}:late` marks an entry, by its ID or its origin, as out of order for a position."""
         return bool(self._late) and (format_id(entry.id) in self._late or entry.origin() in self._late)
 
     def resolved(self, name: str, place: SourcePosition) -> SourcePosition:
-        """Renumbers a component's place in a file: who reads a file by himself counts its generations by himself.
+        """Renumbers the generations of a component's position in a file as the ledger counts them.
 
-        Raises BridgeError: what was read last is not to be found any more.
+        A component that reads a file by itself counts its generations by itself. Raises BridgeError: what was read last
+        is not to be found any more.
         """
         tail = self._shared.tail(name, self._ledger)
         tail.look()
@@ -340,7 +363,7 @@ class PositionTranslator:
 
     @staticmethod
     def _found(tail: Tail, wanted: GenerationRecord, taken: Set[int]) -> int | None:
-        """The number of the generation that a component knows as `wanted`: the same file, else the same content."""
+        """Finds the ledger's number of a generation that a component's position names: same file, else same content."""
         alike = []
         for record in tail.records()[::-1]:
             if record.number in taken:
@@ -356,7 +379,7 @@ class PositionTranslator:
 
 
 def between(begin: Position, end: Position) -> list[ReadSpan]:
-    """Makes the spans of all messages that begin behind the position `begin` and before `end`. Pure."""
+    """Makes the spans of a position in files that hold all messages behind `begin` and before `end`. Pure."""
     if begin.generation == end.generation:
         return [ReadSpan(begin.generation, begin.offset + 1, end.offset)]
     whole = [ReadSpan(number, 0, END_OF_GENERATION) for number in range(begin.generation + 1, end.generation)]
@@ -368,7 +391,7 @@ def between(begin: Position, end: Position) -> list[ReadSpan]:
 
 
 def fingerprint(generation: Generation, offset: int) -> Fingerprint:
-    """Makes a generation's fingerprint at this offset: digests of its head and of what stands before the offset."""
+    """Makes a generation's fingerprint for a position: digests of its head and of the bytes before the offset."""
     head = generation.read(HEAD_BYTES, 0)
     head = head[:offset] if offset else head
     back = min(TAIL, offset)

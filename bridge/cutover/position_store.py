@@ -1,4 +1,4 @@
-"""Where a component is: what its bookmark, its group, and `bridge:{S}:positions` say, or the operator."""
+"""Finds where a component's position is stored: bookmark, consumer group, `bridge:{S}:positions`, or given by hand."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bridge.streams.connect import Connection
 
 
 class PositionStore:
-    """Finds how far the components of one mapping have read.
+    """Finds how far the components of one mapping have read, wherever a position is stored.
 
     `given` is a position said by hand, which goes before all others.
     """
@@ -35,7 +35,7 @@ class PositionStore:
         self._name = shared.mapping.name
 
     def reads(self, step: SwitchStep, modes: ComponentModes, announced: dict[str, dict[str, Any]]) -> bool:
-        """Whether the component reads this mapping, as far as anybody knows."""
+        """Whether a component reads this mapping at all, as far as any stored position tells."""
         marks = self.bookmark(step).load()
         group = group_of(self._connection, self._keys.stream, step.component) if modes.reads == REDIS else None
         said = [row for name, row in announced.items() if name.startswith(f"{step.component}/")]
@@ -43,13 +43,13 @@ class PositionStore:
         return bool(marks.places or group or following or step.component in announced or self.given)
 
     def never_read(self, step: SwitchStep) -> bool:
-        """Whether the component's bookmark is here, and says that it has never read: it only writes."""
+        """Whether a component's bookmark is stored here, and says that it has never read: it only writes."""
         bookmark = self.bookmark(step)
         marks = bookmark.load()
         return bookmark.path.exists() and not (marks.begun or marks.places or marks.following)
 
     def bookmark(self, step: SwitchStep) -> Bookmark:
-        """Where the component keeps how far it has read in files."""
+        """Returns the bookmark in which a component stores its position in files."""
         return Bookmark(self._settings.state_dir, step.component, self._name)
 
     def in_files(
@@ -59,10 +59,10 @@ class PositionStore:
         announced: dict[str, dict[str, Any]],
         alive: list[ComponentWorker],
     ) -> FilePosition:
-        """The position in files. Raises BridgeError: it is not known.
+        """Finds a component's stored position in files, as told by hand, by its worker, or by its bookmark.
 
-        Who reads tells it while he lives, and his bookmark when he does not; a program without our client names no
-        epoch.
+        A worker that reads tells it while it lives, and the bookmark when none does; a program without our client names
+        no epoch. Raises BridgeError: the position is not known.
         """
         if self.given is not None:
             return self._by_hand(self.given)
@@ -81,7 +81,10 @@ class PositionStore:
         raise BridgeError("it has not told where it is")
 
     def told(self, said: dict[str, Any]) -> FilePosition:
-        """A position as `bridge:{S}:positions` holds it: a place for each file, or the offset in it alone."""
+        """Parses a component's stored position in files, as `bridge:{S}:positions` has it.
+
+        It holds a place for each file, or the offset in it alone.
+        """
         places = {}
         for name, place in said["files"].items():
             try:
@@ -95,7 +98,7 @@ class PositionStore:
         return FilePosition(places, to_id(said.get("entry")), unclean=unclean, aside=aside)
 
     def _by_hand(self, given: str) -> FilePosition:
-        """`--from`: an offset, or `file:offset` where there are several files."""
+        """Parses a position that `--from` gives by hand: an offset, or `file:offset` where there are several files."""
         places = {}
         for part in given.split(","):
             name, colon, offset = part.rpartition(":")
@@ -108,7 +111,7 @@ class PositionStore:
         return FilePosition(places)
 
     def _at_offset(self, name: str, offset: int) -> SourcePosition:
-        """The place at an offset of the file that stands at that path now."""
+        """Makes a component's place at an offset of the file that is at a path now, for a position by hand."""
         tail = self._shared.tail(name, self._ledger)
         tail.look()
         generation = tail.current()
@@ -121,20 +124,26 @@ class PositionStore:
         )
 
     def before(self, step: SwitchStep) -> str:
-        """The position in the stream as it is, in words."""
+        """Describes in words the position that a component's group stores in the stream; empty without a group."""
         group = group_of(self._connection, self._keys.stream, step.component)
         return "" if group is None else said_stream(StreamPosition(group.last, tuple(sorted(group.pending))))
 
     def to_stream(self, position: FilePosition, *, at_rest: bool = True) -> StreamPosition:
-        """The same position in the stream, of a component that pauses or does not run. Raises BridgeError."""
+        """Translates a component's stored position in files to one in the stream.
+
+        The component pauses or does not run. Raises BridgeError.
+        """
         return PositionTranslator(self._shared, self._ledger, self._connection).to_stream(position, at_rest=at_rest)
 
     def to_files(self, step: SwitchStep) -> FilePosition:
-        """The position in the stream as one in files. Raises BridgeError."""
+        """Translates the position that a component's consumer group stores to one in files. Raises BridgeError."""
         return PositionTranslator(self._shared, self._ledger, self._connection).to_files(self.group(step))
 
     def group(self, step: SwitchStep) -> ComponentGroup:
-        """The component's consumer group, or one that stands where was said by hand. Raises BridgeError."""
+        """Returns a component's consumer group, which stores its position, or one at the ID that was given by hand.
+
+        Raises BridgeError.
+        """
         if self.given is not None:
             return ComponentGroup(entry_id(self.given), {})
         group = group_of(self._connection, self._keys.stream, step.component)
@@ -144,7 +153,7 @@ class PositionStore:
 
 
 def entry_id(given: str) -> EntryId:
-    """The entry that `--from` names on the way back. Raises ConfigError."""
+    """Parses the entry ID that `--from` gives as a component's position on the way back. Raises ConfigError."""
     try:
         return parse_id(given.encode())
     except ValueError:
@@ -153,7 +162,7 @@ def entry_id(given: str) -> EntryId:
 
 
 def said_files(position: FilePosition) -> str:
-    """A position in files, in words."""
+    """Describes in words a component's stored position in files."""
     said = []
     for name, place in sorted(position.places.items()):
         at = place.position
@@ -164,7 +173,7 @@ def said_files(position: FilePosition) -> str:
 
 
 def said_stream(position: StreamPosition) -> str:
-    """A position in the stream, in words."""
+    """Describes in words a component's stored position in the stream."""
     if position.last == ZERO_ID:
         return "the stream's beginning"
     more = f", without {len(position.unread)} before it" if position.unread else ""

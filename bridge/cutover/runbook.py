@@ -1,4 +1,4 @@
-"""This deployment's plan, as Markdown: who goes over when, with which commands, and how to come back. Pure."""
+"""The runbook: this deployment's cut-over plan as Markdown, with order, commands, and the way back. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bridge.streams.components import FILE
 
 @dataclass(frozen=True, slots=True)
 class RunbookMapping:
-    """A component in one mapping: the roles it writes as, and which side it reads and writes now."""
+    """A component in one mapping, for the runbook: the roles it writes as, and which side it reads and writes now."""
 
     component: str
     mapping: str
@@ -21,7 +21,7 @@ class RunbookMapping:
 
 
 def ordered(parts: Sequence[RunbookMapping]) -> list[RunbookMapping]:
-    """In which order they go: who only reads first, then who writes as the fewest roles."""
+    """Sorts the runbook's components in the order of their cut-over: readers alone first, then by fewest roles."""
     return sorted(parts, key=lambda part: (len(part.roles), part.component, part.mapping))
 
 
@@ -29,7 +29,9 @@ def runbook(
     parts: Sequence[RunbookMapping], streams: MappingType[str, str], others: MappingType[str, str], *,
     redis: str, root: str, durable: str, at: str,
 ) -> str:  # fmt: skip
-    """The Markdown. `streams`: each mapping's stream; `others`: the kind of those whose readers are not switched.
+    """Renders the runbook of a deployment's cut-over as Markdown.
+
+    `streams`: each mapping's stream; `others`: the kind of those whose readers are not switched.
 
     `durable`: what is wrong with Redis's safety, empty: nothing.
     """

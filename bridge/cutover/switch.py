@@ -1,7 +1,7 @@
-"""One switch of one component (DESIGN §6.6): asked for, paused, translated, journaled, made.
+"""Makes one switch of one component (DESIGN §6.6): asked for, paused, translated, journaled, made.
 
-Until the journal has it, whatever fails leaves all as it was: the request lapses by itself. From there on it is made,
-by this process or by the next that starts.
+Until the journal has the switch, whatever fails leaves all as it was: the request lapses by itself. From there on the
+switch is made, by this process or by the next that starts.
 """
 
 from __future__ import annotations
@@ -51,11 +51,14 @@ from bridge.streams.components import (
 from bridge.streams.connect import Connection
 
 JOURNAL_KEYS = ("reason", "forced", "parity")
-"""What the journal says of a switch that has nothing to do with the position."""
+"""What the journal says of a switch beside its position."""
 
 
 class Switcher:
-    """Of one mapping. `wait` waits so many seconds and says whether to stop; `given` is a position said by hand."""
+    """Makes the switches of components in one mapping: plans, executes, finishes after a crash, or takes back.
+
+    `wait` waits so many seconds and says whether to stop; `given` is a position said by hand.
+    """
 
     def __init__(
         self, shared: MappingContext, settings: Settings, ledger: Ledger, connection: Connection, who: str,
@@ -70,14 +73,17 @@ class Switcher:
         self._keys = shared.keys
         self._name = shared.mapping.name
         self._positions = shared.mapping.kind.lines
-        """Whether who reads has a position that can be told on either side."""
+        """Whether the mapping's readers have a position that both sides can tell."""
 
     # -- looking ---------------------------------------------------------------------------------------------
 
     def plan(
         self, step: SwitchStep, facts: GateFacts, bounds: GateBounds, *, then: ComponentModes | None = None
     ) -> SwitchPlan:
-        """What it would do, and what speaks against it; changes nothing. `then`: when the modes are these."""
+        """Plans a switch without changing anything: what it would do, and the gate's reasons against it.
+
+        `then`: the component's modes to plan with, if not those of now.
+        """
         modes, now = look(self._connection, step.component, self._name)
         found, modes = modes, then or modes
         announced = announced_positions(self._connection, self._keys)
@@ -115,7 +121,7 @@ class Switcher:
         return plan
 
     def _lost(self, step: SwitchStep, modes: ComponentModes) -> bool:
-        """Whether Redis has lost that this component was switched, and where it writes a latest value with that."""
+        """Whether Redis has lost a component's switch of latest values: the ledger names another owner than Redis."""
         mapping = self._shared.mapping
         if not mapping.kind.latest:
             return False
@@ -132,7 +138,7 @@ class Switcher:
         return said
 
     def _of_values(self, step: SwitchStep, announced: dict[str, dict[str, Any]]) -> list[GateReason]:
-        """What else speaks against a switch of latest values."""
+        """Lists further reasons against a switch of latest values: overlapping mappings, writers on the other side."""
         found, path = list[GateReason](), self._shared.mapping.source.path
         if not self._shared.mapping.kind.latest:
             return found
@@ -150,10 +156,13 @@ class Switcher:
         return found
 
     def finish(self, step: SwitchStep, number: int) -> str:
-        """Makes a switch that was decided, and says what became of it. Raises BridgeError: it cannot be made, now."""
+        """Makes a switch that was decided before, by the journal's entry, and says what became of it.
+
+        Raises BridgeError: it cannot be made, now.
+        """
         while True:
             modes, _ = look(self._connection, step.component, self._name)
-            facts = facts_of(self._ledger, number)  # after the look: whoever makes it has written its token before
+            facts = facts_of(self._ledger, number)  # after the look: a process that makes it noted its token before
             if facts["state"] != "decided":
                 return "is settled"
             if modes.epoch >= int(facts["epoch"]):
@@ -165,12 +174,12 @@ class Switcher:
                 amend(self._ledger, number, facts | {"state": "done"})
                 return "is made"
             self._wait(LOOK_PAUSE)  # the component still waits, or somebody else switches it
-        self._settle(self._asked(step, facts), made=False)  # it is asked anew
+        self._settle(self._asked(step, facts), made=False)  # `execute` asks anew
         self.execute(step, modes.epoch, {name: facts.get(name) for name in JOURNAL_KEYS if name in facts}, number)
         return "is made"
 
     def take_back(self, step: SwitchStep, number: int, why: BridgeError) -> str:
-        """A switch that was decided cannot be made: it is no more, unless it has been made."""
+        """Takes back a switch that was decided and cannot be made, unless it was made; says what became of it."""
         modes, _ = look(self._connection, step.component, self._name)
         facts = facts_of(self._ledger, number)
         if facts["state"] != "decided":
@@ -188,7 +197,7 @@ class Switcher:
         return "was made" if made else "was overtaken"
 
     def _asked(self, step: SwitchStep, facts: dict[str, Any]) -> SwitchRequest | None:
-        """What a switch that was decided had asked."""
+        """Rebuilds the request that a switch which was decided had made to the bridge; None where it had made none."""
         if facts.get("asked") is None:
             return None
         return asked_of(step, str(facts["token"]), self._shared, self._ledger, both=True)
@@ -201,7 +210,10 @@ class Switcher:
             asked.undo()
 
     def _flipped_now(self, step: SwitchStep, modes: ComponentModes, facts: dict[str, Any]) -> bool:
-        """Whether a switch that the component still waits for could be made with what was found out for it."""
+        """Makes a decided switch for which the component still waits, with the position that the journal has.
+
+        Returns whether the switch was made.
+        """
         bookmark, after = self._where.bookmark(step), modes.after(step.side, step.to)
         back = step.side == READS and not step.forth
         pending = PendingSwitch(alive=True, held=step.side == READS and bookmark.lock(), position=facts["position"])
@@ -222,10 +234,10 @@ class Switcher:
     # -- switching -------------------------------------------------------------------------------------------
 
     def execute(self, step: SwitchStep, epoch: int, facts: dict[str, Any], number: int | None = None) -> SwitchReport:
-        """Makes the switch, if nothing was switched since `epoch`.
+        """Makes a switch, if nothing was switched since `epoch`.
 
         `facts` go into the journal; `number` is the entry of a switch that was decided before and is made now. Raises
-        Refused, BridgeError: nothing was changed; or NotYet: it is decided, and will be made.
+        SwitchRefused, BridgeError: nothing was changed; or NotYet: it is decided, and will be made.
         """
         began, token = time.monotonic(), secrets.token_hex(6)
         wish = SwitchInProgress(token, step.side, step.to, self._who, 0)
@@ -285,12 +297,12 @@ class Switcher:
         )
 
     def _made(self, step: SwitchStep, after: ComponentModes) -> bool:
-        """Whether another process made it meanwhile, that had found it in the journal."""
+        """Whether another process made the switch meanwhile, which it had found in the journal."""
         now, _ = look(self._connection, step.component, self._name)
         return now.epoch == after.epoch and getattr(now, step.side) == step.to
 
     def _take_back(self, step: SwitchStep, token: str) -> None:
-        """Leaves all as it was; what cannot be taken back lapses."""
+        """Gives up a failed switch in Redis, and drops a group made for it; what cannot be taken back lapses."""
         try:
             given_up = give_up(self._connection, step.component, self._name, token)
             if given_up and step.forth and step.side == READS:
@@ -340,7 +352,10 @@ class Switcher:
         return pending
 
     def _held(self, step: SwitchStep, token: str, bookmark: Bookmark, alive: list[ComponentWorker]) -> bool:
-        """Whether the bookmark is ours, because no process of it reads files now."""
+        """Whether a switch of reads may write the component's bookmark: locks it if no process of it reads files now.
+
+        Raises BridgeError: a process holds the bookmark and does not answer.
+        """
         if any(worker.following and worker.reads == FILE for worker in alive):
             return False
         if not bookmark.lock():

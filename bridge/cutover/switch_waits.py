@@ -1,4 +1,4 @@
-"""What a switch waits for between asking and deciding: the component, both directions, and whoever carries.
+"""Waits of a switch between asking and deciding: for the component, both directions, and the bridge's processes.
 
 Each wait ends in a BridgeError when it takes too long, or somebody else took the switch.
 """
@@ -27,7 +27,7 @@ from bridge.streams.stream_metadata import read_books
 
 HOLD_MS = 5_000
 LONG_HOLD_MS = 60_000
-"""How long a component waits for an operator that is gone, in milliseconds; and during what takes long."""
+"""Milliseconds for which a component waits for an operator that is gone; `LONG_HOLD_MS`: during slow steps."""
 
 SWITCH_SECONDS = 20.0
 """Seconds in which the component must pause, and both directions catch up, before a switch is given up."""
@@ -39,17 +39,20 @@ NEWEST_ENTRIES = 2000
 
 
 class SwitchRefused(BridgeError):
-    """The gate is closed, or somebody else switches: nothing was changed."""
+    """A switch was refused: the gate is closed, or somebody else switches; nothing was changed."""
 
     exit_code = 3
 
 
 class SwitchTakenOver(SwitchRefused):
-    """Somebody else switches, or has."""
+    """A switch was refused because somebody else is switching the component, or has done so."""
 
 
 class SwitchWaits:
-    """Of one switch, known by its token. `wait` waits so many seconds."""
+    """Waits, for one switch that its token names, until component and bridge are ready for it.
+
+    `wait` waits so many seconds.
+    """
 
     def __init__(
         self, shared: MappingContext, ledger: Ledger, connection: Connection, wait: Callable[[float], object],
@@ -66,7 +69,10 @@ class SwitchWaits:
         self._until = time.monotonic() + SWITCH_SECONDS
 
     def ask(self, asked: SwitchRequest, *, equal: bool) -> None:
-        """Asks it, and waits until all who carry know, and wait themselves. `equal`: both sides must be so then."""
+        """Puts a switch's request to the bridge, and waits until everyone that carries has noted it, and waits too.
+
+        `equal`: both sides must hold the same then. The request is taken back if anything fails.
+        """
         self._until = time.monotonic() + SWITCH_SECONDS
         failpoint("switch.asked.before")
         asked.ask()
@@ -82,14 +88,14 @@ class SwitchWaits:
             raise
 
     def hold(self, hold_ms: int = HOLD_MS) -> None:
-        """The switch holds for so many milliseconds from now. Raises Refused: it has lapsed."""
+        """Extends the switch's lease in Redis to so many milliseconds from now. Raises SwitchRefused: it has lapsed."""
         if not hold(self._connection, self._step.component, self._name, self._token, hold_ms):
             raise SwitchRefused(
                 "the switch took too long and lapsed", where=str(self._step), hint="nothing was changed; try again"
             )
 
     def paused(self) -> list[ComponentWorker]:
-        """The component's workers, when all that live have said that they wait."""
+        """Waits until all living workers of the component have said that they pause for the switch; returns them."""
         while True:
             self.hold()
             _, now = look(self._connection, self._step.component, self._name)
@@ -105,7 +111,7 @@ class SwitchWaits:
             self._wait(LOOK_PAUSE)
 
     def await_cursors(self) -> None:
-        """Waits until the mirror has passed what stands in the stream now, then forward what stands in the files."""
+        """Waits for a switch until the mirror passes what the stream holds now, then forward what the files hold."""
         newest = self._newest_born()
         while self._shared.mapping.mirror is not None:
             memory = stream_memory(self._ledger, self._keys.stream.decode())
@@ -121,12 +127,12 @@ class SwitchWaits:
             self._patiently("forward did not catch up")
 
     def await_equal(self) -> None:
-        """Waits until both sides hold the same; where there are no cursors, they are compared."""
+        """Waits, before a switch of a mapping without cursors, until a comparison finds both sides equal."""
         while not self._agree():
             self._patiently("both sides did not come to hold the same")
 
     def _agree(self) -> bool:
-        """Whether parity says equal of this mapping, and nothing is under way."""
+        """Whether parity, while the switch waits, finds both sides of the mapping equal and nothing in flight."""
         self.hold(LONG_HOLD_MS)
         dial = dialler(self._shared.settings, may_start=False)
         check = check_of(self._shared.mapping)
@@ -144,7 +150,7 @@ class SwitchWaits:
         self._wait(LOOK_PAUSE)
 
     def _newest_born(self) -> EntryId:
-        """The newest Redis-born entry; where there is none near the end, the stream's last ID."""
+        """Finds the newest Redis-born entry, for which a switch waits; the stream's last ID if none is near the end."""
         last = stream_info(self._connection, self._keys.stream).last_id
         for count, entry in enumerate(entries_back(self._connection, self._keys.stream, format_id(last))):
             if ORIGIN_FIELD not in entry.fields:
@@ -154,7 +160,7 @@ class SwitchWaits:
         return ZERO_ID
 
     def _whole_end(self, name: str) -> Position | None:
-        """Behind the last whole line of a file; None when it has none."""
+        """Finds where the last whole line of a file ends, up to which a switch waits for forward; None: it has none."""
         tail = self._shared.tail(name, self._ledger)
         tail.look()
         generation = tail.current()
@@ -168,7 +174,7 @@ class SwitchWaits:
         return None
 
     def went_on(self, epoch: int) -> bool:
-        """Whether the component is seen to go on in the new epoch."""
+        """Waits after a switch until the component is seen to go on in the new epoch; returns whether it was."""
         until = time.monotonic() + SWITCH_SECONDS
         while time.monotonic() < until:
             _, now = look(self._connection, self._step.component, self._name)

@@ -1,1 +1,1 @@
-"""The old bank: following, identifying and appending to files. Knows nothing of Redis."""
+"""The file side of the bridge: follows, identifies and appends to the files of sources. Knows nothing of Redis."""

@@ -13,43 +13,47 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 ANCHORS = 2
-"""So many lines that stand once in each file must be in a run, for its lines to be those of before.
+"""How many anchors (lines that stand once in each file) a run must hold, for its lines to be the ones carried before.
 
-One is enough in a run between two such, or between the beginning of both files and such a one: what stands there can
-only be what an editor left, as programs write at the end.
+One anchor is enough in a run between two such runs, or between the beginning of both files and such a run: an editor
+left what stands there, as programs write at the end.
 """
 
 BYTES = 4096
-"""Or so many bytes of different lines."""
+"""How many bytes of different lines a run with fewer than `ANCHORS` anchors must hold instead."""
 
 ENOUGH = 4
-"""So many anchors must be in the only run, or in several that hold half of a file; unless all hold `BYTES`, or the
-greater part of both files.
+"""How many anchors the only run must hold, or several runs that hold half of a file.
 
-A program that begins its log anew writes some of the same first and last lines each time, without a time in them.
+Fewer are enough where all runs hold `BYTES`, or the greater part of both files. A program that begins its log anew
+writes some of the same first and last lines each time, without a time in them.
 """
 
 MOST_CHANGES = 1000
-"""So many lines, at most, may differ of what a person says is an edit, where no line that stands once helps."""
+"""How many lines, at most, may differ where a person says that a file was edited, and no anchor helps."""
 
 SAMPLE_LINES = 1 << 16
-"""About so many lines of a stretch are laid beside those of the other file at once; of a longer one some stand for
-all, the same ones on both sides."""
+"""About how many lines of a stretch are compared at once with those of the other file.
+
+A longer stretch is sampled: the same lines on both sides stand for all.
+"""
 
 EXACT_LINES = 1 << 18
-"""Up to so many lines the occurrences of each are counted; above, a table of fixed size tells those that surely stand
-once."""
+"""The number of lines in a file up to which the occurrences of each line are counted exactly.
+
+Above it, a table of fixed size tells the lines that surely stand once.
+"""
 
 TABLE = 1 << 25
-"""Bytes of that table, at most."""
+"""Bytes, at most, of the table that counts the lines of a file with more than `EXACT_LINES`."""
 
 Keys = Sequence[int]
-"""A number for each line of a file, in order: the same for equal lines, another for others."""
+"""A number for each line of a file, in order: equal lines have the same number, different lines different ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class MatchedRun:
-    """Lines that stand one behind the other in both files: `count` of them, from the `old`-th and the `new`-th on."""
+    """A run of an alignment: `count` lines that follow each other in both files, from the `old`-th and `new`-th on."""
 
     old: int
     new: int
@@ -58,9 +62,10 @@ class MatchedRun:
 
 @dataclass(frozen=True, slots=True)
 class Alignment:
-    """How two files are aligned: the runs that are passed over, in order.
+    """The alignment of two files: the runs of equal lines that are passed over as carried before, in order.
 
-    `anchors` in them; `shared`, where there are no runs: how many lines of the new file stand in the old one as well.
+    `anchors` is their number in the runs; `shared`, where there are no runs: how many lines of the new file stand in
+    the old one as well.
     """
 
     runs: tuple[MatchedRun, ...]
@@ -68,12 +73,12 @@ class Alignment:
     shared: int = 0
 
     def passed(self) -> int:
-        """How many lines are passed over."""
+        """Counts the lines that an alignment passes over."""
         return sum(run.count for run in self.runs)
 
 
 def align(old: Keys, new: Keys, size: Callable[[int], int]) -> Alignment:
-    """Aligns the lines of two files; `size` tells how many bytes a line of the new one takes.
+    """Aligns the lines of an old and a new file of a log; `size` tells how many bytes a line of the new one takes.
 
     Linear in the larger file but for what stands between runs. In both the patience method (B. Cohen) finds the runs:
     lines that stand once in each stretch, in order, and what is equal before and behind each.
@@ -82,7 +87,7 @@ def align(old: Keys, new: Keys, size: Callable[[int], int]) -> Alignment:
     once_old, once_new = _once(old), _once(new)
 
     def anchors(run: MatchedRun, most: int) -> list[int]:
-        """The places in a run of its first anchors."""
+        """Finds the places in an aligned run of its first anchors, the lines that stand once in each file."""
         found = []
         for n in range(run.count):
             key = old[run.old + n]
@@ -93,7 +98,7 @@ def align(old: Keys, new: Keys, size: Callable[[int], int]) -> Alignment:
         return found
 
     def content(run: MatchedRun) -> int:
-        """How many bytes the different lines of a run take, up to `BYTES`."""
+        """Counts the bytes that the different lines of an aligned run take, up to `BYTES`."""
         seen, total = set[int](), 0
         for n in range(run.count):
             if (key := new[run.new + n]) not in seen:
@@ -112,7 +117,7 @@ def align(old: Keys, new: Keys, size: Callable[[int], int]) -> Alignment:
         kept[-1] = _to_the_last_anchor(kept[-1], old, once_old, once_new)
     weight = sum(len(anchors(run, ENOUGH)) for run in kept)
     if len(kept) == 1 and (kept[0].old, kept[0].new) == (0, 0) and kept[0].count < len(old):
-        # The first lines alone are what a log that is begun anew has too, however many they are.
+        # A log that is begun anew may repeat the first lines of the old one, however many: those alone prove nothing.
         mostly = 4 * kept[0].count >= 3 * max(len(old), len(new))
         return (
             Alignment(tuple(kept), weight)
@@ -128,9 +133,9 @@ def align(old: Keys, new: Keys, size: Callable[[int], int]) -> Alignment:
 
 
 def in_order(old: Keys, new: Keys) -> Alignment:
-    """Aligns the lines of two files as one who knows that one is the other, edited: every run in order counts.
+    """Aligns the lines of two files of which a person says that one is the other, edited: every run in order counts.
 
-    What the lines that stand once leave open is aligned with as few changes as there can be, up to `CHANGES`.
+    What the lines that stand once leave open is aligned with as few changes as there can be, up to `MOST_CHANGES`.
     """
     runs = _joined(_runs(old, new))
     edges = [MatchedRun(0, 0, 0), *runs, MatchedRun(len(old), len(new), 0)]
@@ -142,7 +147,7 @@ def in_order(old: Keys, new: Keys) -> Alignment:
 
 
 def ascending(values: Sequence[int]) -> list[int]:
-    """The places of a longest strictly ascending subsequence (patience sorting)."""
+    """Finds the places of a longest strictly ascending subsequence, to align lines in order (patience sorting)."""
     ends: list[int] = []
     last: list[int] = []
     before: list[int] = [-1] * len(values)
@@ -162,7 +167,7 @@ def ascending(values: Sequence[int]) -> list[int]:
 
 
 def _fewest_changes(old: Keys, new: Keys, part: tuple[int, int, int, int]) -> list[MatchedRun]:
-    """Finds equal lines of two stretches so that the fewest others are left (E. Myers' O(ND) difference algorithm)."""
+    """Aligns two stretches of lines so that the fewest differ (E. Myers' O(ND) difference algorithm)."""
     a, b, c, d = part
     furthest, steps = {1: 0}, list[dict[int, int]]()
     for changes in range(min(MOST_CHANGES, b - a + d - c) + 1):
@@ -181,7 +186,7 @@ def _fewest_changes(old: Keys, new: Keys, part: tuple[int, int, int, int]) -> li
 
 
 def _walked_back(steps: list[dict[int, int]], part: tuple[int, int, int, int]) -> list[MatchedRun]:
-    """The runs on the way that the difference algorithm found, from its end back to its beginning."""
+    """Collects the aligned runs on the path of the difference algorithm, from its end back to its beginning."""
     a, b, c, d = part
     found, x, y = list[MatchedRun](), b - a, d - c
     for changes in range(len(steps) - 1, -1, -1):
@@ -199,7 +204,7 @@ def _walked_back(steps: list[dict[int, int]], part: tuple[int, int, int, int]) -
 def _to_the_last_anchor(
     run: MatchedRun, old: Keys, once_old: Callable[[int], bool], once_new: Callable[[int], bool]
 ) -> MatchedRun:
-    """Leaves out what follows a run's last anchor: lines of before may have been cut off there, and written again."""
+    """Cuts an aligned run off behind its last anchor: old lines may have been cut off there, and written again."""
     for n in range(run.count - 1, -1, -1):
         key = old[run.old + n]
         if once_old(key) and once_new(key):
@@ -208,7 +213,10 @@ def _to_the_last_anchor(
 
 
 def _once(keys: Keys) -> Callable[[int], bool]:
-    """Makes what tells whether a line stands once in a file; of a long one it may say no although it does."""
+    """Makes a function that tells whether a line of an aligned file stands once in the file.
+
+    Of a long file it may say no although the line does.
+    """
     if len(keys) <= EXACT_LINES:
         counted = Counter(keys)
         return lambda key: counted[key] == 1
@@ -221,19 +229,22 @@ def _once(keys: Keys) -> Callable[[int], bool]:
 
 
 def _shared(old: Keys, new: Keys) -> int:
-    """How many lines of the new file stand in the old one as well; of a long old one, at least."""
+    """Counts the lines of the new file that stand in the old one as well, where both cannot be aligned.
+
+    Of a long old file the count is a lower bound.
+    """
     mask = _mask(len(old))
     some = {key for key in old if not key & mask}
     return sum(key in some for key in new)
 
 
 def _mask(length: int) -> int:
-    """Which bits of a line's number must be 0, that it stands for those around it."""
+    """Makes the mask that samples lines for an alignment: a line whose number has no bit of it stands for others."""
     return (1 << max(0, (length // SAMPLE_LINES).bit_length())) - 1
 
 
 def _joined(runs: list[MatchedRun]) -> list[MatchedRun]:
-    """Joins runs that follow each other in both files."""
+    """Joins the runs of an alignment that follow each other in both files."""
     found: list[MatchedRun] = []
     for run in sorted(runs, key=lambda run: run.new):
         last = found[-1] if found else None
@@ -245,7 +256,7 @@ def _joined(runs: list[MatchedRun]) -> list[MatchedRun]:
 
 
 def _runs(old: Keys, new: Keys) -> list[MatchedRun]:
-    """Finds runs of equal lines, in order in both files."""
+    """Finds the runs of equal lines, in order in both files, that an alignment is made of."""
     found: list[MatchedRun] = []
     todo = [(0, len(old), 0, len(new))]
     while todo:
@@ -265,7 +276,7 @@ def _runs(old: Keys, new: Keys) -> list[MatchedRun]:
             todo += [
                 (i, run.old, j, run.new) for (i, j), run in zip(edges, anchored, strict=False)
             ] + [(edges[-1][0], b, edges[-1][1], d)]  # fmt: skip
-        elif _mask(max(b - a, d - c)):  # what stands for the others has gone: the nearest lines, at either end
+        elif _mask(max(b - a, d - c)):  # no sampled line matches: try the lines nearest to either end
             near = SAMPLE_LINES // 2
             todo.append((a, min(b, a + near), c, min(d, c + near)))
             todo.append((max(min(b, a + near), b - near), b, max(min(d, c + near), d - near), d))
@@ -273,7 +284,7 @@ def _runs(old: Keys, new: Keys) -> list[MatchedRun]:
 
 
 def _anchored(old: Keys, new: Keys, part: tuple[int, int, int, int]) -> Iterator[MatchedRun]:
-    """Finds runs around lines that stand once in each of two stretches, in order."""
+    """Finds runs to align around anchors: lines that stand once in each of two stretches, in order."""
     a, b, c, d = part
     mask = _mask(max(b - a, d - c))
     here, there = _single(old, a, b, mask), _single(new, c, d, mask)
@@ -282,7 +293,7 @@ def _anchored(old: Keys, new: Keys, part: tuple[int, int, int, int]) -> Iterator
     for n in ascending([i for _, i in both]):
         j, i = both[n]
         if i < low_old or j < low_new:
-            continue  # in the run before
+            continue  # already inside the previous run
         back = _alike(old, new, i, j, min(i - low_old, j - low_new), -1)
         on = _alike(old, new, i, j, min(b - i, d - j))
         yield MatchedRun(i - back, j - back, back + on)
@@ -290,7 +301,7 @@ def _anchored(old: Keys, new: Keys, part: tuple[int, int, int, int]) -> Iterator
 
 
 def _single(keys: Keys, begin: int, end: int, mask: int) -> dict[int, int]:
-    """Where those lines of a stretch stand that stand once in it, of those whose number has no bit of the mask."""
+    """Finds the places of the lines that stand once in a stretch to align, among those that the mask samples."""
     places: dict[int, int] = {}
     for i, key in enumerate(keys[begin:end], begin):
         if not key & mask:
@@ -299,7 +310,7 @@ def _single(keys: Keys, begin: int, end: int, mask: int) -> dict[int, int]:
 
 
 def _alike(old: Keys, new: Keys, i: int, j: int, most: int, step: int = 1) -> int:
-    """How many lines from these places on are the same in both files, at most `most`; with -1 how many before them."""
+    """Counts the equal lines of two files to align from two places on, at most `most`; step -1: before the places."""
     n, some = 0, 16
     while n < most:
         some = min(some, most - n)

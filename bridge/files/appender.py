@@ -17,7 +17,7 @@ from bridge.core.errors import TargetError
 
 
 class Appender:
-    """One file that lines are appended to, opened for that and created when it does not exist.
+    """The appender of one file that lines are appended to: opens the file, and creates one that does not exist.
 
     Never follows a link below `root`.
     """
@@ -33,12 +33,12 @@ class Appender:
         self.identity = (now.st_dev, now.st_ino)
 
     def size(self) -> int:
-        """The size in bytes that the file which is appended to has now. Raises TargetError."""
+        """Returns the size in bytes of the appender's file. Raises TargetError."""
         return self._stat().st_size
 
     @property
     def nameless(self) -> bool:
-        """Whether no name leads to the open file any more, so that what is appended to it is nowhere.
+        """Whether no name leads to the appender's open file any more, so that lines appended to it would be lost.
 
         Raises TargetError.
         """
@@ -51,7 +51,7 @@ class Appender:
             raise target_error(error, self.path) from None
 
     def still_there(self) -> bool:
-        """Whether the path still names the file that is open for appending: it was not rotated, replaced or deleted."""
+        """Whether the path still names the appender's open file: it was not rotated, replaced or deleted."""
         try:
             now = os.stat(self.path)
         except OSError:
@@ -59,7 +59,7 @@ class Appender:
         return (now.st_dev, now.st_ino) == self.identity
 
     def ends_whole(self) -> bool:
-        """Whether the file that is appended to is empty or ends with a newline, so that a line may follow.
+        """Whether the appender's file is empty or ends with a newline, so that a line may follow.
 
         Raises TargetError.
         """
@@ -67,7 +67,7 @@ class Appender:
         return size == 0 or self._read(1, size - 1) == b"\n"
 
     def holds(self, start: int, data: bytes) -> bool:
-        """Whether the bytes `data` stand at offset `start` of the file that is appended to. Raises TargetError."""
+        """Whether the bytes `data` stand at offset `start` of the appender's file. Raises TargetError."""
         return self._read(len(data), start) == data
 
     def _read(self, size: int, offset: int) -> bytes:
@@ -77,9 +77,9 @@ class Appender:
             raise target_error(error, self.path, "read") from None
 
     def append(self, data: bytes) -> int:
-        """Appends `data` to the file in one write and returns how many bytes went in: fewer when the disk filled up.
+        """Appends `data` to the appender's file in one write and returns how many bytes went in.
 
-        `position` is their end. Raises TargetError, with nothing written.
+        Fewer went in when the disk filled up. `position` is their end. Raises TargetError, with nothing written.
         """
         try:
             written = os.write(self.fd, data)
@@ -100,7 +100,7 @@ class Appender:
             raise target_error(error, self.path) from None
 
     def try_lock(self) -> bool:
-        """Takes the exclusive flock that the legacy writers hold while they append; False while one of them has it."""
+        """Takes the exclusive flock on the appender's file that legacy writers hold to append; False: one has it."""
         try:
             fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -110,7 +110,7 @@ class Appender:
         return True
 
     def unlock(self) -> None:
-        """Gives the flock on the file back to the other writers.
+        """Releases the flock on the appender's file, so that other writers may take it.
 
         Raises TargetError: closing the file gives it back as well.
         """
@@ -120,12 +120,12 @@ class Appender:
             raise target_error(error, self.path) from None
 
     def close(self) -> None:
-        """Closes the descriptor of the file that is appended to, which gives a flock on the file back as well."""
+        """Closes the appender's file, which releases a flock on the file as well."""
         os.close(self.fd)
 
 
 def target_error(error: OSError, path: Path, what: str = "written") -> TargetError:
-    """Turns an OSError about a file that is written to into a TargetError, which says what to do about it."""
+    """Turns an OSError about a file that lines are appended to into a TargetError that says what to do about it."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     hint = (
         "make room on this disk; the mirror goes on by itself" if full else "the entries stay in the stream meanwhile"
@@ -134,7 +134,7 @@ def target_error(error: OSError, path: Path, what: str = "written") -> TargetErr
 
 
 def folder_below(root: Path, folders: Sequence[str]) -> int:
-    """Opens a folder below `root`, made where it is missing, and returns its descriptor.
+    """Opens the folder below `root` of a file to append to, makes it where it is missing, and returns its descriptor.
 
     Follows no link below `root`. Raises OSError.
     """
@@ -178,7 +178,7 @@ def _open_below(root: Path, name: str) -> int:
 
 
 def link_or(error: OSError, where: Path) -> TargetError:
-    """Turns an OSError about a file that is written to into a TargetError; of a link in the way in words."""
+    """Turns an OSError about a file to append to into a TargetError, in words where a symbolic link is in the way."""
     if error.errno == errno.ELOOP:
         hint = "let mirror.path name the file itself, below the root"
         return TargetError("is a symbolic link, which the mirror does not follow", where=str(where), hint=hint)

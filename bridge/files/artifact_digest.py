@@ -1,4 +1,4 @@
-"""Tells what an artifact is, by its content and then by its name, and takes its digest, of a large one in a thread.
+"""Tells an artifact's type, by content and then by name, and computes its digest, for a large file in a thread.
 
 A file is opened only if it is a regular one: never a device, a FIFO or a socket, and not through a link.
 """
@@ -19,7 +19,7 @@ from typing import NamedTuple
 from bridge.files.folder import FileFacts, path_of
 
 SNIFFED_BYTES = 1 << 13
-"""How many of a file's first bytes are read to tell what it is."""
+"""How many of an artifact's first bytes are read to tell its type."""
 
 HASH_BLOCK = 1 << 20
 
@@ -27,7 +27,7 @@ INLINE = 1 << 20
 """The size in bytes up to which an artifact is hashed at once, with no thread for it: a millisecond."""
 
 SURE_CONFIDENCE = 0.8
-"""The confidence from which on the signature of a file's type counts.
+"""The confidence from which on the signature of an artifact's type counts.
 
 puremagic gives 0.9 to most, and less where only a name was matched.
 """
@@ -42,7 +42,7 @@ DATA_NAMES = (".jsonl", ".parquet", ".npy", ".npz", ".arrow", ".feather", ".db",
 
 
 class KnownDigest(NamedTuple):
-    """What is known of an artifact's content: the facts of its file, its type, and its SHA-256 in hex."""
+    """The known digest of an artifact: the facts of its file, its type, and its content's SHA-256 in hex."""
 
     facts: FileFacts
     type: str
@@ -67,7 +67,7 @@ def type_of(head: bytes, name: str) -> str:
 
 
 def _signed(head: bytes, name: str) -> str:
-    """The MIME type that a signature in a file's first bytes tells; empty: none does."""
+    """Returns the MIME type that a signature in an artifact's first bytes tells; empty: none does."""
     import puremagic
 
     try:
@@ -86,7 +86,7 @@ def _is_text(head: bytes) -> bool:
 
 
 def open_inside(path: bytes) -> int | None:
-    """Opens a regular file at a path without links and returns its descriptor.
+    """Opens an artifact's file, a regular one, at a path without links and returns its descriptor.
 
     None: there is none, or it is something else by now. What counts is where the file lies that was opened: a folder
     may have become a link since the path was resolved. Raises OSError.
@@ -107,7 +107,7 @@ def open_inside(path: bytes) -> int | None:
 
 
 def inside(root: bytes, path: bytes) -> bytes | None:
-    """Resolves all links in a path that should lie inside the root; None: it leaves the root so, or nobody can tell."""
+    """Resolves all links in an artifact's path, which should lie inside the root; None: outside, or nobody can tell."""
     try:
         top, real = os.path.realpath(root), os.path.realpath(path)
     except (OSError, ValueError):
@@ -116,9 +116,10 @@ def inside(root: bytes, path: bytes) -> bytes | None:
 
 
 def looked_at(real: bytes | None, path: bytes) -> tuple[str, str]:
-    """Says whether an artifact is present, missing or outside the root (where `real`, its path without links, is None).
+    """Says whether an artifact is present, missing or outside the root, and of which type it is.
 
-    And what it is, image, text or another type: by its first bytes if it is inside, else by its name.
+    `real` is its path without links; None: outside. The type is told by its first bytes if it is inside, else by its
+    name.
     """
     name = os.fsdecode(path)
     if real is None:
@@ -138,7 +139,7 @@ def looked_at(real: bytes | None, path: bytes) -> tuple[str, str]:
 
 
 def hashed(path: bytes, stop: Callable[[], bool] = lambda: False) -> KnownDigest | None:
-    """Reads a whole artifact to tell its facts, type and SHA-256.
+    """Hashes the whole file of an artifact and returns its facts, type and SHA-256 digest.
 
     Returns None: it is gone, was changed meanwhile, or `stop` said so. Raises OSError.
     """
@@ -160,7 +161,7 @@ def hashed(path: bytes, stop: Callable[[], bool] = lambda: False) -> KnownDigest
 
 
 class DigestThread:
-    """Hashes large files one after the other, in a thread that gives way to all others."""
+    """Hashes large artifacts one after the other, in a thread that gives way to all others."""
 
     def __init__(self) -> None:
         self._asked: queue.SimpleQueue[tuple[bytes, FileFacts] | None] = queue.SimpleQueue()
@@ -170,7 +171,7 @@ class DigestThread:
         self._thread: Thread | None = None
 
     def ask(self, path: bytes, facts: FileFacts) -> KnownDigest | OSError | None:
-        """Asks the hashing thread what is known of an artifact whose file has these facts; None: not yet, ask again.
+        """Asks the hashing thread for the digest of an artifact whose file has these facts; None: not yet, ask again.
 
         An OSError that is returned says that the file cannot be read.
         """

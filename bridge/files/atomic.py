@@ -1,7 +1,7 @@
-"""Puts new files into a folder whole: written beside under a hidden name, synced, and renamed to a name that is free.
+"""Writes files into a folder atomically: whole under a hidden name, synced, and renamed to a name that is free.
 
 The hidden file is written before anything is promised, and is gone in the moment in which the file has its name. So
-after a crash it tells whether the file was put in place, whatever a program made of that since.
+after a crash it tells whether the file was put in place, whatever a program did with the file since.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from bridge.files.folder import FileFacts
 PREFIX, SUFFIX = ".bridge-", ".tmp"
 
 _NOT_HERE = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV, errno.EINVAL)
-"""The errors with which a system or file system answers that does not know a way to rename or link."""
+"""The errors that tell that a system or file system does not support a way to rename or link."""
 
 
 class AtomicFolder:
-    """One folder below `root` that the bridge puts whole files into, made where it is missing; never through a link.
+    """A folder below `root` into which the bridge puts whole files atomically; made where it is missing.
 
-    Raises TargetError.
+    Never through a link. Raises TargetError.
     """
 
     def __init__(self, root: Path, folder: str) -> None:
@@ -41,15 +41,15 @@ class AtomicFolder:
             raise link_or(error, self.path) from None
 
     def close(self) -> None:
-        """Closes the descriptor of the folder that files are put into."""
+        """Closes the descriptor of the folder into which files are put atomically."""
         os.close(self._fd)
         self.closed = True
 
     def write(self, mark: str, data: bytes) -> FileFacts:
-        """Writes a new file under the hidden name of its mark, whole and synced, and returns its facts.
+        """Writes a new file atomically under the hidden name of its mark, whole and synced, and returns its facts.
 
-        A hidden file that is there already stays until the new one is whole: its absence would say that it has its
-        name. Raises TargetError, with nothing left of the new one.
+        A hidden file that is there already stays until the new one is whole: its absence would say that the file has
+        its name. Raises TargetError, with nothing left of the new one.
         """
         hidden, begun = PREFIX + mark + SUFFIX, mark + "-begun"
         self.forget(begun)
@@ -71,11 +71,11 @@ class AtomicFolder:
         return facts
 
     def put(self, mark: str, name: str) -> bool:
-        """Gives the hidden file of this mark its name in the folder; False when that name is taken.
+        """Renames the hidden file of this mark atomically to its name in the folder; False when that name is taken.
 
-        Taken is a name in any case of letters, where those are one. Nothing is ever overwritten. Where the system
-        cannot rename so, the file is linked and the hidden name removed; on a file system without links an empty file
-        of our own takes the name first.
+        A name is taken also in another case of letters, where the file system does not tell cases apart. Nothing is
+        ever overwritten. Where the system has no rename that never overwrites, the file is linked and the hidden name
+        removed; on a file system without links an empty file of the bridge takes the name first.
         """
         hidden = PREFIX + mark + SUFFIX
         for way in (_rename, _link, _take):
@@ -91,7 +91,7 @@ class AtomicFolder:
         return False
 
     def replace(self, mark: str, name: str, data: bytes) -> FileFacts:
-        """Gives a file in the folder new content, at once and whole, and returns its facts.
+        """Replaces the content of a file in the folder atomically and returns its facts.
 
         The file keeps its rights. Raises TargetError.
         """
@@ -119,7 +119,7 @@ class AtomicFolder:
             raise link_or(error, self.path / name) from None
 
     def waits(self, mark: str) -> bool:
-        """Whether the hidden file of this mark is in the folder and did not get its name yet."""
+        """Whether the hidden file of this mark is in the atomic folder and did not get its name yet."""
         try:
             return os.stat(PREFIX + mark + SUFFIX, dir_fd=self._fd, follow_symlinks=False).st_nlink == 1
         except FileNotFoundError:
@@ -128,7 +128,7 @@ class AtomicFolder:
             raise link_or(error, self.path) from None
 
     def still_there(self) -> bool:
-        """Whether the path still names the folder that is open for putting files into."""
+        """Whether the path still names the folder that is open for atomic writes."""
         try:
             now, mine = os.stat(self.path), os.fstat(self._fd)
         except OSError:
@@ -136,7 +136,7 @@ class AtomicFolder:
         return (now.st_dev, now.st_ino) == (mine.st_dev, mine.st_ino)
 
     def facts(self, name: str) -> FileFacts | None:
-        """The facts of the file of this name in the folder; None when there is none."""
+        """Returns the facts of the file of this name in the atomic folder; None when there is none."""
         try:
             return FileFacts.of(os.stat(name, dir_fd=self._fd, follow_symlinks=False))
         except FileNotFoundError:
@@ -145,11 +145,11 @@ class AtomicFolder:
             raise link_or(error, self.path / name) from None
 
     def facts_of_hidden(self, mark: str) -> FileFacts | None:
-        """The facts of the hidden file of this mark in the folder; None when there is none."""
+        """Returns the facts of the hidden file of this mark in the atomic folder; None when there is none."""
         return self.facts(PREFIX + mark + SUFFIX)
 
     def holds(self, name: str, data: bytes) -> bool:
-        """Whether a file of this name is in the folder and holds just these bytes."""
+        """Whether a file of this name is in the atomic folder and holds just these bytes."""
         try:
             fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self._fd)
         except OSError:
@@ -162,7 +162,7 @@ class AtomicFolder:
             os.close(fd)
 
     def forget(self, mark: str) -> None:
-        """Removes the hidden file of this mark from the folder, if it is there."""
+        """Removes the hidden file of this mark from the atomic folder, if it is there."""
         try:
             os.unlink(PREFIX + mark + SUFFIX, dir_fd=self._fd)
         except FileNotFoundError:
@@ -171,7 +171,7 @@ class AtomicFolder:
             raise link_or(error, self.path) from None
 
     def marks(self) -> list[str]:
-        """Lists the marks of all hidden files in the folder that the bridge wrote."""
+        """Lists the marks of all hidden files that the bridge wrote in the atomic folder."""
         try:
             names = os.listdir(self._fd)  # noqa: PTH208 - of a descriptor
         except OSError as error:
@@ -186,7 +186,7 @@ def _libc() -> Any:
 
 
 def _rename(fd: int, old: str, new: str) -> None:
-    """Renames a file in one step, never over another one.
+    """Renames a file atomically, and never over another one.
 
     That is renameat2 with RENAME_NOREPLACE on Linux, renameatx_np with RENAME_EXCL on macOS.
     """
@@ -209,11 +209,11 @@ def _take(fd: int, old: str, new: str) -> None:
     try:
         os.rename(old, new, src_dir_fd=fd, dst_dir_fd=fd)
     except OSError:
-        os.unlink(new, dir_fd=fd)  # empty, and of ours
+        os.unlink(new, dir_fd=fd)  # the bridge's own empty file
         raise
 
 
 def another(name: str, mark: str) -> str:
-    """Makes another name for a file where `name` is taken: with the mark before its suffix."""
+    """Makes another name for a file to be put atomically, where `name` is taken: the mark goes before the suffix."""
     stem, dot, suffix = name.rpartition(".")
     return f"{stem}-{mark}.{suffix}" if dot else f"{name}-{mark}"

@@ -1,4 +1,4 @@
-"""When a file was made: an inode's number may be given to the next file, its time of birth is not.
+"""Reads a file's birth time: an inode's number may be given to the next file, the time of birth is not.
 
 Linux tells it by statx(2), macOS by stat(2); a file system that keeps none says 0.
 """
@@ -18,7 +18,7 @@ _BIRTH = 0x800
 """STATX_BTIME: the bit by which statx is asked for the time of birth, and says that it gave it."""
 
 _MASK_AT, _BIRTH_AT = 0, 0x50
-"""Where in struct statx the mask stands, and seconds and nanoseconds of the time of birth."""
+"""The offsets in struct statx of the mask, and of the birth time (seconds, then nanoseconds)."""
 
 
 @functools.cache
@@ -27,7 +27,7 @@ def _statx() -> Any:
 
 
 def born(file: int | str) -> int:
-    """When the file behind a descriptor or a path was made, in ns since 1970; 0 where nobody can tell."""
+    """Returns the birth time of the file behind a descriptor or a path, in ns since 1970; 0 where nobody can tell."""
     if (statx := _statx()) is not None:
         buffer = ctypes.create_string_buffer(256)
         where, name, flags = (file, b"", _AT_EMPTY_PATH) if isinstance(file, int) else (_AT_FDCWD, os.fsencode(file), 0)

@@ -26,9 +26,9 @@ from bridge.files.unicode_forms import other_form
 
 
 class Catalog:
-    """A catalog knows the files of one mapping, below `root`: those of `path`, and the `rotated` pieces. Thread-safe.
+    """The catalog of one mapping's files below `root`: those of `path`, and the `rotated` pieces. Thread-safe.
 
-    `order` is what decides the age of pieces. Take its `notices`: what is to be said of names.
+    `order` is what decides the age of pieces. The caller takes the `notices`: what is to be said of names.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Catalog:
     # -- what is there ---------------------------------------------------------------------------------------
 
     def refresh(self) -> bool:
-        """Lists the folders that changed, and sorts in what came and went; whether anything did. Raises SourceError."""
+        """Updates the catalog from folders that changed; returns whether a file came or went. Raises SourceError."""
         with self.lock:
             came, went = self._folders.refresh()
             if not came and not went:
@@ -81,7 +81,7 @@ class Catalog:
         return listed.identity
 
     def _add(self, name: str, inode: int) -> Identity | None:
-        """Takes a file into the catalog, if the mapping names it; returns its identity where it has one."""
+        """Adds a file to the catalog, if the mapping names it; returns its device and inode where the file has them."""
         raw = os.fsencode(name)
         rotated = any(pattern.fullmatch(raw) for pattern in self._rotated)
         if not rotated and not self._wanted.fullmatch(raw):
@@ -91,10 +91,10 @@ class Catalog:
             return None
         listed = NamedFile(name, self.root / name, inode < 0, rotated)
         folder, _, last = name.rpartition("/")
-        if folder not in self._folders.known:  # it went again before anybody looked
+        if folder not in self._folders.known:  # the folder is gone again
             return None
         beside = self._folders.known[folder].files
-        special = rotated or (not self.many and name == self.path)  # a number behind its name is a piece's
+        special = rotated or (not self.many and name == self.path)  # then a number at the end marks a piece
         if leftover(last, (lambda other: False) if special else beside.__contains__) and name != self.path:
             listed.aside = "an editor's or a writer's own file"
         elif not name.isprintable():
@@ -109,7 +109,7 @@ class Catalog:
             if error.errno in ABSENT:
                 del self.named[name]
                 return None
-            listed.log = name if self.many and not rotated else self._named_log(name)  # whoever opens it tells why
+            listed.log = name if self.many and not rotated else self._named_log(name)  # opening it tells why
             self._by_log.setdefault(listed.log, set()).add(name)
             return None
         if stat.S_ISDIR(now.st_mode):
@@ -131,7 +131,7 @@ class Catalog:
         return listed.identity
 
     def _other_form(self, name: str) -> None:
-        """Says of a name that the mapping would name, were it written in another of Unicode's forms."""
+        """Notices a file that the catalog leaves out because its name has another Unicode form than the mapping's."""
         if not self._forms or name.isascii() or name in self._told:
             return
         if other_form(name, (self._wanted, *self._rotated)):
@@ -148,7 +148,7 @@ class Catalog:
     # -- which log a file belongs to -------------------------------------------------------------------------
 
     def claim(self, log: str, known: GenerationRecord) -> None:
-        """Notes that a file of this device and inode was seen to be a generation of a log."""
+        """Notes in the catalog that a file of this device and inode was seen to be a generation of a log."""
         with self.lock:
             if log not in self._by_log:
                 self._belonging.add(log)
@@ -159,19 +159,19 @@ class Catalog:
                 self._assign({identity})
 
     def bring_over(self, late: dict[Identity, str]) -> None:
-        """Makes files of these devices and inodes logs of these names: a repair brings them over."""
+        """Makes files of these devices and inodes logs of these names in the catalog: a repair brings them over."""
         with self.lock:
             if late != self.late:
                 changed, self.late = {*(late.items() ^ self.late.items())}, late
                 self._assign({identity for identity, _ in changed})
 
     def forget_claims(self) -> None:
-        """Forgets which files were seen to be which generations, as the ledger was rebuilt."""
+        """Makes the catalog forget which files were seen to be which generations, as the ledger was rebuilt."""
         with self.lock:
             self._claims.clear()
 
     def leave(self, names: set[str], identities: set[Identity]) -> None:
-        """Sets the files of these names, and of these devices and inodes, aside: somebody said so of these alone."""
+        """Sets the files of these names, and of these devices and inodes, aside in the catalog, as a person said."""
         with self.lock:
             if (names, identities) == self._left:
                 return
@@ -185,7 +185,7 @@ class Catalog:
             self._assign({identity for identity in touched if identity is not None})
 
     def _assign(self, identities: set[Identity]) -> None:
-        """Says of each file with one of these identities to which log it belongs, and which of its names counts."""
+        """Assigns the files in the catalog with these identities to logs, and chooses which of their names counts."""
         guessed: list[NamedFile] = []
         for identity in identities:
             group = [self.named[name] for name in self._by_identity.get(identity, ())]
@@ -217,13 +217,13 @@ class Catalog:
             self._by_log.setdefault(log, set()).add(listed.name)
 
     def _named_log(self, name: str) -> str:
-        """The log that a rotated piece belongs to, as its name tells; a piece of none is a log by itself."""
+        """Finds the log in the catalog that a rotated piece belongs to by name; a piece of none is a log by itself."""
         if not self.many:
             return self.path
         return self._belonging.log_of(name) or name
 
     def is_log(self, name: str) -> bool:
-        """Whether a file of this path below the root would be a log of the mapping's, by its name."""
+        """Whether the catalog takes a file of this path below the root for a log of the mapping's, by its name."""
         raw = os.fsencode(name)
         if not name.isprintable() or not self._wanted.fullmatch(raw):
             return False
@@ -232,10 +232,10 @@ class Catalog:
     # -- what is asked ---------------------------------------------------------------------------------------
 
     def sweep(self) -> tuple[list[NamedFile], set[str]]:
-        """Looks at every file that the mapping names: returns those whose facts are others than at the last sweep.
+        """Looks at every file in the catalog: returns those whose facts changed since the last sweep, and their logs.
 
-        A file that is new is among them. And the logs that these belong to, or whose files went. Raises SourceError: a
-        folder could not be listed.
+        A file that is new is among them. The logs are those that these files belong to, or whose files went. Raises
+        SourceError: a folder could not be listed.
         """
         with self.lock:
             self.refresh()
@@ -262,32 +262,35 @@ class Catalog:
             if turned:
                 self._assign(turned)
             if not self.many and self.path not in self.named:
-                self._lost.add(self.path)  # whoever looks there tells what is wrong
+                self._lost.add(self.path)  # whoever looks at that log reports what is wrong
             logs, self._lost = self._lost | {listed.log for listed in changed if listed.log is not None}, set()
             return changed, logs
 
     def known(self, listed: NamedFile) -> GenerationRecord | None:
-        """What is known of the generation that a file was seen to be; None: it is none that anybody knows."""
+        """Returns the record of the generation that a file in the catalog was seen to be; None: of no known one."""
         return self._claims.known(listed.identity, listed.log or "", listed.name)
 
     def lying(self, log: str, but: Identity) -> set[int]:
-        """The generations of a log, by number, of which a file lies there: not those that only this inode would be."""
+        """Returns the numbers of a log's generations of which the catalog has a file, other than the inode `but`."""
         mine = (listed for listed in self.named.values() if listed.log == log and not listed.aside)
         found = (self.known(listed) for listed in mine if listed.identity != but)
         return {known.number for known in found if known is not None}
 
     def that_begin(self, length: int, head: str, but: str) -> list[str]:
-        """The files of logs that were seen to begin with so many bytes of this digest, but the one of this name."""
+        """Finds the files in the catalog seen to begin with so many bytes of this digest, but the one named `but`."""
         with self.lock:
             found = [self._by_identity.get(identity, ()) for identity in self._claims.that_begin((length, head))]
             return sorted(name for names in found for name in names if name != but and not self.named[name].of)
 
     def is_claimed(self, identity: Identity) -> bool:
-        """Whether a file of this device and inode was ever seen to be a generation of a log."""
+        """Whether the catalog ever noted a file of this device and inode as a generation of a log."""
         return self._claims.any_of(identity)
 
     def logs(self, known: Iterable[str] = ()) -> list[str]:
-        """The mapping's logs: its path, or every one that has files, and those that are `known`. Raises SourceError."""
+        """Lists the logs in the catalog: the mapping's path, or every log that has files, and those that are `known`.
+
+        Raises SourceError.
+        """
         if not self.many:
             return [self.path, *sorted(self.late.values())]
         with self.lock:
@@ -296,11 +299,11 @@ class Catalog:
             return sorted(found | {name for name in known if self.is_log(name)})
 
     def has(self, log: str) -> bool:
-        """Whether any file of a log lay there at the last refresh."""
+        """Whether the catalog had any file of a log at its last refresh."""
         return bool(self._by_log.get(log))
 
     def names(self) -> list[str]:
-        """Every file that the mapping names, sorted by its path below the root. Raises SourceError."""
+        """Lists every file in the catalog, sorted by its path below the root. Raises SourceError."""
         with self.lock:
             self.refresh()
             return sorted(self.named)
@@ -310,8 +313,10 @@ class Catalog:
         return path.removeprefix(f"{self.root}/") in self.named
 
     def log_at(self, path: str) -> str | None:
-        """The log to which the file of this absolute path belongs, or would as its name tells; None: it is no file of
-        the mapping's."""
+        """Finds the log that the catalog gives the file of this absolute path, or would by its name.
+
+        None: it is no file of the mapping's.
+        """
         name = path.removeprefix(f"{self.root}/")
         if name == path:
             return None
@@ -326,9 +331,9 @@ class Catalog:
         return self._named_log(name) if any(pattern.fullmatch(raw) for pattern in self._rotated) else None
 
     def files_of(self, log: str) -> dict[Path, Identity]:
-        """Maps the path of every file of a log that lies there now to the device and inode behind it.
+        """Maps the path of every file that the catalog has of a log now to the device and inode behind the path.
 
-        Of a piece and what is packed of it beside it one counts: the plain one. Raises SourceError.
+        Of a piece and its compressed form beside it only one counts: the plain one. Raises SourceError.
         """
         with self.lock:
             self.refresh()
@@ -343,14 +348,14 @@ class Catalog:
             if short != name:
                 beside = [f"{short}{suffix}" for suffix in COMPRESSED]
                 if short in plain or any(other in names for other in beside[: beside.index(name)]):
-                    continue  # it is being packed, or packed anew, or was and the other was kept
+                    continue  # a plain file, or a preferred compressed one, lies beside it
             now = stat_of(path)
             if now is not None and (name == log or stat.S_ISREG(now.st_mode)):
                 found[path] = (now.st_dev, now.st_ino)
         return found
 
     def at_path(self, log: str) -> os.stat_result | None:
-        """What stat says of the file at a log's own path; None: there is none, or it is another log's.
+        """Returns the stat of the file at a log's own path; None: there is none, or the catalog has it in another log.
 
         Raises SourceError.
         """
@@ -365,7 +370,7 @@ class Catalog:
             return now if listed is not None and listed.log == log and not listed.of else None
 
     def globbed(self) -> set[Path]:
-        """The files that the mapping's globs find, but for those that are never read; not as the catalog lists them."""
+        """Lists the files that the mapping's globs find, but for those never read, for comparison with the catalog."""
         found = {path for pattern in self._patterns for path in self.root.glob(pattern)}
         kept = set()
         for path in found:
@@ -375,11 +380,11 @@ class Catalog:
         return kept
 
     def lies(self, identity: Identity) -> bool:
-        """Whether any file that the mapping names has this device and inode, as of the last refresh."""
+        """Whether any file in the catalog has this device and inode, as of the last refresh."""
         return bool(self._by_identity.get(identity))
 
     def marks(self) -> tuple[int, ...]:
-        """The times at which the mapping's folders changed: while they stand, no file has another name.
+        """Returns the times at which the catalog's folders changed: while the times stand, no file has another name.
 
         0 stands in it where another change may have the same time.
         """

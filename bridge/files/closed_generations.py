@@ -1,4 +1,4 @@
-"""The generations of a source that were carried to their end: their files may grow still.
+"""Closed generations of a source: they were carried to their end, but their files may still grow.
 
 A program that keeps its descriptor writes on to a file that was renamed long ago.
 """
@@ -14,13 +14,13 @@ from bridge.files.generation_index import GenerationIndex
 from bridge.files.source_paths import PathsProvider
 
 KEPT_LATE = 4
-"""How many finished generations of a source stay open, so that what is written to a deleted one is seen as well."""
+"""How many closed generations of a source stay open, so that what is written to a deleted file is seen as well."""
 
 
 class ClosedGenerations:
-    """The generations of one source that were carried to their end, and whose files may grow still.
+    """The closed generations of one source: carried to their end, while their files may still grow.
 
-    `held` are those that are open.
+    `held` are those whose files are open.
     """
 
     def __init__(self, survey: PathsProvider, register: GenerationIndex) -> None:
@@ -28,18 +28,18 @@ class ClosedGenerations:
         self._survey = survey
         self._register = register
         self._lying: dict[int, Path] = {}
-        """Where the finished generations lie that are not packed, by number."""
+        """The paths of closed generations that are not packed, by number."""
         self._marks: tuple[int, ...] | None = None
 
     def add(self, done: Generation) -> None:
-        """Takes in a generation that was carried to its end, and closes the oldest ones that are one too many."""
+        """Adds a generation that was carried to its end to the closed ones; closes the oldest files over the limit."""
         self.held.append(done)
         self._marks = None
         while len(self.held) > KEPT_LATE:
             self.held.pop(0).close()
 
     def drop_replaced(self) -> None:
-        """Closes finished generations whose files hold another content by now, copied over them in place.
+        """Closes the files of closed generations that hold another content by now, copied over them in place.
 
         The file may be another generation. Raises SourceError.
         """
@@ -48,17 +48,17 @@ class ClosedGenerations:
             generation.close()
 
     def mend(self, opened: set[tuple[int, int]], say_once: Callable[[str, str], None]) -> None:
-        """Opens a finished generation whose compressed file was damaged and is whole now, to go on where it ended.
+        """Opens a closed generation whose compressed file was damaged and is whole now, to go on where it ended.
 
-        `opened` are the inodes of those that are read. What was never carried and is no newer is told of. Raises
-        SourceError.
+        `opened` are the inodes of the generations that are read. Says of a file that was never carried and is no newer
+        that it is left alone. Raises SourceError.
         """
         rotated, fresh = self._survey.take()
         held = {generation.identity for generation in self.held} | opened
         matched = self._register.match(rotated)
         for file in [*rotated, *([fresh] if fresh else [])]:
             record = matched.get(file)
-            anew = record is not None and record.number in self._register.anew  # else it is as it was
+            anew = record is not None and record.number in self._register.anew  # else the file is unchanged
             if record is not None and anew and file.identity not in held and file.place(record.at) and file.grown():
                 file.number = record.number
                 self.held.append(file)
@@ -68,10 +68,10 @@ class ClosedGenerations:
             file.close()
 
     def watch(self, opened: set[int], inodes: set[tuple[int, int]]) -> None:
-        """Opens the finished generations whose files have grown, over any number of rotations; but no `opened` one.
+        """Opens the closed generations whose files have grown, however many rotations ago; but none of `opened`.
 
-        Those are read again; `opened` holds their numbers. `inodes` are those of all files that are open: a file that
-        is one generation is no other, be its inode reused.
+        `opened` holds the numbers of those that are read again. `inodes` are those of all files that are open: a file
+        that is one generation is no other, even if its inode was reused.
 
         A file that holds what was carried and more is the generation, wherever it lies; none is held open for that:
         each is looked at. Raises SourceError.
@@ -91,7 +91,7 @@ class ClosedGenerations:
                 continue
             try:
                 now = os.stat(path)
-            except OSError:  # it was moved or deleted, and the folder changed with it
+            except OSError:  # the file was moved or deleted, which also changed the folder
                 self._marks = None
                 continue
             if (now.st_dev, now.st_ino) != (record.device, record.inode):
@@ -100,7 +100,7 @@ class ClosedGenerations:
                 self._open(record, path)
 
     def _find(self) -> None:
-        """Notes which of the rotated pieces are generations that have ended; those that are packed have no writer."""
+        """Notes which rotated pieces are closed generations; a packed piece is left out, as nobody writes to it."""
         lying = self._survey.rotated_names()
         ended = {
             (known.device, known.inode): known.number
@@ -120,7 +120,7 @@ class ClosedGenerations:
             file.close()
 
     def _is(self, file: Generation, record: GenerationRecord) -> bool:
-        """Whether a file is the finished generation of a record that names its inode: by its content.
+        """Whether a file is the closed generation of a record that names its inode: its content decides.
 
         One that was empty is, if it is no other generation.
         """

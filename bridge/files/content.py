@@ -1,4 +1,4 @@
-"""A file's bytes as its writer wrote them: as they stand, or read in place out of a compressed file.
+"""A file's content: the bytes as its writer wrote them, plain, or unpacked in place out of a compressed file.
 
 Offsets and sizes are those of uncompressed bytes. Nothing is unpacked to disk, and of a compressed file no more than a
 few pieces are in memory, whatever it claims to hold (DESIGN §10).
@@ -22,7 +22,7 @@ HEAD_BYTES = 1024
 KEPT_BYTES = 1 << 18
 """How many unpacked bytes of a compressed file stay in memory behind the reader.
 
-Who asks for earlier ones makes the file be unpacked from its beginning again.
+A read of earlier bytes unpacks the file from its beginning again.
 """
 
 MOST_OUT = 1 << 20
@@ -30,11 +30,11 @@ MOST_MEMORY = 1 << 28
 """`MOST_OUT`: bytes that a decompressor may give at once; `MOST_MEMORY`: bytes that it may need for itself."""
 
 TRUNCATED_SECONDS = 1.0
-"""Seconds a compressed file that ends too early must lie unchanged: it may be written still."""
+"""Seconds for which a compressed file that ends too early must lie unchanged: it may be written still."""
 
 
 class Content(Protocol):
-    """An open file of a source, compressed or not, from which the bytes are read that its writer wrote.
+    """The content of an open file of a source, compressed or not: the bytes that the file's writer wrote.
 
     `packed`: size and mtime of the compressed file, None for a plain one.
     """
@@ -43,46 +43,46 @@ class Content(Protocol):
     def packed(self) -> tuple[int, int] | None: ...  # noqa: D102
 
     def stat(self) -> os.stat_result:
-        """Asks the system for the stat of a source's file, as it lies on disk, compressed or not."""
+        """Asks the system for the stat of a content's file, as it lies on disk, compressed or not."""
         ...
 
     def read(self, size: int, offset: int) -> bytes:
-        """Reads up to `size` uncompressed bytes of a source's file at `offset`; short, or none, at the end.
+        """Reads up to `size` uncompressed bytes of a file's content at `offset`; short, or none, at the end.
 
         Raises SourceError.
         """
         ...
 
     def size(self) -> int:
-        """How many uncompressed bytes of a source's file can be read.
+        """Returns how many uncompressed bytes of a file's content can be read.
 
         A compressed file is read through for it, once.
         """
         ...
 
     def left(self, offset: int) -> int:
-        """How many bytes on disk a reader at `offset` of a source's file has before it; of a compressed file about."""
+        """Returns how many bytes on disk lie before a reader at `offset` of a content; for a compressed one about."""
         ...
 
     def disown(self, start: int, end: int) -> None:
-        """Takes bytes that the mirror wrote into a log's file after it was deleted for no part of the log."""
+        """Excludes from a content the bytes that the mirror wrote into a log's file after the file was deleted."""
         ...
 
     def damage(self) -> str:
-        """Says what is wrong with a source's file, as far as it was read; empty: nothing."""
+        """Says what is wrong with a file's content, as far as it was read; empty: nothing."""
         ...
 
     def settling(self) -> bool:
-        """Whether a source's file ends too early, and was written to a moment ago: it may be written still."""
+        """Whether a file's content ends too early, and was written to a moment ago: it may be written still."""
         ...
 
     def close(self) -> None:
-        """Closes a source's file."""
+        """Closes the file of a content."""
         ...
 
 
 class PlainContent:
-    """An open file of a source that is not compressed: its bytes are read as they stand."""
+    """The content of an open file of a source that is not compressed: its bytes are read as they stand."""
 
     packed = None
 
@@ -91,9 +91,9 @@ class PlainContent:
         self._void: tuple[int, int] | None = None
 
     def disown(self, start: int, end: int) -> None:
-        """An uncompressed file that was deleted ends at `start`, as long as nothing stands behind `end`.
+        """Ends the content of a deleted, uncompressed file at `start`, as long as nothing stands behind `end`.
 
-        In between stands what the mirror wrote to it behind its back, and writes again elsewhere.
+        In between stands what the mirror wrote to the deleted file without knowing, and writes again elsewhere.
         """
         self._void = start, end
 
@@ -108,29 +108,32 @@ class PlainContent:
         return self._handle.read(max(0, min(size, self.size() - offset)), offset)
 
     def size(self) -> int:
-        """The size in bytes that an uncompressed file has now. Raises SourceError."""
+        """Returns the size in bytes that the content of an uncompressed file has now. Raises SourceError."""
         size = self._handle.stat().st_size
         return self._void[0] if self._void is not None and size <= self._void[1] else size
 
     def left(self, offset: int) -> int:
-        """How many bytes an uncompressed file holds behind the offset. Raises SourceError."""
+        """Returns how many bytes the content of an uncompressed file has behind the offset. Raises SourceError."""
         return max(0, self.size() - offset)
 
     def damage(self) -> str:
-        """Always empty, as an uncompressed file is never damaged: its bytes count as they stand."""
+        """Returns an empty text: the content of an uncompressed file is never damaged; its bytes count as they are."""
         return ""
 
     def settling(self) -> bool:
-        """Always False, as an uncompressed file has no end that could be missing."""
+        """Returns False: the content of an uncompressed file has no end that could be missing."""
         return False
 
     def close(self) -> None:
-        """Closes the descriptor of a log's file that is not compressed."""
+        """Closes the descriptor of the uncompressed file whose content was read."""
         self._handle.close()
 
 
 class PackingForm:
-    """A way to compress: what makes a decompressor, how many bytes it is fed at once, and what a file begins with."""
+    """A form of compression that file content may have, such as gzip.
+
+    `make` makes its decompressor, `feed` is how many bytes that is fed at once, and `magic` is what a file begins with.
+    """
 
     def __init__(self, make: Callable[[], Any], feed: int, magic: bytes) -> None:
         self.make = make
@@ -150,16 +153,16 @@ FORMS = {
     ".gz": PackingForm(lambda: zlib.decompressobj(wbits=31), 1 << 16, b"\x1f\x8b"),
     ".bz2": PackingForm(bz2.BZ2Decompressor, 1 << 16, b"BZh"),
     ".xz": PackingForm(lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MOST_MEMORY), 1 << 16, b"\xfd7zXZ\x00"),
-    # It cannot be told to give less: a block is up to 128 KiB, made of as few as 4 bytes.
+    # zstandard cannot be told to give less at once: a block is up to 128 KiB, made of as few as 4 bytes.
     ".zst": PackingForm(_zstd, 512, b"\x28\xb5\x2f\xfd"),
 }
-"""The ways to compress a file that can be read, by the suffix of the file's name."""
+"""The forms of compression that can be read, by the suffix of the file's name."""
 
 COMPRESSED = tuple(FORMS)
 
 
 class PackedContent:
-    """A compressed file, of one or many members, read from its beginning on; going back begins anew.
+    """The content of a compressed file, of one or many members, unpacked from its beginning; going back begins anew.
 
     What stands before a damage is read to the last byte that can be had. No decompressor is held for a file of which
     only the first KiB was asked for, so that many may be open.
@@ -184,7 +187,7 @@ class PackedContent:
         return self._stat
 
     def stat(self) -> os.stat_result:
-        """Asks the system for the stat of the compressed file; one that was written to since is read anew.
+        """Asks the system for the stat of the compressed file; content that was written to since is read anew.
 
         Raises SourceError.
         """
@@ -197,7 +200,7 @@ class PackedContent:
         return now
 
     def read(self, size: int, offset: int) -> bytes:
-        """Unpacks up to `size` bytes of a compressed file at `offset`, as far as they can be had.
+        """Unpacks up to `size` bytes of a compressed file's content at `offset`, as far as they can be had.
 
         Raises SourceError: no library, unreadable.
         """
@@ -211,13 +214,13 @@ class PackedContent:
         return self._fill(size, offset)
 
     def size(self) -> int:
-        """How many uncompressed bytes can be had of a compressed file, which is unpacked to its end for that, once."""
+        """Unpacks the content of a compressed file to its end, once, and returns how many uncompressed bytes it has."""
         while self._length is None:
             self.read(MOST_OUT, self._at + len(self._out))
         return self._length
 
     def left(self, offset: int) -> int:
-        """How many bytes of the compressed file were not unpacked yet for a reader that stands at `offset`."""
+        """Returns how many bytes of the compressed file a reader at `offset` of its content has yet to unpack."""
         if self._length is not None and offset >= self._length:
             return 0
         return self._stat[0] - (self._raw_at if offset else 0)
@@ -226,11 +229,11 @@ class PackedContent:
         """Does nothing: the mirror writes to no compressed file."""
 
     def damage(self) -> str:
-        """Says where a compressed file is damaged, and how; empty: it is not, as far as it was read."""
+        """Says where the content of a compressed file is damaged, and how; empty: it is not, as far as it was read."""
         return self._damage
 
     def settling(self) -> bool:
-        """Whether a compressed file ends too early and was written to a moment ago, so that it may be written still."""
+        """Whether compressed content ends too early in a file that was written to a moment ago, and may be so still."""
         if self._early:
             self.stat()
         return self._early and self._clock() - self._stat[1] / 1e9 < TRUNCATED_SECONDS
@@ -259,7 +262,7 @@ class PackedContent:
                 self._more()
             except (zlib.error, lzma.LZMAError, OSError, EOFError, ValueError, _zstd_error()) as error:
                 if self._careful_from == 1 << 62:
-                    # Once more up to there, and on from there byte by byte: all that comes before the damage is wanted.
+                    # Unpack again to just before the damage, then byte by byte, to get every byte before it.
                     self._careful_from = max(0, self._raw_at - 2 * self._form.feed)
                     self._rewind()
                 else:
@@ -277,9 +280,9 @@ class PackedContent:
         return raw
 
     def _more(self) -> None:
-        """Unpacks one more piece of a compressed file, or finds its end."""
+        """Unpacks one more piece of a compressed file's content, or finds its end."""
         hungry = self._member is None or getattr(self._member, "needs_input", True)
-        raw = self._pending or (self._take() if hungry else b"")  # else its own input would pile up
+        raw = self._pending or (self._take() if hungry else b"")  # else its input buffer would grow
         self._pending = b""
         if self._member is None:
             raw = self._begin(raw)
@@ -297,7 +300,7 @@ class PackedContent:
             self._pending = getattr(member, "unconsumed_tail", b"")
 
     def _begin(self, raw: bytes) -> bytes:
-        """Begins the next member of a compressed file with these bytes and more, and returns them for its decompressor.
+        """Begins the next member of compressed content with these bytes and more; returns them for its decompressor.
 
         None begins at the end of the file, where padding may stand.
         """
@@ -308,7 +311,7 @@ class PackedContent:
             if not more:
                 break
             raw += more
-        if raw.startswith(magic) or (magic == FORMS[".zst"].magic and raw[1:4] == b"\x2a\x4d\x18"):  # to be skipped
+        if raw.startswith(magic) or (magic == FORMS[".zst"].magic and raw[1:4] == b"\x2a\x4d\x18"):  # skippable frame
             self._member = self._form.make()
             self._members += 1
         elif magic.startswith(raw):

@@ -1,4 +1,4 @@
-"""Open files, of which there may be fewer than there are logs: those that were not asked for the longest are parked.
+"""The pool of file descriptors: where fewer files may be open than there are logs, the least recently used are parked.
 
 A parked file is opened again by its name, or by any name beside it that leads to the same inode, when it is asked for.
 One without a name, which could not be opened again, is never parked.
@@ -18,7 +18,7 @@ from bridge.core.errors import SourceError
 from bridge.files.birth_time import born
 
 RESERVED_DESCRIPTORS, EACH, FEWEST = 20, 4, 8
-"""`RESERVED`: descriptors that are left to the watcher, the log, the lock and whatever else is open.
+"""`RESERVED_DESCRIPTORS`: descriptors that are left to the watcher, the log, the lock and whatever else is open.
 
 `EACH`: how many are left to each thread that carries, for Redis, the ledger, its WAL and what the thread writes.
 `FEWEST`: how many the files of sources have at least.
@@ -32,7 +32,7 @@ MOST_DESCRIPTORS = 1 << 16
 
 
 def raise_limit() -> None:
-    """Raises this process's limit of open files as far as the system lets it: macOS gives 256 to begin with."""
+    """Raises this process's limit of file descriptors as far as the system lets it: macOS gives 256 to begin with."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MOST_DESCRIPTORS)
     if soft < wanted:
@@ -43,13 +43,17 @@ def raise_limit() -> None:
 
 
 class DeletedWhileParked(SourceError):
-    """Raised when a parked file has no name any more by which to open it: what was not read of it is gone."""
+    """The error raised when a file that the pool parked has no name any more by which to open it again.
+
+    What was not read of it is gone.
+    """
 
 
 class DescriptorPool:
-    """Keeps at most `most` files open at once, and parks those that were not asked for the longest. Thread-safe.
+    """A pool of descriptors: keeps at most `most` files open and parks the least recently used. Thread-safe.
 
-    `most` None: as the process's limit has it. `carriers` is how many threads carry, which have theirs first.
+    `most` None: as many as the process's limit allows. `carriers` is how many threads carry, whose descriptors are
+    reserved.
     """
 
     def __init__(self, most: int | None = None) -> None:
@@ -61,14 +65,14 @@ class DescriptorPool:
 
     @property
     def most(self) -> int:
-        """How many files the pool keeps open at once, at most."""
+        """Returns how many files the descriptor pool keeps open at once, at most."""
         if self._most is not None:
             return self._most
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         return max(FEWEST, soft - RESERVED_DESCRIPTORS - EACH * self.carriers)
 
     def open(self, path: Path) -> int:
-        """Opens a file for reading and returns its descriptor; parks some of the pool's others if none is left.
+        """Opens a file for reading and returns its descriptor; parks some of the pool's files if none is left.
 
         The caller adds it to the pool. Raises OSError.
         """
@@ -83,13 +87,13 @@ class DescriptorPool:
         return os.open(path, flags)
 
     def add(self, handle: PooledFile, fd: int) -> None:
-        """Takes a file that was opened just now into the pool of open files, which parks others for it."""
+        """Adds a file that was opened just now to the descriptor pool, which parks others for it."""
         with self._lock:
             self._open[handle] = fd
             self._park(len(self._open) - self.most, handle)
 
     def acquire(self, handle: PooledFile, reopen: Callable[[], int]) -> int:
-        """Gives the descriptor of a file, opened again if it was parked; nobody parks it until its release.
+        """Acquires a file's descriptor from the pool, opened again if it was parked; keeps it open until its release.
 
         Raises SourceError.
         """
@@ -103,7 +107,7 @@ class DescriptorPool:
             return fd
 
     def release(self, handle: PooledFile) -> None:
-        """Lets the file that was acquired be parked again."""
+        """Releases an acquired file, so that the descriptor pool may park it again."""
         with self._lock:
             if self._busy[handle] == 1:
                 del self._busy[handle]
@@ -111,7 +115,7 @@ class DescriptorPool:
                 self._busy[handle] -= 1
 
     def drop(self, handle: PooledFile) -> None:
-        """Closes a file's descriptor, if it is open, and takes the file out of the pool of open files."""
+        """Closes a file's descriptor, if it is open, and takes the file out of the descriptor pool."""
         with self._lock:
             fd = self._open.pop(handle, None)
             if fd is not None:
@@ -129,11 +133,11 @@ class DescriptorPool:
 
 
 POOL = DescriptorPool()
-"""The pool of all files that this process has open: descriptors are the process's."""
+"""The one descriptor pool of this process: the limit of descriptors holds for all of its files together."""
 
 
 class PooledFile:
-    """One file that is open for reading, or parked: closed for now, until it is asked for.
+    """A file in the descriptor pool that is open for reading, or parked: closed for now, until it is asked for.
 
     `path` is where it was found last.
     """
@@ -148,7 +152,7 @@ class PooledFile:
         pool.add(self, fd)
 
     def stat(self) -> os.stat_result:
-        """Asks the system for the stat of the file, opened again if it was parked. Raises SourceError."""
+        """Asks the system for the stat of a pooled file, which is opened again if it was parked. Raises SourceError."""
         fd = self._pool.acquire(self, self._reopen)
         try:
             return os.fstat(fd)
@@ -158,7 +162,7 @@ class PooledFile:
             self._pool.release(self)
 
     def read(self, size: int, offset: int) -> bytes:
-        """Reads up to `size` bytes of the file at `offset`, in one read; short at the file's end. Raises SourceError.
+        """Reads up to `size` bytes of a pooled file at `offset`, in one read; short at its end. Raises SourceError.
 
         A second read for what is missing could find the file emptied and written anew in between.
         """
@@ -171,12 +175,12 @@ class PooledFile:
             self._pool.release(self)
 
     def close(self) -> None:
-        """Closes the file for good, whether it is open or parked: it is not opened again."""
+        """Closes a pooled file for good, whether it is open or parked: the pool does not open it again."""
         self._closed = True
         self._pool.drop(self)
 
     def may_be_parked(self, fd: int) -> bool:
-        """Whether a file can be closed and opened again: a name leads to it, as far as that can be told."""
+        """Whether the pool can park a file and open it again: a name leads to the file, as far as can be told."""
         try:
             return os.fstat(fd).st_nlink > 0
         except OSError:

@@ -1,6 +1,7 @@
-"""Reads a folder with one file per message: what is in it, and whether a file is complete.
+"""Reads a message folder, with one file per message: scans for files, and tells when a file is complete.
 
-Names are bytes, as the file system has them: any byte but `/` and NUL may stand in one.
+State values and artifacts lie in such folders as well. Names are bytes, as the file system has them: any byte but `/`
+and NUL may stand in one.
 """
 
 from __future__ import annotations
@@ -32,11 +33,14 @@ LATEST_MTIME_NS = (1 << 63) - 1
 """The latest time of writing that the facts of a file hold, in ns since 1970: in the year 2262."""
 
 MTIME_SURE_AFTER = 1.0
-"""Seconds after which a folder's time of change is sure to be another when something changes again."""
+"""Seconds after which a folder that changes again is sure to get another mtime."""
 
 
 class FileFacts(NamedTuple):
-    """A spool file's size in bytes, time of writing in ns since 1970, device and inode: any of them tells a change."""
+    """The facts of a file in a message folder: size in bytes, mtime in ns since 1970, device and inode.
+
+    Any of them tells a change.
+    """
 
     size: int
     written: int
@@ -45,26 +49,29 @@ class FileFacts(NamedTuple):
 
     @classmethod
     def of(cls, found: os.stat_result) -> FileFacts:
-        """Makes the facts that a spool's file is known by from what stat says of it."""
+        """Makes the facts by which a file of a message folder is known from its stat."""
         written = max(
             -LATEST_MTIME_NS, min(LATEST_MTIME_NS, found.st_mtime_ns)
         )  # a file system may hold times that the ledger cannot
         return cls(found.st_size, written, found.st_dev, found.st_ino)
 
     def age(self, now: float, since: float) -> float:
-        """For how many seconds a file, seen so `since`, did not change; its time of writing may lie in the future."""
+        """Returns for how many seconds a file of a message folder, seen so `since`, did not change.
+
+        Its time of writing may lie in the future.
+        """
         return max(now - self.written / 1e9, now - since)
 
 
 class FoundFile(NamedTuple):
-    """A regular file that was found in a folder: its path below the root, and its facts."""
+    """A regular file that was found in a message folder: its path below the root, and its facts."""
 
     name: bytes
     facts: FileFacts
 
 
 class ReadFile(NamedTuple):
-    """A file of a folder that was read: its facts, and its bytes (of one over the limit the first `limit`).
+    """A file of a message folder that was read: its facts, and its bytes (of one over the limit the first `limit`).
 
     `busy`: somebody has it open for writing.
     """
@@ -75,7 +82,7 @@ class ReadFile(NamedTuple):
 
 
 class MessageFolder:
-    """The files that a glob matches below `root`, but those that `exclude` matches, hidden and temporary ones.
+    """A message folder below `root`: the files that a glob matches, without excluded, hidden and temporary ones.
 
     Links below the pattern's fixed part are not followed.
     """
@@ -91,21 +98,21 @@ class MessageFolder:
         self._seen: dict[bytes, tuple[int, float]] = {}
         self._real = b""
         self.removed: set[bytes] = set()
-        """Names of files that the watcher saw taken away, be there others of these names by now."""
+        """Names of files that the watcher saw taken away, although new files may have these names by now."""
         self.watched = True
         """Whether a watcher tells what happens in the folder; else only a scan finds what was rewritten in place."""
         self.unreadable: list[SourceError] = []
         """Why folders below the first one could not be read by the last scan."""
         self.unlisted: list[bytes] = []
-        """The paths of these folders below the root."""
+        """The paths below the root of the folders that the last scan could not read."""
 
     @property
     def folders(self) -> set[Path]:
-        """The paths of the folders that the last scan found, and of the one where a scan begins."""
+        """The paths of the folders that the last scan of the message folder found, and of the first one."""
         return {Path(os.fsdecode(_below(self.root, name))) for name in {self._base, *self._seen}}
 
     def has(self, name: bytes) -> bool:
-        """Whether a file of this path below the root would be one of the folder's messages, by its name."""
+        """Whether a file of this path below the root would be one of the message folder's files, by its name."""
         last = name.rpartition(b"/")[2]
         if last.startswith(b".") or self._wanted.fullmatch(name) is None or self._is_leftover(name, last):
             return False
@@ -118,18 +125,18 @@ class MessageFolder:
         return leftover(os.fsdecode(last), there)
 
     def below(self, path: str) -> bytes | None:
-        """Turns an absolute path into one below the folder's root; None when it lies elsewhere."""
+        """Turns an absolute path into one below the message folder's root; None when it lies elsewhere."""
         raw = os.fsencode(path)
         return raw[len(self.root) + 1 :] if raw.startswith(self.root + b"/") else None
 
     def was_removed(self, path: str) -> None:
-        """Notes that somebody took the file of this absolute path away from the folder, or moved it."""
+        """Notes that the file of this absolute path was taken away from the message folder, or moved."""
         name = self.below(path)
         if name is not None and self.has(name):
             self.removed.add(name)
 
     def changed(self) -> bool:
-        """Whether a file came, went or was renamed since the last scan, as far as the folders' times tell."""
+        """Whether a file of the message folder came, went or was renamed since the last scan, as mtimes tell."""
         if not self.watched:
             return True
         if not self._seen:
@@ -145,7 +152,7 @@ class MessageFolder:
             return None
 
     def scan(self) -> Iterator[list[FoundFile]]:
-        """Lists all files of the folder that its glob matches, some at a time, in no order.
+        """Scans the message folder for the files that its glob matches, and yields some at a time, in no order.
 
         Raises SourceError when the first folder cannot be read.
         """
@@ -183,7 +190,7 @@ class MessageFolder:
             yield some
 
     def find(self, name: bytes) -> FoundFile | None:
-        """Looks for the file of this name in the folder; None: it is not there, or is none of the folder's messages.
+        """Looks for the file of this name in the message folder; None: not there, or none of the folder's files.
 
         Raises SourceError where nobody can tell.
         """
@@ -198,11 +205,11 @@ class MessageFolder:
         return FoundFile(name, FileFacts.of(found)) if stat.S_ISREG(found.st_mode) else None
 
     def exists(self, name: str) -> bool:
-        """Whether there is anything of this name below the folder's root."""
+        """Whether anything of this name exists below the message folder's root."""
         return os.path.lexists(_below(self.root, os.fsencode(name)))
 
     def busy(self, name: bytes) -> bool:
-        """Whether a program has the file open for writing, as far as that can be told."""
+        """Whether a program has this file of the message folder open for writing, as far as can be told."""
         try:
             fd = os.open(_below(self.root, name), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
         except OSError:
@@ -213,7 +220,10 @@ class MessageFolder:
             os.close(fd)
 
     def _lies_here(self, fd: int, name: bytes) -> bool:
-        """Whether an open file lies where its name says: no link on the way below the first folder leads elsewhere."""
+        """Whether an open file lies in the message folder where its name says: no link on the way leads elsewhere.
+
+        Only links below the first folder count.
+        """
         where = path_of(fd, _below(self.root, name))
         rest = name[len(self._base) :].lstrip(b"/")
         if where != _below(self._real, rest):
@@ -221,7 +231,7 @@ class MessageFolder:
         return where == _below(self._real, rest)
 
     def digest(self, name: bytes) -> str:
-        """BLAKE2b-128 of all of a file in the folder, in hex; empty where it cannot be read."""
+        """Computes the BLAKE2b-128 digest, in hex, of a whole file in the message folder; empty if it is unreadable."""
         hasher = hashlib.blake2b(digest_size=16)
         try:
             fd = os.open(_below(self.root, name), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
@@ -235,7 +245,7 @@ class MessageFolder:
         return hasher.hexdigest()
 
     def read(self, name: bytes, limit: int) -> ReadFile | None:
-        """Reads a file of the folder, as long as nobody changes it meanwhile; None: somebody did, or it is gone.
+        """Reads a file of the message folder; None: somebody changed it meanwhile, or it is gone.
 
         Raises SourceError when it may not be read.
         """
@@ -265,7 +275,7 @@ class MessageFolder:
 
 
 def path_of(fd: int, path: bytes) -> bytes:
-    """Where an open file lies, as the system knows it; `path` is how it was opened."""
+    """Returns the path at which an open file of a folder lies, as the system knows it; `path` is how it was opened."""
     try:
         if hasattr(fcntl, "F_GETPATH"):
             return fcntl.fcntl(fd, fcntl.F_GETPATH, bytes(1024)).rstrip(b"\0")
@@ -279,10 +289,11 @@ def _below(folder: bytes, name: bytes) -> bytes:
 
 
 def written_to(fd: int) -> bool:
-    """Whether a program has this file open for writing, as far as the system tells; elsewhere than on Linux never.
+    """Whether a program has this file of a message folder open for writing, as far as the system tells.
 
-    The kernel grants a read lease on a file only while nobody has it open for writing (fcntl(2), "Leases"). It is given
-    back at once; a program that opens the file in between waits for that moment. Its signal is one that is ignored.
+    Elsewhere than on Linux the answer is always no. The kernel grants a read lease on a file only while nobody has it
+    open for writing (fcntl(2), "Leases"). It is given back at once; a program that opens the file in between waits for
+    that moment. Its signal is one that is ignored.
     """
     if not hasattr(fcntl, "F_SETLEASE"):
         return False
@@ -291,7 +302,7 @@ def written_to(fd: int) -> bool:
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     except OSError as error:
-        return error.errno == errno.EAGAIN  # anything else: another's file, or a file system without leases
+        return error.errno == errno.EAGAIN  # other errors: another user's file, or a file system without leases
     return False
 
 

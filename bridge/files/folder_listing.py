@@ -1,4 +1,4 @@
-"""The folders of a mapping's globs, listed again only when they changed: thousands of logs lie in the same."""
+"""Lists the folders of a mapping's globs, and again only when they changed: thousands of logs may share a folder."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 """The error numbers which say that there is no file of a name; any other says that nobody could look."""
 
 SURE_SECONDS = 0.1
-"""Seconds after which a folder's time of change is sure to be another when something changes again."""
+"""Seconds after which a listed folder that changes again is sure to get another mtime."""
 
 
 @dataclass(slots=True)
 class ListedFolder:
-    """What a folder held when it was listed: the inode of each name, negative of a link, and the folders below it."""
+    """The listing of one folder: the inode of each name, negative for a link, and the folders below it."""
 
     changed: int
     files: dict[str, int] = field(default_factory=dict)
@@ -30,25 +30,25 @@ class ListedFolder:
 
 
 class FolderListing:
-    """Lists the folders below `root` in which files of these globs may lie, and tells what came and what went."""
+    """Lists the folders below `root` in which files of these globs may lie, and tells which files came and went."""
 
     def __init__(self, root: Path, patterns: Iterable[str]) -> None:
         self._root = root
         self._bases = sorted({_base(pattern) for pattern in patterns})
         self._came, self._went, self._whole = list[tuple[str, int]](), list[str](), False
         self.known: dict[str, ListedFolder] = {}
-        """What each folder held when it was listed last, by its path below the root."""
+        """The last listing of each folder, by its path below the root."""
 
     def refresh(self) -> tuple[list[tuple[str, int]], list[str]]:
-        """Lists the folders that changed: returns the files that came, each with its inode, and those that went.
+        """Lists again the folders that changed: returns the files that came, with their inodes, and those that went.
 
-        The inode of a link is negative. One whose name has another inode by now went and came. Raises SourceError; what
-        came and went until then the next refresh returns.
+        The inode of a link is negative. A file whose name has another inode by now went and came. Raises SourceError;
+        what came and went until then the next refresh returns.
         """
         came, went, seen = self._came, self._went, set[str]()
         if self._whole and all(starmap(self._stands, self.known.items())):
             return [], []
-        self._whole = False  # what an error leaves unseen is looked for again
+        self._whole = False  # after an error the next refresh looks at all folders again
         for base, deep in self._bases:
             for folder in self._walk(base, deep):
                 if folder not in seen:
@@ -60,7 +60,7 @@ class FolderListing:
         return came, went
 
     def _stands(self, folder: str, listed: ListedFolder) -> bool:
-        """Whether a folder's time says that it is as it was when it was listed."""
+        """Whether the mtime of a listed folder says that it is as it was when it was listed."""
         try:
             return os.stat(f"{self._root}/{folder}").st_mtime_ns == listed.changed
         except OSError:
@@ -76,7 +76,7 @@ class FolderListing:
                 waiting += [(below(folder, name), left - 1) for name in known.folders]
 
     def _compare(self, folder: str, came: list[tuple[str, int]], went: list[str]) -> None:
-        """Lists a folder, if its time says that it changed, and notes which names came and which went."""
+        """Lists a folder again, if its mtime says that it changed, and notes which names came and which went."""
         before = self.known.get(folder)
         try:
             changed = os.stat(self._root / folder).st_mtime_ns
@@ -103,7 +103,7 @@ class FolderListing:
             came += [(below(folder, name), inode) for name, inode in new.items() if old.get(name) != inode]
 
     def marks(self) -> tuple[int, ...]:
-        """The times at which the folders changed: while they stand, no file has another name.
+        """Returns the mtimes of the listed folders: while the mtimes stand, no file has another name.
 
         0 stands in it where another change may have the same time.
         """
@@ -118,19 +118,22 @@ class FolderListing:
 
 
 def _base(pattern: str) -> tuple[str, int]:
-    """The folder where a glob's fixed part ends, and how many levels below it its files may lie."""
+    """Returns the folder to list first for a glob, where its fixed part ends, and how many levels deep files lie."""
     parts = pattern.split("/")
     fixed = next((i for i, part in enumerate(parts[:-1]) if is_glob(part)), len(parts) - 1)
     return "/".join(parts[:fixed]), 1 << 16 if "**" in parts else len(parts) - 1 - fixed
 
 
 def below(folder: str, name: str) -> str:
-    """The path of a name in a folder; the root is the folder without a name."""
+    """Joins the path of a listed folder and a name in it; the root is the folder without a name."""
     return f"{folder}/{name}" if folder else name
 
 
 def stat_of(path: Path) -> os.stat_result | None:
-    """What stat says of a file, links followed; None: there is none. Raises SourceError: nobody could look."""
+    """Returns the stat of a file in a listed folder, links followed; None: there is none.
+
+    Raises SourceError: nobody could look.
+    """
     try:
         return os.stat(path)
     except OSError as error:
@@ -140,7 +143,7 @@ def stat_of(path: Path) -> os.stat_result | None:
 
 
 def leads_out(path: Path, root: Path) -> bool:
-    """Whether a path is a link to somewhere outside the root."""
+    """Whether a path in a listed folder is a link to somewhere outside the root."""
     try:
         return path.is_symlink() and not path.resolve().is_relative_to(root)
     except (OSError, RuntimeError):

@@ -21,12 +21,12 @@ TAIL = 128
 COMPARED = 1 << 18
 
 Bookmark = tuple[int, bytes, tuple[int, int]]
-"""A reader's place, the bytes before it, and what is known of the CRC-32 of all before."""
+"""The place of a generation's reader, the bytes before it, and what is known of the CRC-32 of all before."""
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationRecord:
-    """What the ledger remembers of a generation. `at.offset` is how far it was carried; closed: to its end.
+    """The record of a generation that the ledger keeps: what its file is recognised by, and how far it was carried.
 
     `packed`: size and mtime of the compressed file that holds it, when it was recognised in one. `born`: when its file
     was made, and `written`, when it was written to last, in ns since 1970; 0 where nobody can tell. `decided` is what
@@ -50,11 +50,11 @@ class GenerationRecord:
     """The CRC-32 of the bytes before `at.offset`; -1 where that is not known."""
 
     def reopened(self, at: Fingerprint) -> GenerationRecord:
-        """The record of the generation as one that is not closed, and was carried up to `at`."""
+        """Returns a generation's record as one that is not closed, and was carried up to `at`."""
         return replace(self, at=at, closed=False, packed=None, crc=-1)
 
     def may_be_read(self, low: int, newest: int) -> bool:
-        """Whether more may come of the generation: not of old or packed ones that are closed, below `low`.
+        """Whether more bytes may come of a generation: not of old or packed ones that are closed, below `low`.
 
         Nor of one that was empty, which nothing but its inode tells, unless it is the newest.
         """
@@ -65,7 +65,7 @@ class GenerationRecord:
 
 @dataclass(slots=True, eq=False)
 class Generation:
-    """One physical file of a source, held open, and how far it is read.
+    """A generation: one physical file of a source, held open, and how far its reader has read it.
 
     `read_to` is the reader's place, ahead of what Redis has confirmed. `head` and `tail` are the file's first bytes (up
     to 1 KiB) and the up to 128 before `read_to`, as they were read. `content` is None when it is gone. `checked` is
@@ -88,33 +88,33 @@ class Generation:
     rewrites: int = 0
     """The generation whose file this one's took the place of, 0 for none."""
     in_doubt: bool = False
-    """Whether nobody has found out yet which lines of the file were carried as that generation's."""
+    """Whether nobody has found out yet which lines of the file were carried as those of the `rewrites` generation."""
     summed: tuple[int, int] = (0, 0)
-    """A place up to which the CRC-32 of the file's bytes is known, and that: mostly the reader's place."""
+    """An offset (mostly the reader's) up to which the CRC-32 of the file's bytes is known, and that CRC-32."""
     copied: bool = False
     """Whether the generation was found in another file than the one it was written to."""
     placed: tuple[int, int] = (-1, -1)
     """Size and mtime when the reader was put in its place: what is written between that and a comparison is seen."""
     why: str = ""
-    """How it was seen that the file is another one than before, in words."""
+    """The sign, in words, by which the file was seen to be another one than before."""
     _head_digest: tuple[int, str] = field(default=(-1, ""))
 
     def fingerprint(self) -> Fingerprint:
-        """The digests by which a generation that was read up to `read_to` is known again."""
+        """Computes the fingerprint by which a generation that was read up to `read_to` is recognised again."""
         length = self._known_head()
         if self._head_digest[0] != length:
             self._head_digest = (length, hex_digest(self.head[:length]))
         return Fingerprint(self.read_to, length, self._head_digest[1], hex_digest(self.tail))
 
     def _known_head(self) -> int:
-        """How many first bytes a generation is known by: those that were read; before any was, all that stand there.
+        """Returns how many first bytes identify a generation: those read so far, or before any read all that there are.
 
         So a line that is not carried yet may be mended in place.
         """
         return min(len(self.head), self.read_to) if self.read_to else len(self.head)
 
     def known(self, *, closed: bool = False) -> GenerationRecord:
-        """Makes the record of a generation that the ledger keeps."""
+        """Makes the record of a generation, as the ledger keeps it, from its file and reader."""
         written = self.packed[1] if self.packed else self.seen_written
         return GenerationRecord(
             self.number, *self.identity, self.fingerprint(), closed, self.packed, self.born, written, self.decided,
@@ -122,24 +122,24 @@ class Generation:
         )  # fmt: skip
 
     def rivals(self, other: Generation) -> bool:
-        """Whether two generations are in doubt, and may have taken the place of the same one."""
+        """Whether two generations are in doubt, and may both have taken the place of the same earlier generation."""
         return self is not other and self.in_doubt and other.in_doubt and self.rewrites == other.rewrites
 
     def becomes(self, known: GenerationRecord) -> None:
-        """A file that was opened is this generation, as a record tells."""
+        """Makes a file that was opened the generation that a record describes."""
         self.number, self.decided = known.number, known.decided or self.decided
         self.rewrites, self.in_doubt = known.rewrites, known.in_doubt
         self.copied = self.identity != (known.device, known.inode) and not self.packed
         self.summed = (known.at.offset, known.crc) if known.crc >= 0 else (-1, 0)
 
     def differs_within(self, at: int, crc: int) -> bool:
-        """Whether the file's bytes before a place have another CRC-32, where one is known. Reads all of them."""
+        """Whether a generation's bytes before an offset, all read for it, have another CRC-32 than a known one."""
         if crc < 0 or self.content is None or self.packed:
             return False
         return self.sum_of(0, at) != crc
 
     def sum_of(self, start: int, end: int) -> int:
-        """The CRC-32 of bytes of a generation's file, as they are now."""
+        """Computes the CRC-32 of the bytes from `start` to `end` of a generation's file, as they are now."""
         found = 0
         for offset in range(start, end, COMPARED):
             found = crc32(self.read(min(COMPARED, end - offset), offset), found)
@@ -151,14 +151,14 @@ class Generation:
         return self.content.packed if self.content is not None else None
 
     def __del__(self) -> None:
-        """Closes the file of a generation that nobody has any more.
+        """Closes the file of a generation to which nothing refers any more.
 
-        An error amid several leaves those that were open to nobody.
+        After an error amid several open files nothing else would close them.
         """
         self.close()
 
     def _asked(self, what: Callable[[Content], T], gone: T) -> T:
-        """What a generation's content says; `gone` where there is none, or its file was parked and deleted."""
+        """Asks a generation's content; returns `gone` where there is none, or its file was parked and deleted."""
         try:
             return what(self.content) if self.content is not None else gone
         except DeletedWhileParked:
@@ -166,11 +166,11 @@ class Generation:
             return gone
 
     def size(self) -> int:
-        """The generation's bytes that can be read now; when its content is gone, as many as were read of it."""
+        """Returns how many bytes of a generation can be read now; when its content is gone, how many were read."""
         return self._asked(lambda content: content.size(), self.read_to)
 
     def written(self) -> int:
-        """Asks when the file of a log's generation was written to last, in ns since 1970; 0 when it is gone."""
+        """Asks when a generation's file was written to last, in ns since 1970; 0 when it is gone."""
         return self._asked(lambda content: content.stat().st_mtime_ns, 0)
 
     @property
@@ -183,7 +183,7 @@ class Generation:
         return self._asked(lambda content: bool(content.read(1, self.read_to)), gone=False)
 
     def left(self, offset: int | None = None) -> int:
-        """How many bytes a generation has on disk behind its reader, or behind `offset`; of a compressed file about."""
+        """Returns how many bytes on disk lie behind a generation's reader, or `offset`; of a compressed file about."""
         return self._asked(lambda content: content.left(self.read_to if offset is None else offset), 0)
 
     def read(self, size: int, offset: int) -> bytes:
@@ -203,7 +203,7 @@ class Generation:
         return raw[back:]
 
     def advance(self, consumed: bytes) -> None:
-        """Moves a generation's reader over what was read behind it."""
+        """Moves a generation's reader forward over the bytes that were read behind it."""
         if self.summed[0] == self.read_to:
             self.summed = self.read_to + len(consumed), crc32(consumed, self.summed[1])
         self.read_to += len(consumed)
@@ -213,26 +213,26 @@ class Generation:
 
     @property
     def bookmark(self) -> Bookmark:
-        """Where a generation's reader is, to go back to."""
+        """The bookmark of a generation's reader: the place to go back to."""
         return self.read_to, self.tail, self.summed
 
     def go_back(self, to: Bookmark) -> None:
-        """Moves a generation's reader back to where it was."""
+        """Moves a generation's reader back to a bookmark."""
         self.read_to, self.tail, self.summed = to
 
     def pass_over(self, end: int) -> None:
-        """Moves a generation's reader to a byte, if its file is as it was."""
+        """Moves a generation's reader forward to a byte, if the generation's file has not changed."""
         back = min(TAIL, end)
         tail, summed = self.read(back, end - back), self.summed
         for at in range(self.read_to, end, COMPARED) if summed[0] == self.read_to else ():
             piece = self.read(min(COMPARED, end - at), at)
             summed = at + len(piece), crc32(piece, summed[1])
-        if self.content is not None and self.changed() is None:  # asked behind the read
+        if self.content is not None and self.changed() is None:  # asked after the read, to catch a change during it
             self.read_to, self.tail, self.summed = end, tail, summed
             self.extend_head()
 
     def begin(self) -> None:
-        """Notes how a generation's file is when it is first met: what changes from here on is seen to.
+        """Notes the state of a generation's file when it is first met, so that later changes are noticed.
 
         Raises SourceError.
         """
@@ -248,7 +248,7 @@ class Generation:
         return is_copy(self.content, other.content)
 
     def goes_on_in(self, other: Generation) -> bool:
-        """Whether another file holds all that a generation's own holds: it was saved anew, or its own is gone."""
+        """Whether another file holds all that a generation's file holds: it was saved anew, or its own file is gone."""
         if not self.head or not other.holds(at := self.fingerprint()):
             return False
         if self.summed[0] == self.read_to and other.differs_within(*self.summed):
@@ -280,7 +280,7 @@ class Generation:
             return f"the bytes before offset {self.read_to} are others"
         before = self.checked if self.checked != (-1, -1) else self.placed
         touched = before[0] == now.st_size and before[1] != now.st_mtime_ns and self.summed[0] == self.read_to
-        if touched and self.differs_within(*self.summed):  # written to, and not longer
+        if touched and self.differs_within(*self.summed):  # written to, but not longer
             return f"some of the bytes before offset {self.read_to} are others"
         self.extend_head()
         self.checked = (now.st_size, now.st_mtime_ns)
@@ -296,11 +296,11 @@ class Generation:
         return self.read(known, 0) == self.head[:known]
 
     def holds(self, at: Fingerprint) -> bool:
-        """Whether a generation's content is what `at` describes: both digests, and it reaches the offset."""
+        """Whether a generation's content matches the fingerprint `at`: both digests, and it reaches the offset."""
         return self._read_around(at) is not None
 
     def may_be_edited(self, at: Fingerprint) -> bool:
-        """Whether a file begins or ends as a whole generation did that `at` describes: perhaps it was edited since."""
+        """Whether a file begins or ends as the whole generation of a fingerprint did: perhaps it was edited since."""
         if at.head_len and hex_digest(self.read(HEAD_BYTES, 0)[: at.head_len]) == at.head:
             return True
         back = min(TAIL, at.offset)
@@ -308,8 +308,8 @@ class Generation:
         return size >= back > 0 and hex_digest(self.read(back, size - back)) == at.tail
 
     def place(self, at: Fingerprint) -> bool:
-        """Moves a generation's reader to `at`, if the file holds there what `at` says; False when it does not."""
-        now = self._asked(lambda content: content.stat(), None)  # before it is read
+        """Moves a generation's reader to a fingerprint's offset, if the file matches the fingerprint; else False."""
+        now = self._asked(lambda content: content.stat(), None)  # before the read, to catch a change during it
         found = self._read_around(at)
         if found is None or now is None:
             return False
@@ -318,7 +318,7 @@ class Generation:
         return True
 
     def _read_around(self, at: Fingerprint) -> tuple[bytes, bytes] | None:
-        """The first bytes of a generation and those before a place, both what `at` says they are; else None.
+        """Reads the first bytes of a generation and those before an offset; None unless both match a fingerprint.
 
         Read once: a second reading may be of a file that was emptied and filled again.
         """
@@ -329,7 +329,7 @@ class Generation:
         return (head, tail) if len(tail) == back and hex_digest(tail) == at.tail else None
 
     def take_over(self, other: Generation, path: Path) -> None:
-        """A generation takes the open file of another one over, which lies at `path`; the other has none any more."""
+        """Gives a generation the open file of another one, which lies at `path` and leaves the other without a file."""
         self.close()
         self.content, other.content = other.content, None
         self.path, self.identity, self.born, self.checked = path, other.identity, other.born, (-1, -1)
@@ -342,7 +342,7 @@ class Generation:
 
 
 def is_copy(content: Content, other: Content, *, longer: bool = False) -> bool:
-    """Whether a file's content, which is not empty, is what another file begins with; `longer`: and that goes on."""
+    """Whether a generation's content, which is not empty, is how another one begins; `longer`: and that goes on."""
     first = content.read(TAIL, 0)
     if not first or other.read(len(first), 0) != first:
         return False
@@ -350,7 +350,7 @@ def is_copy(content: Content, other: Content, *, longer: bool = False) -> bool:
         size = content.size()
         last = max(0, size - COMPARED)
         if size > other.size() or content.read(COMPARED, last) != other.read(size - last, last):
-            return False  # nearly always decided here
+            return False  # most files that differ are told apart here
     at = 0
     while piece := content.read(COMPARED, at):
         if other.read(len(piece), at) != piece:
@@ -387,7 +387,7 @@ def open_regular(path: Path) -> Generation | None:
 
 
 def shut(files: list[Generation], fresh: Generation | None = None, *, but: Generation | None = None) -> None:
-    """Closes the files of these generations, but one."""
+    """Closes the files of these generations, except the file of `but`."""
     for file in [*files, *([fresh] if fresh else [])]:
         if file is not but:
             file.close()

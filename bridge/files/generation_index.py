@@ -1,4 +1,4 @@
-"""The generations of one source that are known, and by what a rotated file is seen to be one of them."""
+"""The index of the known generations of one source, and the matching of rotated files with these generations."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from bridge.files.generation import Generation, GenerationRecord
 from bridge.files.piece_age import tells_age
 
 SHORT = 1 << 20
-"""Bytes up to which a file that has grown since is read from its beginning at a start, to see whether it was edited as
-well."""
+"""Size in bytes up to which a file that has grown is read from its beginning when the bridge starts.
+
+So it is seen whether the file was edited as well.
+"""
 
 
 class GenerationIndex:
-    """A register has what is known of the generations of one source.
+    """The index of what is known of the generations of one source.
 
-    `known` has their records by number; `news` are those that the ledger does not know so yet.
+    `known` has their records by number; `news` are those records that the ledger does not have in this form yet.
     """
 
     def __init__(
@@ -34,11 +36,11 @@ class GenerationIndex:
         """The numbers of closed generations that were recognised in a compressed file, and were not before."""
 
     def note(self, generation: Generation, *, closed: bool = False) -> None:
-        """The register writes down what a generation is known by now, as news for the ledger."""
+        """Notes in the index what a generation is known by now, as news for the ledger."""
         self.news.append(self.record(generation, closed=closed))
 
     def record(self, generation: Generation, *, closed: bool = False) -> GenerationRecord:
-        """The register remembers what a generation is known by now, or was before it was gone, and returns it."""
+        """Updates a generation's record in the index to its state now, or before its file was gone, and returns it."""
         record, before = generation.known(closed=closed), self.known.get(generation.number)
         if generation.content is None and before is not None and before.at.offset > record.at.offset:
             record = replace(record, at=before.at, crc=before.crc)
@@ -49,7 +51,7 @@ class GenerationIndex:
         return record
 
     def at_rest(self, generation: Generation) -> None:
-        """Writes down when a generation's file was written to last, once it is carried and did not change since."""
+        """Notes in the generation index when a file was written to last, once it is carried and at rest."""
         known, (size, written) = self.known[generation.number], generation.checked
         if known.at.offset == size and known.written != written and not generation.packed:
             self._keep(replace(known, written=written))
@@ -60,12 +62,12 @@ class GenerationIndex:
         self._tell(record)
 
     def amend(self, number: int, at: Fingerprint) -> None:
-        """The register writes down that a generation is known by more than its record said, as news for the ledger."""
+        """Extends a generation's record in the index to the further fingerprint `at`, as news for the ledger."""
         self._keep(replace(self.known[number], at=at, crc=-1))
         self.news.append(self.known[number])
 
     def match(self, files: list[Generation]) -> dict[Generation, GenerationRecord]:
-        """The register tells which finished generation of its source each file holds, oldest first; a file for each.
+        """Matches files with the closed generations in the index that they hold, oldest first; a file for each.
 
         A compressed file that was recognised before is known by its inode, size and time; a file that is where it was,
         by inode and content; any other by all of its content alone.
@@ -76,23 +78,24 @@ class GenerationIndex:
         for fits in (_remembered, _in_place, _whole):
             for generation in files:
                 if generation in found or any(same_inode(generation, record_of_open) for record_of_open in unfinished):
-                    continue  # it is that one, though another may have held the same
+                    continue  # the inode decides, though a closed one may have held the same bytes
                 record = next((known for known in free.values() if fits(generation, known)), None)
                 if record is not None and self.is_replaced(record.number):
-                    # An edit may leave size, beginning and end as they were: then it is the newer one.
+                    # An edit may leave size, beginning and end as they were: then the file is the newer generation.
                     record = None if any(generation.holds(known.at) for known in unfinished) else record
                 if record is not None:
                     found[generation] = self._recognised(generation, free.pop(record.number))
         return found
 
     def was_seen(self, file: Generation) -> bool:
-        """Whether a file was seen to be a generation of the source, by device, inode and time of birth."""
+        """Whether the generation index has a generation with the device, inode and time of birth of a file."""
         return any(same_inode(file, record) and record.at.head_len for record in self.known.values())
 
     def seen(self, files: list[Generation], held: list[Generation]) -> Callable[[Generation], tuple[int, int] | None]:
-        """Makes what tells of a source's file as which generation it was seen, and when that was written to last.
+        """Makes a function that looks up a file in the generation index: its number, and when it was written to last.
 
-        `held` are those that are open. A file that was made anew since, restored or unpacked, has another time.
+        `held` are the generations that are open. A file that was made anew since, restored or unpacked, has another
+        time.
         """
         opened = {generation.identity: generation.number for generation in held}
         matched = self.match(files)
@@ -107,9 +110,9 @@ class GenerationIndex:
         return seen
 
     def has_newer(self, files: list[Generation], held: list[Generation], but: tuple[int, int]) -> bool:
-        """Whether one of a source's files, oldest first, holds something and is younger than all known or open ones.
+        """Whether any of these files, oldest first, has content and is younger than all generations in the index.
 
-        `held` are those that are open; one whose file was packed since is known by its content. `but` is the inode of
+        `held` are the open generations; one whose file was packed since is known by its content. `but` is the inode of
         one that does not count.
         """
         held = [generation for generation in held if generation.identity != but]
@@ -123,14 +126,14 @@ class GenerationIndex:
         return any(file.read(1, 0) for file in newer if file.identity != but)
 
     def meet(self, generation: Generation, lost: int, why: str) -> None:
-        """The register numbers a file that nobody has met; it may hold lines of the generation `lost`, 0 for none."""
+        """Numbers a new file in the generation index; it may hold lines of the generation `lost`, 0 for none."""
         generation.number, generation.rewrites = max([0, *self.known]) + 1, 0
         if lost:
             generation.rewrites, generation.in_doubt, generation.why = lost, True, why
         self.note(generation)
 
     def end(self, number: int) -> list[GenerationRecord]:
-        """The register notes that no more comes of a generation whose place another file took; returns its record."""
+        """Closes a generation in the index whose place another file took, and returns its record in a list."""
         if (known := self.known.get(number)) is None:
             return []
         self._keep(replace(known, closed=True))
@@ -138,7 +141,7 @@ class GenerationIndex:
 
     @contextmanager
     def settled(self, generation: Generation, rivals: list[Generation], of: int) -> Iterator[list[GenerationRecord]]:
-        """The register notes of which generation's lines one in doubt holds some, 0: of none; not if the block fails.
+        """Settles in the index of which generation a doubtful one holds lines, 0: of none; undone if the block fails.
 
         Of `rivals`, which are in doubt for the same reason, none holds any then. Yields the records that changed.
         """
@@ -155,17 +158,20 @@ class GenerationIndex:
             raise
 
     def adopt(self, file: Generation, record: GenerationRecord) -> Generation:
-        """The register notes that a file is the generation of a record, and returns it."""
+        """Notes in the generation index that a file is the generation of a record, and returns the file."""
         file.becomes(record)
         self.note(file)
         return file
 
     def is_replaced(self, number: int) -> bool:
-        """Whether another file took the place of a generation's: what that holds of its lines is known, or will be."""
+        """Whether the index has a generation whose file took the place of the generation of this number.
+
+        Which of its lines that file holds is known, or will be.
+        """
         return any(known.rewrites == number for known in self.known.values())
 
     def carried(self, number: int) -> int:
-        """The generation of which lines were carried last, from this one back: of one that is in doubt none was."""
+        """Finds in the index the generation whose lines were carried last, from this one back; none of one in doubt."""
         record = self.known.get(number)
         while record is not None and record.in_doubt and record.rewrites:
             record = self.known.get(record.rewrites)
@@ -174,12 +180,12 @@ class GenerationIndex:
     def behind(
         self, last: Generation, files: list[Generation], fresh: Generation | None, last_written: int
     ) -> tuple[int, Generation | None, bool]:
-        """Finds where among a source's rotated files, oldest first, those begin that are younger than `last`.
+        """Finds, by the generation index, where among rotated files, oldest first, those younger than `last` begin.
 
-        And the one in which it goes on, where that was saved anew and renamed since, or its own file was lost; else
-        None. And whether it is lost: none of them holds what was carried of it. Where it is in none of them, those are
-        younger that were written to after `last_written`, in ns, and stand behind all that are known: somebody who
-        knows only the last few meets none of the others anew.
+        Returns also the file in which `last` goes on, where it was saved anew and renamed since, or its own was lost;
+        else None. And whether `last` is lost: none of the files holds what was carried of it. Where it is in none of
+        them, those are younger that were written to after `last_written`, in ns, and stand behind all that are known:
+        an index that knows only the last few generations meets none of the others anew.
         """
         own = [i for i, generation in enumerate(files) if generation.identity == last.identity]
         copies = own or [i for i, generation in enumerate(files) if last.head and generation.holds(last.fingerprint())]
@@ -194,7 +200,7 @@ class GenerationIndex:
         return (copies[-1] + 1, copy, False) if goes_on else (copies[-1], None, True)
 
     def _is_backup(self, file: Generation, last: Generation, fresh: Generation | None, *, own: bool) -> bool:
-        """Whether a file that holds a generation is what an editor left beside the log, or a copy; no rotation.
+        """Whether a file that holds an indexed generation is a backup or a copy beside the log, and no rotation.
 
         A rotation renames the log, or copies and empties it; of a copy beside which another file took the log's place
         it is none.
@@ -209,11 +215,11 @@ class GenerationIndex:
         self, files: list[Generation], fresh: Generation | None, start: int, opened: set[tuple[int, int]],
         say_once: Callable[[str, str], None] | None,
     ) -> list[Generation]:  # fmt: skip
-        """Tells which files of a source nobody has met: `fresh`, and of `files` those from `start` on. Closes others.
+        """Finds the files of a source that are not in the generation index yet, and closes all others.
 
-        Not those that are `opened`, by inode. One of `files` that may be a finished generation which was edited since
-        `rewrites` that. Where `say_once` is given, none that is older than one that is known
-        either, and that is said. Raises SourceError.
+        These are `fresh`, and of `files` those from `start` on, but not those whose inodes are `opened`. For a file
+        that may be a closed generation which was edited since, `rewrites` is set to that. Where `say_once` is given, a
+        file that is older than a known one is left alone, and that is said. Raises SourceError.
         """
         matched, found = self.match(files), list[Generation]()
         here = {record.number for record in matched.values()}
@@ -238,18 +244,18 @@ class GenerationIndex:
     def find(
         self, record: GenerationRecord, rotated: list[Generation], fresh: Generation | None, taken: set[tuple[int, int]]
     ) -> Generation | None:
-        """Finds the file that holds what a generation's record says, and places its reader there; None: there is none.
+        """Finds the file that holds what a generation's index record says, and places its reader there; else None.
 
-        `taken` are the inodes of others. Of a generation that has ended the file that is it. Else its inode among the
-        rotated, then of those that are no other generation the oldest, then the path: two generations may well begin
-        alike, and the older one is finished first.
+        `taken` are the inodes of others. Of a closed generation it is the file that matches it. Else the rotated file
+        with its inode comes first, then of those that are no other generation the oldest, then the path: two
+        generations may well begin alike, and the older one is finished first.
         """
         if (
             fresh is not None and not record.closed and not record.packed and record.written == fresh.written()
             and same_inode(fresh, record) and fresh.size() == record.at.offset and fresh.place(record.at)
         ):  # fmt: skip
             fresh.becomes(record)
-            return fresh  # as it was left; what holds the same beside it is a copy
+            return fresh  # unchanged since; another file with the same bytes is a copy
         matched = self.match(rotated)
         if record.closed:
             order = [generation for generation, known in matched.items() if known.number == record.number]
@@ -270,7 +276,7 @@ class GenerationIndex:
 
     @staticmethod
     def _is_edited(file: Generation, record: GenerationRecord) -> bool:
-        """Whether a file that begins and ends as a generation did holds other bytes between.
+        """Whether a file that begins and ends as an indexed generation did holds other bytes between.
 
         Asked where it was saved anew, or written to and is no longer than it was; and of a short one that has grown.
         """
@@ -278,18 +284,19 @@ class GenerationIndex:
         return (anew or file.size() <= SHORT) and file.differs_within(record.at.offset, record.crc)
 
     def copy_of(self, at: Fingerprint, rotated: list[Generation], but: tuple[int, int]) -> Generation | None:
-        """Finds the file that was copied of the generation which `at` describes, and places its reader there.
+        """Finds, with the generation index, the rotated file that is a copy of the generation that `at` describes.
 
-        None when there is none: a file of another generation, or of the inode `but`, is not it.
+        Places its reader there. None when there is none: a file of another generation, or of the inode `but`, is not
+        it.
         """
         matched = self.match(rotated) if at.head_len else {}
         free = [file for file in rotated if at.head_len and file not in matched and file.identity != but]
         return next((file for file in free if file.place(at)), None)
 
     def _recognised(self, generation: Generation, record: GenerationRecord) -> GenerationRecord:
-        """Notes where a closed generation was found, if it lies in another file by now: the next look knows it by that.
+        """Notes in the index where a closed generation was found, if in another file than before; returns its record.
 
-        So a compressed one is not unpacked again. Returns the generation's record.
+        The next look knows the generation by that file, so that a compressed one is not unpacked again.
         """
         found = (*generation.identity, generation.packed, generation.born)
         if found != (record.device, record.inode, record.packed, record.born):
@@ -311,7 +318,10 @@ def _remembered(generation: Generation, record: GenerationRecord) -> bool:
 
 
 def same_inode(generation: Generation, record: GenerationRecord) -> bool:
-    """Whether a file has the inode of the record; compressing it gives it another, which may have been any file's."""
+    """Whether a file has the inode of a generation's record in the index, and is packed like it.
+
+    Compressing a file gives it another inode, which may have been any file's.
+    """
     if generation.born and record.born and generation.born != record.born:
         return False
     return generation.identity == (record.device, record.inode) and bool(generation.packed) == bool(record.packed)
@@ -322,7 +332,7 @@ def _in_place(generation: Generation, record: GenerationRecord) -> bool:
 
 
 def _whole(generation: Generation, record: GenerationRecord) -> bool:
-    """Whether a file holds all that was carried of a closed generation, and no more.
+    """Whether a file holds all that was carried of a closed generation in the index, and no more.
 
     A compressed file may hold more: what was carried of it may have been cut short.
     """

@@ -1,4 +1,4 @@
-"""Claims: which files were seen to be a generation of which log, by device and inode, and whether they are so still."""
+"""Known inodes: which files, by device and inode, were seen to be a generation of which log, and are so still."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ Identity = tuple[int, int]
 
 
 class KnownInodes:
-    """Claims of a mapping's logs to files below `root`. An inode's number may be another file's by now."""
+    """The known inodes of files below `root`, each with the logs of which its file was seen to be a generation.
+
+    An inode's number may be another file's by now.
+    """
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -22,26 +25,26 @@ class KnownInodes:
         self._heads: dict[tuple[int, str], dict[Identity, str]] = {}
 
     def add(self, identity: Identity, log: str, known: GenerationRecord) -> None:
-        """Notes that a file of this device and inode was seen to be this generation of a log."""
+        """Adds a known inode: a file of this device and inode was seen to be this generation of a log."""
         self._logs.setdefault(identity, {})[log] = known
         if known.at.head_len:
             self._heads.setdefault((known.at.head_len, known.at.head), {})[identity] = log
 
     def that_begin(self, head: tuple[int, str]) -> list[Identity]:
-        """The files that were seen to begin with so many bytes of this digest, by device and inode."""
+        """Lists the known inodes of files that were seen to begin with so many bytes of this digest."""
         return [*self._heads.get(head, ())]
 
     def any_of(self, identity: Identity) -> bool:
-        """Whether a file of this device and inode was ever seen to be a generation of a log."""
+        """Whether the device and inode are known: their file was ever seen to be a generation of a log."""
         return identity in self._logs
 
     def clear(self) -> None:
-        """Forgets which files were seen to be which generations of which logs."""
+        """Forgets all known inodes, and so which files were seen to be which generations of which logs."""
         self._logs.clear()
         self._heads.clear()
 
     def known(self, identity: Identity, log: str, name: str) -> GenerationRecord | None:
-        """What a log knows of the file of this name, which has this identity; None: it was never seen as one of its.
+        """Returns a log's record for the known inode of the file `name`; None: it was never seen as one of the log's.
 
         A file that was made at another time is another one.
         """
@@ -50,7 +53,7 @@ class KnownInodes:
         return None if known is None or (made and made != known.born) else known
 
     def log_of(self, identity: Identity, names: Collection[str], name: str) -> str | None:
-        """The log of which the file `name` was seen to be a generation, if it is that file still; None: nobody saw it.
+        """Finds the log of which the file `name`, by its known inode, is a generation still; None: nobody saw that.
 
         `names` are all that lead to it, but for links. Where nobody can tell when a file was made, its content tells.
         """
@@ -69,7 +72,7 @@ class KnownInodes:
         return None
 
     def _holds(self, name: str, known: GenerationRecord) -> bool:
-        """Whether a file holds what a generation is known by."""
+        """Whether a file holds the content by which the generation of a known inode is recognised."""
         if not known.at.head_len:
             return False
         try:

@@ -1,4 +1,4 @@
-"""Lines out of bytes: whole ones, without what is cut out; each message with the lines that continue it."""
+"""Splits bytes into whole lines, without what is cut out, and groups each message with the lines that continue it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Cut = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Lines:
-    """Whole lines without their newlines, where each begins, where the next one will, and where each ends."""
+    """Whole lines without their newlines, the offset where each begins and ends, and where the next line will begin."""
 
     lines: list[bytes]
     offsets: list[int]
@@ -23,7 +23,7 @@ class Lines:
 
 
 def split(data: bytes, start: int, cuts: list[Cut]) -> Lines:
-    """The whole lines in `data`, with the cuts left out: a line that another writer's was spliced into stays whole.
+    """Splits `data` into its whole lines and leaves the cuts out: a line with another one spliced into it stays whole.
 
     Pure. No cut reaches beyond `data`. `end` is where the first unfinished line begins, or the end of the last whole
     line or cut.
@@ -54,10 +54,11 @@ def split(data: bytes, start: int, cuts: list[Cut]) -> Lines:
 
 
 def grouped(lines: Lines, begins: Sequence[bool], limit: int, *, ended: bool) -> Lines:
-    """Each message with the lines that continue it, newlines between them; a line that continues none stays by itself.
+    """Groups lines into messages: each first line with the lines that continue it, newlines between them.
 
-    `begins`: which lines begin a message. The last message is left for later, unless `ended`: nothing can follow it.
-    One that would be over `limit` bytes is not put together: its first line goes alone. Pure.
+    A line that continues none stays by itself. `begins`: which lines begin a message. The last message is left for
+    later, unless `ended`: nothing can follow it. One that would be over `limit` bytes is not put together: its first
+    line goes alone. Pure.
     """
     starts = [i for i, first in enumerate(begins) if first]
     lead = starts[0] if starts else len(lines.lines)
@@ -80,7 +81,7 @@ def walk(
     read: Callable[[int, int], tuple[bytes, list[Cut], bool]], start: int,
     begins: Callable[[Sequence[bytes]], list[bool]] | None, limit: int,
 ) -> Iterator[tuple[Lines, bool]]:  # fmt: skip
-    """All whole lines, or messages, from `start` on, a piece at a time; no line over `limit` bytes is ever held whole.
+    """Reads all whole lines, or messages, from `start` on, a piece at a time; holds no line over `limit` bytes whole.
 
     `read(size, offset)` gives bytes, the cuts in them, and whether more follow. `begins` as for `grouped`; None: every
     line is a message. With each piece comes whether its first line is but the end of one that was over the limit.

@@ -1,4 +1,4 @@
-"""A file that a mapping names: which file it is, and to which log it belongs."""
+"""A named file: a file that a mapping names, with its device and inode, and the log that it belongs to."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ Identity = tuple[int, int]
 """A file's device and inode."""
 
 FileStamp = tuple[int, int, int, int, int]
-"""A file's device, inode, size in bytes, and times of writing and of change in ns: while they stand, so does it."""
+"""A file's device, inode, size in bytes, and times of writing and of change in ns: the same while it is unchanged."""
 
 
 @dataclass(slots=True, eq=False)
 class NamedFile:
-    """A file that a mapping names, by its path below the root.
+    """A named file: one that a mapping names, by its path below the root.
 
     `log` is the log that it belongs to; `of` the name of the file that this is another name of; `aside` why it is never
     read. `rotated`: the mapping names it as a piece, not as a log.

@@ -1,4 +1,4 @@
-"""How many messages of components wait on disk to be sent (`bridge.client.outbox` writes them)."""
+"""Counts the messages in components' outboxes, which wait on disk to be sent (`bridge.client.outbox` writes them)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def waiting(state_dir: Path, mapping: str) -> dict[str, int]:
-    """Counts, for each component that has any, its messages in this mapping's outboxes. Raises OSError."""
+    """Counts the messages that wait in the outboxes of a mapping, for each component that has any. Raises OSError."""
     found: dict[str, int] = {}
     for path in outboxes(state_dir, mapping):
         count = sum(line.startswith(b"[") for line in path.read_bytes().split(b"\n")[:-1])

@@ -1,4 +1,4 @@
-"""The age of a log's pieces is told by evidence (DESIGN §6.2): what was seen, the lines' times, mtime, and then names.
+"""The age of a log's rotated pieces, by evidence (DESIGN §6.2): what was seen, lines' times, mtime, and then names.
 
 Pure: what is known of each piece is passed in.
 """
@@ -15,13 +15,13 @@ from typing import Literal
 from bridge.files.content import COMPRESSED
 
 Order = Literal["evidence", "name", "mtime", "number_up", "number_down"]
-"""What decides the age of pieces: the evidence, or what the mapping says instead (`source.order`)."""
+"""The way to decide the age of pieces: by evidence, or as the mapping says instead (`source.order`)."""
 
 TimeSpan = tuple[int, int]
 """The earliest and the latest time that a piece's lines tell, in milliseconds since 1970."""
 
 Opinion = tuple[str, tuple[int, ...], tuple[int, ...]]
-"""What a name says of its piece's age: in which form, then a date or a moment, then counters."""
+"""The age that a piece's name tells: its form, then a date or a moment, then counters."""
 
 _TAI = re.compile(r"@?(4[0-9a-f]{15,23})(?![0-9a-f])")
 _YEAR_FIRST = re.compile(r"(?<!\d)((?:19|20)\d\d)([-_.]?)(0[1-9]|1[0-2])(?:\2(0[1-9]|[12]\d|3[01]))?(?=(\d*))")
@@ -33,7 +33,7 @@ HOW = {
     "times": "their lines' times", "mtime": "when they were written to", "seen": "what was seen", "name": "their names",
     "path": "its path, as the log itself", "oldest": "being the oldest", "alone": "being alone",
 }  # fmt: skip
-"""What decided the order of two pieces, in words that go behind "by"."""
+"""The words, to stand behind "by", for each evidence that decides which of two pieces is older."""
 
 SURE_MS = 1000
 """Milliseconds by which the times of two pieces must differ to tell which of them is the older one."""
@@ -44,7 +44,7 @@ _MOMENT = 100_000_000
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A piece of a log whose age is asked: its file's name, and what is known of it beside the name.
+    """A piece of a log whose age is asked: the name of its file, and the evidence beside the name.
 
     `number` is that of the generation which it was seen to be, None of a piece that nobody knows; `written` its mtime
     in ns since 1970; `span` reads the lines' times, None where they tell none. `packed`: its file is compressed, which
@@ -60,20 +60,23 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class DatedPiece:
-    """The place of a piece in the order of age: its index among those given, and what put it behind the one before."""
+    """A piece's place in the order of age: its index among those given, and the evidence that put it there.
+
+    `decided` is what put it behind the piece before it.
+    """
 
     index: int
     decided: str
 
 
 def bare(name: str) -> str:
-    """A file's name without the suffix of its compression."""
+    """Returns the name of a piece's file without the suffix of its compression."""
     return name[: name.rindex(".")] if name.endswith(COMPRESSED) else name
 
 
 @functools.lru_cache(maxsize=1 << 13)
 def opinion(name: str) -> Opinion | None:
-    """What a rotated piece's name says of its age, in the forms that loggers give; None: it says nothing.
+    """Reads from a rotated piece's name how old it says the piece is, in the forms that loggers use; None: nothing.
 
     Compared only with one of the same form. Of a number that counts, a higher one is taken for the older piece.
     """
@@ -88,7 +91,7 @@ def opinion(name: str) -> Opinion | None:
         return "date", (int(found[1]), int(found[3]), int(found[4] or 0)), tuple(map(int, counters))
     if found := _YEAR_LAST.search(text):
         day, month = sorted((int(found[1]), int(found[3])), reverse=True)
-        if month > 12 or (day <= 12 and day != month):  # nobody can tell which is which
+        if month > 12 or (day <= 12 and day != month):  # day and month cannot be told apart
             return None
         counters = _INTEGER.findall(text[found.end() :])
         return "date", (int(found[4]), month, day), tuple(map(int, counters))
@@ -100,7 +103,7 @@ def opinion(name: str) -> Opinion | None:
 
 
 def tells_age(name: str) -> bool:
-    """Whether a rotated file's name holds a number, a date or a moment, as those of whole generations do.
+    """Whether a rotated piece's name tells its age: it holds a number, a date or a moment, as whole generations' do.
 
     A date of which nobody can tell day and month is one all the same.
     """
@@ -108,7 +111,7 @@ def tells_age(name: str) -> bool:
 
 
 def _natural(name: str) -> tuple[tuple[int, int, str], ...]:
-    """Makes a key of a piece's name by which the numbers in it compare as numbers."""
+    """Makes a key to sort pieces by name in which the numbers in a name compare as numbers."""
     parts = re.split(r"(\d+)", name)
     return tuple((1, int(part), "") if part.isdecimal() else (0, 0, part) for part in parts)
 
@@ -126,7 +129,7 @@ def _by_name(name: str, order: Order) -> tuple[object, ...]:
 
 
 def precedes(span: TimeSpan | None, other: TimeSpan | None) -> bool:
-    """Whether all lines of one piece are older than all of another, as their times tell. Pure.
+    """Whether all lines of one piece are older than all lines of another, as their times tell. Pure.
 
     Both ends must be older by a second: two writers' clocks differ by less than that, and a line's time may be cut to
     seconds.
@@ -137,7 +140,7 @@ def precedes(span: TimeSpan | None, other: TimeSpan | None) -> bool:
 
 
 def _convention(pieces: Sequence[Piece]) -> dict[str, int]:
-    """How the names of pieces that were seen count, by form: 1 as `opinion` has it, -1 the other way round.
+    """Learns from pieces that were seen how names tell age, by form: 1 as `opinion` has it, -1 the other way round.
 
     Two at least must have been seen, and none speak against it: what was seen tells how the others' names are meant.
     """
@@ -155,7 +158,7 @@ def _convention(pieces: Sequence[Piece]) -> dict[str, int]:
 
 
 def _named_before(piece: Piece, other: Piece, convention: dict[str, int]) -> bool:
-    """Whether one piece is older than another by their names, as the names of pieces that were seen count."""
+    """Whether one piece is older than another by name, as the names of the pieces that were seen count."""
     first, second = opinion(piece.name), opinion(other.name)
     if first is None or second is None or first[0] != second[0] or first[0] not in convention:
         return False
@@ -163,9 +166,9 @@ def _named_before(piece: Piece, other: Piece, convention: dict[str, int]) -> boo
 
 
 def _packed_later(piece: Piece, other: Piece, span: TimeSpan | None, its: TimeSpan | None) -> bool:
-    """Whether a compressed piece is older than a plain one by their names, while its file was made after that one's.
+    """Whether a compressed piece is older than a plain one by name, although its file was written later.
 
-    So does a rotation that compresses the piece of the time before; its file's mtime is only a latest possible one.
+    A rotation that compresses the piece of the time before does so; that file's mtime is only a latest possible one.
     """
     if not piece.packed or other.packed or piece.written <= other.written:
         return False
@@ -176,7 +179,7 @@ def _packed_later(piece: Piece, other: Piece, span: TimeSpan | None, its: TimeSp
 
 
 def in_age_order(pieces: Sequence[Piece], order: Order = "evidence") -> list[DatedPiece]:
-    """Sorts pieces of one log, oldest first, by the strongest evidence that there is; the same in every process.
+    """Sorts the pieces of one log by age, oldest first, by the strongest evidence; the same in every process.
 
     Pieces that were seen stand in the order of their generations. Of the others each stands behind all whose lines are
     older than its own, and behind all that are older by name where what was seen tells how names count; among what is
@@ -191,7 +194,7 @@ def in_age_order(pieces: Sequence[Piece], order: Order = "evidence") -> list[Dat
     asked = {i for i, piece in enumerate(pieces) if piece.number is None} | set(seen[-1:])
     spans = {i: span for i in asked if by_times and len(pieces) > 1 and (span := pieces[i].span()) is not None}
     written = {i: piece.written for i, piece in enumerate(pieces)}
-    for older, newer in zip(seen[-2::-1], seen[:0:-1], strict=True):  # one that was touched later moves no other
+    for older, newer in zip(seen[-2::-1], seen[:0:-1], strict=True):  # a touch moves no other
         written[older] = min(written[older], written[newer])
 
     def key(i: int) -> tuple[object, ...]:
@@ -233,7 +236,7 @@ def in_age_order(pieces: Sequence[Piece], order: Order = "evidence") -> list[Dat
 
 
 def _decided(pieces: Sequence[Piece], spans: dict[int, TimeSpan], order: Order, i: int, before: int | None) -> str:
-    """What puts a piece behind the one before it, in one word."""
+    """Names in one word the evidence that puts a piece behind the one before it in the order of age."""
     if before is None:
         return "seen" if pieces[i].number is not None else "alone" if len(pieces) == 1 else "oldest"
     if pieces[i].number is not None and pieces[before].number is not None:
@@ -249,7 +252,7 @@ def _decided(pieces: Sequence[Piece], spans: dict[int, TimeSpan], order: Order, 
 
 
 def contradicted(pieces: Sequence[Piece], ordered: Sequence[DatedPiece]) -> str:
-    """Says which pieces' names, or times of writing, would give another order than the evidence does; empty: none.
+    """Says which pieces' names, or mtimes, speak against the order of age that the evidence gives; empty: none.
 
     A higher number is taken for older, by its name. Pure.
     """

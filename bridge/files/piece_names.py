@@ -1,4 +1,4 @@
-"""Which log a rotated piece belongs to by its name, where nothing else tells: nobody saw it come. Pure."""
+"""Piece names: tells by its name which log a rotated piece belongs to, where nobody saw the piece come. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MARK = re.compile(r"[.\-_@]+(?:\d[\dTZ:]*|[0-9a-f]{16,24}|[0-9A-Fa-f]{8,40})(?=
 
 
 class PieceNames:
-    """Tells of a rotated piece's path to which of the logs that it was told of it belongs, by name.
+    """The known logs by their names: finds the log to which a rotated piece belongs by the piece's name.
 
     `may_be` says whether a path would be a log's, be one there or not.
     """
@@ -24,7 +24,7 @@ class PieceNames:
         self._by_stem: dict[str, set[str]] = {}
 
     def add(self, log: str) -> None:
-        """Takes a log, by its path, into those to which pieces may belong."""
+        """Adds a log, by its path, to those to which rotated pieces may belong by their names."""
         if log not in self._logs and self._may_be(log):
             self._logs.add(log)
             name = log.rpartition("/")[2]
@@ -32,10 +32,10 @@ class PieceNames:
                 self._by_stem.setdefault(stem, set()).add(log)
 
     def log_of(self, piece: str) -> str | None:
-        """The log that a rotated piece of this path belongs to, by name; None: no name tells.
+        """Finds the log to which the rotated piece of this path belongs by its name; None: no name tells.
 
-        All of the log's name begins the piece's, or its stem does and its suffix ends it. Of several the one in the
-        same folder, and of those the longest.
+        The whole name of the log begins the piece's name, or its stem does and its suffix ends the piece's. Of several
+        logs the one in the same folder counts, and of those the longest.
         """
         folder, _, name = bare(piece).rpartition("/")
         found: list[tuple[bool, int, str]] = []
@@ -56,13 +56,13 @@ class PieceNames:
 
 
 def _stem(name: str) -> str:
-    """A name without its last suffix."""
+    """Returns the stem of a log's or a piece's name: the name without its last suffix."""
     stem, dot, _ = name.rpartition(".")
     return stem if dot and stem else name
 
 
 def _beginnings(name: str) -> Iterator[str]:
-    """What of a name stands before each of its dots, hyphens and underscores, the longest first."""
+    """Yields the beginnings of a piece's name before each dot, hyphen, underscore and @, the longest first."""
     parts = _PART.split(name)
     for n in range(len(parts) - 1, 0, -1):
         if begin := "".join(parts[:n]):
@@ -70,7 +70,7 @@ def _beginnings(name: str) -> Iterator[str]:
 
 
 def _guesses(name: str) -> Iterator[str]:
-    """Names that a log had before a rotation made this one of it, the likeliest first."""
+    """Guesses the names that a log had before a rotation made this piece's name of it, the likeliest first."""
     if (plain := _MARK.sub("", name)) != name and plain:
         yield plain
     yield from _beginnings(name)

@@ -1,4 +1,4 @@
-"""The times that the lines of a piece tell: the earliest and the latest near its beginning and its end."""
+"""Piece times: the earliest and the latest time that the lines near a piece's beginning and end tell."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from bridge.files.generation import Generation
 from bridge.files.piece_age import TimeSpan
 
 END_BYTES = 1 << 16
-"""Bytes at the beginning of a piece, and at its end, whose lines are asked for their times."""
+"""Bytes at the beginning of a piece, and at its end, from whose lines times are read."""
 
 ENDS = 1 << 12
 """Bytes at both ends of a piece that mostly hold its first and its last message."""
@@ -21,7 +21,7 @@ Times = Callable[[Sequence[bytes]], Sequence[int]]
 
 
 def first_and_last(file: Generation, times: Times) -> TimeSpan | None:
-    """The times of the first and the last line of a piece that tell one; None: no line at either end does.
+    """Reads the first and the last time that the lines at the ends of a piece tell; None: no line there tells one.
 
     A compressed file is unpacked to its end for it. Raises SourceError.
     """
@@ -37,9 +37,9 @@ def first_and_last(file: Generation, times: Times) -> TimeSpan | None:
 
 
 def span_of(file: Generation, times: Times) -> TimeSpan | None:
-    """The earliest and the latest time that lines at both ends of a piece tell; None: they tell none.
+    """Reads the earliest and the latest time that the lines at both ends of a piece tell; None: no line tells one.
 
-    A time that lies behind the last change of the file is none that a line was written at. A compressed file is
+    A time that lies after the last change of the file does not count: no line was written at it. A compressed file is
     unpacked to its end for it. Raises SourceError.
     """
     if file.content is None:

@@ -1,4 +1,4 @@
-"""A survey finds all files of one source, as they lie at one moment."""
+"""Looks at all paths of one source: opens all files of the source as they lie at one moment."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from bridge.files.piece_age import Piece, TimeSpan, contradicted, in_age_order, 
 from bridge.files.piece_times import Times, span_of
 
 SURVEYS = 50
-"""How often a survey of the files is taken again before it is given up until the next look."""
+"""How often a source's files are opened again, because one was renamed, before the next look has to do it."""
 
 
 GROWING = 5
-"""How often files are met again because a rotated one was written to, which may go on for ever."""
+"""How often a source's files are met again because a rotated one was written to, which may go on for ever."""
 
 SURE_BYTES = 4096
-"""Bytes of a file that hardly are another one's by chance."""
+"""So many equal bytes two files hardly have by chance."""
 
 Stamps = dict[Path, tuple[int, int, int, int]]
 
 
 def same(before: Stamps, after: Stamps, *, grown: bool) -> bool:
-    """Whether the rotated pieces are as they were; with `grown`: but for those that became longer. Pure."""
+    """Whether a source's rotated paths have the same stamps as before; `grown`: but for files that grew. Pure."""
     if before == after or not grown or before.keys() != after.keys():
         return before == after
     return all(after[path][:2] == facts[:2] and after[path][2] >= facts[2] for path, facts in before.items())
 
 
 class PathsProvider:
-    """Looks through the names a source's pieces have: its path, and what its `rotated` globs match."""
+    """Provides the files at the paths of one source: at its own path, and at those that its `rotated` globs match."""
 
     def __init__(self, catalog: Catalog, name: str, say_once: Callable[..., None], times: Times | None) -> None:
         self._catalog = catalog
@@ -50,10 +50,10 @@ class PathsProvider:
         self._spans: dict[tuple[tuple[int, int], tuple[int, int]], TimeSpan | None] = {}
 
     def take(self) -> tuple[list[Generation], Generation | None]:
-        """Opens all files of a source: returns the rotated ones, by name, and the one at its path.
+        """Opens the files at all paths of a source: returns the rotated ones, by name, and the one at its own path.
 
-        A rotation renames one file after the other. The survey is taken again until nothing moved while it was taken:
-        else a file could slip from a name that is yet to be looked at to one that was.
+        A rotation renames one file after the other. All are opened again until nothing moved meanwhile: else a file
+        could slip from a name that is yet to be looked at to one that was. Raises SourceError.
         """
         for _ in range(SURVEYS):
             before = self._catalog.files_of(self._name)
@@ -68,10 +68,10 @@ class PathsProvider:
         raise SourceError("its files are renamed faster than they can be looked at", where=str(self._path))
 
     def stranger(self, at: Fingerprint) -> Generation | None:
-        """Opens a file, a log by itself that nobody has carried, that holds what a lost generation is known by, there.
+        """Opens an unknown file, outside the source's paths, that holds what a lost generation is recognised by.
 
-        Somebody copied the log there and emptied it, under a name that the mapping takes for a log's. None: there is
-        none. Raises SourceError.
+        Its reader is placed there. The file is a log by itself that nobody has carried: somebody copied the log there
+        and emptied it, under a name that the mapping takes for a log's. None: there is none. Raises SourceError.
         """
         named = sorted(self._catalog.named.items()) if at.head_len and self._catalog.many else []
         for name, listed in named:
@@ -86,23 +86,27 @@ class PathsProvider:
         return None
 
     def stranger_of(self, record: GenerationRecord) -> Generation | None:
-        """The same of a generation that nobody saw go: its log's own file was emptied, or it is too long for chance."""
+        """Opens an unknown file, as `stranger` does, that holds a generation which left the source's paths unseen.
+
+        Only where the log's own file was emptied, or the generation is too long for chance; else None.
+        """
         here = self.at_path()
         emptied = here is not None and (here.st_dev, here.st_ino) == (record.device, record.inode)
         return self.stranger(record.at) if emptied or record.at.offset >= SURE_BYTES else None
 
     def at_path(self) -> os.stat_result | None:
-        """What stat says of the file at the source's path; None: there is none. Raises SourceError."""
+        """Returns the stat of the file at the source's own path; None: there is none. Raises SourceError."""
         return self._catalog.at_path(self._name)
 
     def in_age_order(
         self, files: list[Generation], seen: Callable[[Generation], tuple[int, int] | None]
     ) -> list[Generation]:
-        """Sorts rotated files of a source, oldest first.
+        """Sorts the files at a source's rotated paths by age, oldest first.
 
-        `seen` tells as which generation one was seen, and when that was written to last, in ns since 1970.
+        `seen` tells as which generation a file was seen, and when that was written to last, in ns since 1970.
 
-        Says where the evidence is against what the names alone would tell of one that nobody knows. Raises SourceError.
+        Says where the evidence is against what the names alone would tell of a file that nobody knows. Raises
+        SourceError.
         """
         pieces = []
         for file in files:
@@ -125,7 +129,7 @@ class PathsProvider:
         return self._spans[key]
 
     def holds(self, identity: tuple[int, int], head: bytes, start: int, data: bytes) -> bool:
-        """Whether a file of the source that begins with `head`, and has not this identity, holds `data` at `start`.
+        """Whether a file at the source's paths begins with `head`, has another identity, and holds `data` at `start`.
 
         Raises SourceError.
         """
@@ -145,11 +149,11 @@ class PathsProvider:
         self, files: list[Generation], fresh: Generation | None, held: list[Generation],
         seen: Callable[[Generation], bool],
     ) -> list[Generation]:  # fmt: skip
-        """Closes rotated files that merely repeat the beginning of another, as `cp log log.bak` makes; returns others.
+        """Closes those of a source's rotated files that merely repeat the beginning of another; returns the others.
 
-        Of two that are alike the one whose name ends in a number or a date stays. Two generations may well begin with
-        the same line, so a short file of such a name is no copy; nor is one that was `seen` as a generation. `held` are
-        the generations that are open already.
+        `cp log log.bak` makes such a file. Of two that are alike the one whose name ends in a number or a date stays.
+        Two generations may well begin with the same line, so a short file of such a name is no copy; nor is one that
+        was `seen` as a generation. `held` are the generations that are open already.
         """
         self.rotated_copies = set()
         known = {file.identity for file in held}
@@ -158,7 +162,7 @@ class PathsProvider:
         begins = {id(file): file.read(TAIL, 0) for file in (*files, *held, *([fresh] if fresh else []))}
 
         def repeats(file: Generation, older: list[Generation], others: list[Generation | None]) -> bool:
-            """Whether a file is what one of these begins with; of older ones, and that goes on."""
+            """Whether one of a source's files is how one of these others begins; or an older one, which goes on."""
             first = begins[id(file)]
 
             def alike(some: list[Generation | None]) -> Iterator[Content]:
@@ -191,7 +195,7 @@ class PathsProvider:
                 of = {generation.number for generation in held if repeats(file, [], [generation])}
                 if file.packed is not None:
                     self.rotated_copies |= of
-                if file.packed is None or not of:  # what is held was compressed
+                if file.packed is None or not of:  # else it is the open generation, compressed
                     self._say_once(file.path.name, "repeats lines of another file of this source; it is left alone")
         for file in files:
             if id(file) in dropped:
@@ -199,14 +203,14 @@ class PathsProvider:
         return [file for file in files if id(file) not in dropped]
 
     def marks(self) -> tuple[int, ...]:
-        """The times at which the folders of rotated pieces changed: while they stand, no piece has another name.
+        """Returns the times at which the folders of a source's paths changed: while they stand, no piece is renamed.
 
         0 stands in it where nobody can tell.
         """
         return self._catalog.marks()
 
     def stamps(self) -> Stamps:
-        """Maps the path of each rotated piece to its device, inode, size and time of writing. Raises SourceError."""
+        """Maps the path of each rotated piece of a source to its device, inode, size and mtime. Raises SourceError."""
         found = {}
         for path in self._catalog.files_of(self._name):
             if path != self._path and (now := stat_of(path)) is not None:
@@ -214,5 +218,5 @@ class PathsProvider:
         return found
 
     def rotated_names(self) -> dict[tuple[int, int], Path]:
-        """Maps the device and inode of each rotated piece of a source to where the piece lies. Raises SourceError."""
+        """Maps the device and inode of each rotated piece of a source to its path. Raises SourceError."""
         return {identity: path for path, identity in self._catalog.files_of(self._name).items() if path != self._path}

@@ -1,4 +1,4 @@
-"""A tail follows one source through its generations: rotation, truncation, replacement, restart.
+"""Tails one source through its generations: follows rotation, truncation, replacement and restart.
 
 The chain holds the generations that are not carried to their end, oldest first, each with its descriptor open; the last
 one is the file at the source's path. Events are only reasons to look; what counts is its size and what stands in it.
@@ -22,10 +22,10 @@ from bridge.files.source_paths import GROWING, SURVEYS, PathsProvider, same
 
 
 class Tail:
-    """A tail follows one source's files. Thread-safe by `lock`; whoever calls takes its `news` and `notices`."""
+    """A tail follows the files of one source. Thread-safe by `lock`; the caller takes its `news` and `notices`."""
 
     aligns = True
-    """Whether somebody finds out which lines of a file that took the log's place were carried."""
+    """Whether the caller finds out which lines of a file that took the log's place were carried before."""
 
     def __init__(self, catalog: Catalog, name: str, known: list[GenerationRecord], times: Times | None = None) -> None:
         self.name, self.path = name, catalog.root / name
@@ -35,11 +35,11 @@ class Tail:
         self._ignored, self.register = set[str](), GenerationIndex(known, partial(catalog.claim, name))
         self._chain, self._absent = list[Generation](), tuple[int, ...]()
         self._finished = ClosedGenerations(self._survey, self.register)
-        self.owed: Callable[[], object] | None = None  # what the next look must know first; raises SourceError
+        self.owed: Callable[[], object] | None = None  # called before the next look; raises SourceError
 
     @property
     def _late(self) -> list[Generation]:
-        """The finished generations of the source that are open."""
+        """The finished generations of the tail's source that are open."""
         return self._finished.held
 
     @property
@@ -48,7 +48,7 @@ class Tail:
         return self.register.news
 
     def look(self) -> None:
-        """The tail compares its source's files with its chain and takes in changes. Raises SourceError: look again."""
+        """Looks whether the tail's files still match its chain, and takes changes in. Raises SourceError: try again."""
         with self.lock:
             if self.owed is not None:
                 self.owed()
@@ -63,8 +63,8 @@ class Tail:
                 self.register.at_rest(current)
                 return
             empty, before = not current.head, current.checked
-            why = current.changed()  # also where it was moved: it may have been copied and emptied before
-            if here and empty and current.head:  # nothing proves that this came first
+            why = current.changed()  # also of a moved file: it may have been copied and emptied before
+            if here and empty and current.head:  # nothing proves that these are its first bytes
                 met = current.head, current.checked
                 current.head, current.checked = b"", before
                 if self._skipped(current):
@@ -87,20 +87,20 @@ class Tail:
         return self._chain[-1] if self._chain else None
 
     def first(self) -> Generation | None:
-        """Returns the oldest generation of the source that is not carried to its end; None when there is none."""
+        """Returns the oldest generation that the tail has not carried to its end; None when there is none."""
         return self._chain[0] if self._chain else None
 
     def of_identity(self, identity: tuple[int, int]) -> Generation | None:
-        """Returns the source's open generation of this device and inode, which an open file keeps; or None."""
+        """Returns the tail's open generation of this device and inode, which an open file keeps; or None."""
         opened = (generation for generation in (*self._chain, *self._late) if generation.content is not None)
         return next((generation for generation in opened if generation.identity == identity), None)
 
     def of_number(self, number: int) -> Generation | None:
-        """Returns the open generation of the source that has this number, or None."""
+        """Returns the tail's open generation that has this number, or None."""
         return next((generation for generation in (*self._chain, *self._late) if generation.number == number), None)
 
     def reopen(self, number: int) -> Generation | None:
-        """The tail opens a generation it knows by its content, and keeps it with the finished ones; or None."""
+        """Opens a generation that the tail knows, by its content, and keeps it with the finished ones; or None."""
         with self.lock:
             found = self._find(self.register.known[number]) if number in self.register.known else None
             if found is not None:
@@ -108,67 +108,67 @@ class Tail:
             return found
 
     def lies_elsewhere(self, identity: tuple[int, int], start: int, data: bytes) -> bool:
-        """Whether a file of the source is a copy of this deleted, open one, with these bytes. Raises SourceError."""
+        """Whether another file of the tail copies this deleted, open one, with these bytes. Raises SourceError."""
         with self.lock:
             generation = self.of_identity(identity)
             return self._survey.holds(identity, generation.head if generation is not None else b"", start, data)
 
     def pending(self) -> list[Generation]:
-        """Returns the source's generations that are not carried to their end, oldest first."""
+        """Returns the tail's generations that are not carried to their end, oldest first."""
         return list(self._chain)
 
     def late(self) -> list[Generation]:
-        """Returns the source's finished generations that have grown since: a writer still held the old descriptor."""
+        """Returns the tail's finished generations that have grown since: a writer still held the old descriptor."""
         for generation in (grown := [generation for generation in self._late if generation.grown()]):
             self.introduce(generation, closed=True)
         return grown
 
     @property
     def restless(self) -> bool:
-        """Whether the tail must be looked at although no file of the source changed: it reads one without a name."""
+        """Whether the tail must look again although no file of its source changed: it reads a file without a name."""
         return self.owed is not None or not all(map(self._catalog.lies, self._inodes()))
 
     def watch_finished(self) -> None:
-        """The tail opens finished generations whose files have grown, however long ago. Called under the lock."""
+        """Makes the tail open finished generations whose files have grown, however long ago. Called under the lock."""
         self._finished.watch({generation.number for generation in self._chain}, self._inodes())
 
     def introduce(self, generation: Generation, *, closed: bool = False) -> None:
-        """The tail notes the first bytes of a generation that was numbered when empty, before a line of it is sent."""
+        """Notes for the tail the first bytes of a generation numbered when empty, before a line of it is sent."""
         if not self.register.known[generation.number].at.head_len:
             generation.extend_head()
             if generation.head:
                 self.register.note(generation, closed=closed)
 
     def close(self) -> None:
-        """The tail closes every file of its source that is open."""
+        """Closes every file of the tail that is open."""
         with self.lock:
             shut([*self._chain, *self._late])
             self._chain, self._finished.held = [], []
 
     def peek(self, generation: Generation, limit: int) -> bytes:
-        """The tail reads up to `limit` bytes behind a generation's reader; none of other content: look again."""
+        """Reads up to `limit` bytes behind the reader of a tail's generation; none of other content: look again."""
         with self.lock:
             return generation.peek(limit)
 
     def read(self, generation: Generation, size: int, offset: int) -> bytes:
-        """The tail reads up to `size` bytes of a generation. Raises SourceError, also where the file was replaced."""
+        """Reads up to `size` bytes of a tail's generation. Raises SourceError, also where the file was replaced."""
         with self.lock:
             if generation.content is not None:
                 return generation.read(size, offset)
         raise SourceError("was replaced while it was read", where=str(generation.path))
 
     def pass_over(self, generation: Generation, end: int) -> None:
-        """The tail moves a generation's reader to `end`, over what `read` returned, if the file has not changed."""
+        """Moves the reader of a tail's generation to `end`, over what `read` returned, if the file has not changed."""
         with self.lock:
             generation.pass_over(end)
 
     def advance(self, generation: Generation, consumed: bytes) -> None:
-        """The tail moves a generation's reader over what `peek` returned; under the lock, as a look compares both."""
+        """Moves the reader of a tail's generation over what `peek` returned, locked, as a look compares both."""
         with self.lock:
             generation.advance(consumed)
 
     def finish(self) -> GenerationRecord | None:
-        """The tail ends its oldest unfinished generation, when another follows it; returns its record, or None."""
+        """Ends the tail's oldest unfinished generation, when another follows it; returns its record, or None."""
         with self.lock:
             return self._end(self._chain.pop(0)) if len(self._chain) > 1 else None
 
@@ -177,9 +177,9 @@ class Tail:
         return self.register.record(done, closed=True)
 
     def seek(self, number: int, at: Fingerprint) -> None:
-        """The tail puts its reader at a place that Redis confirmed: later generations are read from their beginning."""
+        """Moves the tail to a position that Redis confirmed: later generations are read from their beginning."""
         with self.lock, self._wholly():
-            for ended in [g for g in self._chain if g.number < number]:  # as Redis knows and the ledger not
+            for ended in [g for g in self._chain if g.number < number]:  # Redis knows it, the ledger does not
                 self._chain.remove(ended)
                 self.news.append(self._end(ended))
             back = [generation for generation in self._late if generation.number >= number]
@@ -210,7 +210,7 @@ class Tail:
                         generation.close()
 
     def seek_offset(self, number: int, offset: int) -> bool:
-        """The tail puts its reader at a place of which nobody wrote down digests; False: the generation is unknown."""
+        """Moves the tail to an offset of which nobody wrote down digests; False: the generation is unknown."""
         with self.lock:
             if number not in self.register.known:
                 return False
@@ -221,32 +221,32 @@ class Tail:
             return True
 
     def seek_late(self, number: int, at: Fingerprint) -> None:
-        """The tail moves the reader of a finished generation that has grown to `at`; closes one of other content."""
+        """Moves the reader of a finished generation of the tail that has grown to `at`; closes one of other content."""
         for other in [g for g in self._late if g.number == number and not g.place(at)]:
             self._late.remove(other)
             other.close()
 
     def amend(self, number: int, at: Fingerprint) -> None:
-        """The tail writes down that a generation is known by more than its record said, as news for the ledger."""
+        """Extends the tail's record of a generation to the further fingerprint `at`, as news for the ledger."""
         self.register.amend(number, at)
 
     def confirmed(self, generation: Generation) -> GenerationRecord:
-        """The tail records that Redis has confirmed a generation's bytes up to the reader's place."""
+        """Records for the tail that Redis has confirmed a generation's bytes up to the reader's place."""
         return self.register.record(generation)
 
     def record(self, number: int) -> GenerationRecord:
-        """Returns what is remembered of the source's generation of this number."""
+        """Returns the tail's record of the generation that has this number."""
         return self.register.known[number]
 
     def records(self) -> list[GenerationRecord]:
-        """Returns the records of all generations of the source that are known, oldest first."""
+        """Returns the records of all generations that the tail knows, oldest first."""
         return [self.register.known[number] for number in sorted(self.register.known)]
 
     # -- taking in what changed ------------------------------------------------------------------------------
 
     @contextmanager
     def _wholly(self) -> Iterator[None]:
-        """Drops half a chain if the block fails: its last generation would pass for the newest, others be met anew."""
+        """Drops the tail's half-built chain if the block fails: its last generation would pass for the newest one."""
         try:
             yield
         except BaseException:
@@ -255,7 +255,7 @@ class Tail:
             raise
 
     def _start(self) -> None:
-        """The first look of a process at a source: finds the generations the ledger knows, then what came since."""
+        """Looks for the first time in this process: the tail finds the ledger's generations, then what came since."""
         held, met = {generation.number for generation in self._late}, bool(self.register.known)
         newest, lost = max(self.register.known, default=0), 0
         for record in self.records():
@@ -268,7 +268,7 @@ class Tail:
                 lost = record.number
         last = self._chain[-1] if self._chain else None
         if last is not None and not self.register.known[last.number].at.head_len and self._skipped(last):
-            last.close()  # it was empty and is known by nothing: what stands there now came after those
+            last.close()  # an empty file has no fingerprint: its content now came after the rotated files
             self._chain.remove(last)
             last = self._chain[-1] if self._chain else None
         replaced = (last is None or last.path != self.path) and self._append_newer(last, lost=lost)
@@ -280,14 +280,14 @@ class Tail:
             self._finished.mend({generation.identity for generation in self._chain}, self._say_once)
 
     def _skipped(self, last: Generation) -> bool:
-        """Whether a rotated file of the source holds lines, and is younger than all generations known but `last`."""
+        """Whether a rotated file with content is younger than all generations that the tail knows, but for `last`."""
         rotated, fresh = self._files()
         found = self.register.has_newer(rotated, [*self._chain, *self._late], last.identity)
         shut(rotated, fresh)
         return found
 
     def _files(self) -> tuple[list[Generation], Generation | None]:
-        """Opens the source's rotated files, oldest first, without mere copies; and the one at the path."""
+        """Opens the tail's rotated files, oldest first, without mere copies; and the file at the source's path."""
         rotated, fresh = self._survey.take()
         self._finished.drop_replaced()
         held = [*self._chain, *self._late]
@@ -298,8 +298,8 @@ class Tail:
         return {generation.identity for generation in (*self._chain, *self._late) if generation.content is not None}
 
     def _find(self, record: GenerationRecord) -> Generation | None:
-        """Opens the file that holds what a generation's record says, placed there; None when it is gone."""
-        for _ in range(2):  # behind the back of one survey it may have been copied and emptied
+        """Opens the file that holds a generation of the tail's record, placed where that says; None when it is gone."""
+        for _ in range(2):  # during the first try the file may have been copied and emptied
             rotated, fresh = self._files()
             chosen = self.register.find(record, rotated, fresh, self._inodes())
             shut(rotated, fresh, but=chosen)
@@ -309,7 +309,7 @@ class Tail:
         return self.register.adopt(copy, record) if copy is not None else None
 
     def _moved_on(self, current: Generation) -> None:
-        """Takes in another file at the source's path: the same content saved anew, or the next generation."""
+        """Takes another file at the tail's path in: the same content saved anew, or the next generation."""
         rotated, fresh = self._survey.take()
         shut(rotated)
         self.introduce(current)
@@ -326,7 +326,7 @@ class Tail:
         self.register.note(current)
 
     def _append_newer(self, last: Generation | None, last_written: int = -1, *, lost: int = 0, why: str = "") -> bool:
-        """Numbers all files younger than `last` or, where it is gone, written to after `last_written` (ns), by age.
+        """Numbers the tail's files younger than `last` or, if it is gone, written after `last_written` (ns), by age.
 
         They are in doubt where they may hold lines of `last` or of the generation `lost`. Returns whether any is.
         Again, where a rotated file came, went or changed meanwhile: what was met may stand in that by now.
@@ -352,7 +352,7 @@ class Tail:
         return bool(newer)
 
     def _replaced_in_place(self, current: Generation, why: str, at: Fingerprint | None = None) -> None:
-        """Begins a new generation at 0 of a file with other content (truncated, copied and truncated, rewritten)."""
+        """Begins a generation at 0 of the tail's file, which has other content (truncated, copytruncate, rewritten)."""
         at = at or current.fingerprint()
         rotated, now = self._survey.take()
         shut(rotated, now, but=(copy := self.register.copy_of(at, rotated, but=current.identity)))
@@ -376,7 +376,7 @@ class Tail:
         self._append_newer(current, last_written, lost=lost, why=why)
 
     def distrust(self, generation: Generation, why: str) -> bool:
-        """The tail takes its newest file, edited ahead of the reader, for another one; False: it is not the newest."""
+        """Takes the tail's newest file, edited ahead of the reader, for another one; False: it is not the newest."""
         with self.lock:
             if is_newest := generation is self.current():
                 self._replaced_in_place(generation, why)
@@ -384,13 +384,13 @@ class Tail:
 
     @contextmanager
     def settled(self, generation: Generation, of: int) -> Iterator[list[GenerationRecord]]:
-        """The tail notes of which generation's lines one holds some, as `GenerationIndex.settled` does."""
+        """Notes for the tail of which generation's lines one holds some, as `GenerationIndex.settled` does."""
         rivals = [*filter(generation.rivals, self._chain)]
         with self.lock, self.register.settled(generation, rivals, of) as changed:
             yield changed
 
     def _say_once(self, name: str, what: str, said: str = "") -> None:
-        """Says `what` of the file of this name, or what is `said` instead of both, if it was not said of the name."""
+        """Adds a notice to the tail, once for each file name: the name and `what`, or `said` instead of both."""
         if name not in self._ignored:
             self._ignored.add(name)
             self._say(said or f"{name} {what}")

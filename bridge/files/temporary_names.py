@@ -1,4 +1,4 @@
-"""Names that editors, downloads and atomic writers give to files which are none yet, or none any more. Pure."""
+"""Temporary names: those that editors, downloads and atomic writers give to unfinished or left-over files. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _COUNTED = re.compile(r"(.+)\.\d{5,}", re.DOTALL)
 
 
 def leftover(name: str, there: Callable[[str], bool] = lambda other: False) -> bool:
-    """Whether a file of this name, without its folder, was left by an editor or is one that a writer will rename.
+    """Whether a name, without its folder, is temporary: of a file that an editor left or that a writer will rename.
 
     `x.1234567`, and `.x.abcdef` where its six characters are plain letters, is only taken for that where `there` says
     that a file `x` lies beside it: else it may be what its name says.

@@ -1,4 +1,4 @@
-"""Wake-ups: watchdog says that something happened somewhere. What happened is found out by looking.
+"""Watches folders with watchdog for wake-ups: an event says only that something happened; looking tells what.
 
 A wake-up may be missed, doubled or late (an overflowed queue, a replaced directory, a dead thread, a network file
 system); the sweep in `run.py` finds what it missed.
@@ -21,7 +21,7 @@ from watchdog.events import (
 from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
 
-# Without the filter our own reads come back as events.
+# Without this filter the bridge's own reads would come back as events.
 _EVENTS: list[type[FileSystemEvent]] = [FileModifiedEvent, FileCreatedEvent, FileMovedEvent, FileDeletedEvent]
 
 
@@ -36,7 +36,10 @@ class _Handler(FileSystemEventHandler):
 
 
 class Watcher:
-    """Watches folders and calls `wake(path, removed)` from watchdog's thread. `tend` repairs what broke."""
+    """Watches folders and calls `wake(path, removed)` for each event, from watchdog's thread.
+
+    `tend` repairs what broke.
+    """
 
     def __init__(self, folders: set[Path], wake: Callable[[str, bool], None], say: Callable[[str], None]) -> None:
         self.folders = folders

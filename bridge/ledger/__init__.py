@@ -1,1 +1,1 @@
-"""The bridge's local memory: one SQLite file. The only importer of sqlite_utils; one module per thing remembered."""
+"""The ledger, the bridge's local SQLite memory: one module for each kind of fact; only this uses sqlite_utils."""

@@ -1,4 +1,4 @@
-"""The ledger remembers which differences somebody acknowledged, and which entries were deleted on purpose."""
+"""Keeps in the ledger the acknowledgements: differences that somebody acknowledged, and entries deleted on purpose."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bridge.ledger.store import Ledger
 
 @dataclass(frozen=True, slots=True)
 class AcknowledgedDifference:
-    """Differences of one kind that somebody acknowledged, with a reason.
+    """Differences between stream and files, of one kind, that somebody acknowledged, with a reason.
 
     `first` and `last` are the IDs of the first entry and of the last; of a line without an entry both are its place,
     `log:generation:offset`. `count` differences lie between. `digest` is that of both sides of a single one.
@@ -26,7 +26,7 @@ class AcknowledgedDifference:
 
 @dataclass(frozen=True, slots=True)
 class RedactedLine:
-    """An entry that was deleted on purpose, and the line that it was made of or that the mirror made of it.
+    """A redacted entry, deleted on purpose, and the line that it was made of or that the mirror made of it.
 
     The line was sent from `offset` of a generation of the log `name`, or written there by the mirror; it has `length`
     bytes with its newline, and this digest without. Empty and 0: no file had it.
@@ -43,7 +43,7 @@ class RedactedLine:
 def save_accepted(
     ledger: Ledger, stream: str, found: Sequence[AcknowledgedDifference], who: str, why: str, at: float
 ) -> None:
-    """Writes into the ledger which differences somebody acknowledged; inside a transaction."""
+    """Writes into the ledger the differences that somebody acknowledged, by whom and why; inside a transaction."""
     for row in found:
         ledger.write(
             "INSERT INTO accepted (stream, kind, first, last, count, digest, at, who, why)"
@@ -63,13 +63,13 @@ def save_accepted(
 
 
 def accepted_of(ledger: Ledger, stream: str) -> list[AcknowledgedDifference]:
-    """Reads from the ledger which differences of a stream somebody acknowledged."""
+    """Reads from the ledger the differences of a stream that somebody acknowledged."""
     rows = ledger.rows("SELECT kind, first, last, count, digest FROM accepted WHERE stream = ?", (stream,))
     return [AcknowledgedDifference(*row) for row in rows]
 
 
 def save_redacted(ledger: Ledger, stream: str, found: RedactedLine, who: str, why: str, at: float) -> None:
-    """Writes into the ledger that an entry is deleted on purpose, before it is."""
+    """Writes into the ledger that an entry is redacted, deleted on purpose, before the entry is deleted."""
     ledger.write(
         "INSERT OR REPLACE INTO redacted (stream, entry, name, generation, offset, length, digest, at, who, why)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -79,7 +79,7 @@ def save_redacted(ledger: Ledger, stream: str, found: RedactedLine, who: str, wh
 
 
 def redacted_of(ledger: Ledger, stream: str, name: str | None = None) -> list[RedactedLine]:
-    """Reads from the ledger which entries of a stream were deleted on purpose; those of one log, or of all."""
+    """Reads from the ledger the redacted entries of a stream, with their lines; those of one log, or of all."""
     rows = ledger.rows(
         "SELECT entry, name, generation, offset, length, digest FROM redacted WHERE stream = ?"
         " AND (? IS NULL OR name = ?) ORDER BY generation, offset",

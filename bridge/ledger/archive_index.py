@@ -1,4 +1,4 @@
-"""The index of the archive: which entries lie in which part of which file, and what they were taken from."""
+"""Keeps in the ledger the index of the archive: which entries lie in which part of which archive file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bridge.ledger.trim_points import key_of
 
 @dataclass(frozen=True, slots=True)
 class ArchivedEntry:
-    """One entry of a part: its ID, the length of its line with the newline, its origin (None: born in Redis)."""
+    """An entry in an archive part: its ID, the length of its line with the newline, its origin (None: Redis-born)."""
 
     id: EntryId
     length: int
@@ -25,10 +25,11 @@ class ArchivedEntry:
 
 @dataclass(frozen=True, slots=True)
 class ArchivePart:
-    """Some bytes of an archive's file, packed by themselves: lines of the source `name`; of no name, JSON.
+    """A part of an archive file, packed by itself: lines of the source `name`, or JSON where the name is empty.
 
-    `path` is relative to the archive, `at` and `size` count packed bytes, `digest` is of the unpacked ones, and
-    `entries` of what was packed: IDs and fields. `index` tells which entries these are, packed as well.
+    `path` is relative to the archive, `at` and `size` count packed bytes, `digest` is of the unpacked bytes, and
+    `entries` is the digest of the entries that were packed: IDs and fields. `index` lists these entries, packed as
+    well.
     """
 
     path: str
@@ -41,15 +42,16 @@ class ArchivePart:
 
     @property
     def listed(self) -> list[ArchivedEntry]:
-        """Its entries, in order."""
+        """The entries of an archive part, in order, unpacked from its index."""
         return _unpacked(self.index)
 
 
 @dataclass(frozen=True, slots=True)
 class ArchivedSpan:
-    """All entries of a stream from `first` to `last`, in the order they stood in, in parts.
+    """An archived span: all entries of a stream from `first` to `last`, in the stream's order, in parts.
 
-    `base`: where parity would begin if the archive began here (`bridge.parity.proof_point`), as JSON; null: at both
+    `base`: where parity would begin if the archive began here (`bridge.parity.proof_point`), as JSON; null: it needs
+    none.
     """
 
     first: EntryId
@@ -59,7 +61,7 @@ class ArchivedSpan:
 
 
 class ArchiveFile(NamedTuple):
-    """What stands in a part behind `between` lines that were redacted: its length in bytes, unpacked, and digest."""
+    """A run of lines in an archive part, behind `between` redacted lines: its unpacked length in bytes, and digest."""
 
     between: int
     length: int
@@ -67,7 +69,7 @@ class ArchiveFile(NamedTuple):
 
 
 def index_of(listed: Sequence[ArchivedEntry]) -> bytes:
-    """As a part keeps it. Pure."""
+    """Packs the index of an archive part: IDs, lengths and origins of its entries, as columns. Pure."""
     origins = [archived.origin if archived.origin is not None else Origin(0, 0, 0) for archived in listed]
     columns = [
         array("Q", [archived.id[0] for archived in listed]), array("Q", [archived.id[1] for archived in listed]),
@@ -88,7 +90,7 @@ def _unpacked(blob: bytes) -> list[ArchivedEntry]:
 
 
 def save_span(ledger: Ledger, stream: str, span: ArchivedSpan) -> None:
-    """Inside a ledger transaction: adds it."""
+    """Writes an archived span and its parts into the ledger's index of the archive; inside a transaction."""
     ledger.write(
         "INSERT OR REPLACE INTO archive_spans (stream, last, first, base) VALUES (?, ?, ?, ?)",
         (stream, key_of(span.last), key_of(span.first), span.base),
@@ -104,7 +106,10 @@ def save_span(ledger: Ledger, stream: str, span: ArchivedSpan) -> None:
 
 
 def drop_span(ledger: Ledger, stream: str, span: ArchivedSpan, *, keep: bool) -> None:
-    """Inside a ledger transaction: forgets it. With `keep` its bytes stay, though nothing is looked for in them."""
+    """Deletes an archived span from the ledger's index of the archive; inside a transaction.
+
+    With `keep` its bytes stay in the archive file, though nothing is looked for in them.
+    """
     for part in parts_of(ledger, stream, span) if keep else ():
         ledger.write(
             "INSERT INTO archive_ends VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET until = max(until, excluded.until)",
@@ -115,7 +120,7 @@ def drop_span(ledger: Ledger, stream: str, span: ArchivedSpan, *, keep: bool) ->
 
 
 def spans(ledger: Ledger, stream: str, start: EntryId = ZERO_ID) -> list[ArchivedSpan]:
-    """Those that hold something from `start` on, in the stream's order, without their parts."""
+    """Reads from the ledger the archived spans that hold something from `start` on, in order, without their parts."""
     rows = ledger.rows(
         "SELECT first, last, base FROM archive_spans WHERE stream = ? AND last >= ? ORDER BY last",
         (stream, key_of(start)),
@@ -124,7 +129,7 @@ def spans(ledger: Ledger, stream: str, start: EntryId = ZERO_ID) -> list[Archive
 
 
 def parts_of(ledger: Ledger, stream: str, span: ArchivedSpan) -> list[ArchivePart]:
-    """A span's parts."""
+    """Reads from the ledger's index of the archive the parts of an archived span, in order."""
     rows = ledger.rows(
         "SELECT path, name, at, size, digest, entries, listed FROM archive_parts WHERE stream = ? AND span = ?"
         " ORDER BY number",
@@ -134,7 +139,10 @@ def parts_of(ledger: Ledger, stream: str, span: ArchivedSpan) -> list[ArchivePar
 
 
 def save_pieces(ledger: Ledger, stream: str, part: ArchivePart, pieces: Sequence[ArchiveFile], entries: bytes) -> None:
-    """Writes into the ledger what of a part stands beside redacted lines; `entries`: the digest of those that stay."""
+    """Writes into the ledger the runs of lines that stand between the redacted lines of an archive part.
+
+    `entries` is the digest of the entries that stay.
+    """
     told = json.dumps([[piece.between, piece.length, piece.digest.hex()] for piece in pieces])
     ledger.write(
         "INSERT OR REPLACE INTO redacted_parts (stream, path, at, pieces, entries) VALUES (?, ?, ?, ?, ?)",
@@ -143,7 +151,10 @@ def save_pieces(ledger: Ledger, stream: str, part: ArchivePart, pieces: Sequence
 
 
 def redacted_parts(ledger: Ledger, stream: str) -> dict[tuple[str, int], tuple[list[ArchiveFile], bytes]]:
-    """Reads from the ledger what of parts stands beside redacted lines, by file and place, with a digest of entries."""
+    """Reads from the ledger the archive parts with redacted lines, by file and offset.
+
+    For each part: the runs of lines between the redacted ones, and the digest of the entries that stay.
+    """
     rows = ledger.rows("SELECT path, at, pieces, entries FROM redacted_parts WHERE stream = ?", (stream,))
     return {
         (path, at): ([ArchiveFile(n, length, bytes.fromhex(told)) for n, length, told in json.loads(pieces)], entries)
@@ -152,7 +163,7 @@ def redacted_parts(ledger: Ledger, stream: str) -> dict[tuple[str, int], tuple[l
 
 
 def parts_in(ledger: Ledger, stream: str, path: str) -> list[ArchivePart]:
-    """All parts of an archive's file, in the order they stand in it."""
+    """Reads from the ledger's index of the archive all parts of one archive file, in the order they stand in it."""
     rows = ledger.rows(
         "SELECT path, name, at, size, digest, entries, listed FROM archive_parts WHERE stream = ? AND path = ?"
         " ORDER BY at",
@@ -162,18 +173,21 @@ def parts_in(ledger: Ledger, stream: str, path: str) -> list[ArchivePart]:
 
 
 def begin_part(ledger: Ledger, stream: str, path: str, at: int) -> None:
-    """Notes that bytes are about to be written there, so that what is left of a try that died may be cut off."""
+    """Notes in the ledger that a part is about to be written into an archive file, at this offset.
+
+    So what a try left that died may be cut off.
+    """
     ledger.write("INSERT OR REPLACE INTO archive_begun VALUES (?, ?, ?)", (stream, path, at))
 
 
 def begun_at(ledger: Ledger, stream: str, path: str) -> int | None:
-    """Where a try began that was not ended; None: there is none in this file."""
+    """Reads from the ledger the offset in an archive file at which an unfinished try began; None: there is none."""
     rows = ledger.rows("SELECT at FROM archive_begun WHERE stream = ? AND path = ?", (stream, path))
     return int(rows[0][0]) if rows else None
 
 
 def end_of(ledger: Ledger, stream: str, path: str) -> int:
-    """Where the next part of this file goes: what stands behind was never finished."""
+    """Finds in the ledger's index the end of an archive file's last part: what stands behind was never finished."""
     rows = ledger.rows(
         "SELECT max(e) FROM (SELECT at + size AS e FROM archive_parts WHERE stream = ? AND path = ?"
         " UNION ALL SELECT until FROM archive_ends WHERE stream = ? AND path = ?)",

@@ -1,4 +1,4 @@
-"""Artifacts that lines of logs named, until their sizes and digests are in Redis."""
+"""Keeps in the ledger the lines of logs that mention artifacts, until size and digest of each artifact are in Redis."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from bridge.ledger.store import Ledger
 
 
 def add(ledger: Ledger, stream: str, name: str, found: Sequence[tuple[int, int, bytes]]) -> None:
-    """Notes in the ledger the places of lines that are about to be sent, and the artifacts that they name."""
+    """Notes in the ledger the lines about to be sent that mention artifacts, and the paths of these artifacts."""
     with ledger.transaction():
         for generation, offset, path in found:
             ledger.write(
@@ -19,12 +19,12 @@ def add(ledger: Ledger, stream: str, name: str, found: Sequence[tuple[int, int, 
 
 
 def naming_lines(ledger: Ledger, stream: str) -> list[str]:
-    """The names of the logs that have lines of whose files Redis was not told yet."""
+    """Reads from the ledger the names of logs with lines that mention artifacts of which Redis was not told yet."""
     return [name for (name,) in ledger.rows("SELECT DISTINCT name FROM mentions WHERE stream = ?", (stream,))]
 
 
 def settle(ledger: Ledger, stream: str, name: str, at: Position) -> None:
-    """Forgets which lines of a log named artifacts from this place on: they are read again."""
+    """Deletes from the ledger a log's mentions of artifacts from this position on: these lines are read again."""
     ledger.write(
         "DELETE FROM mentions WHERE stream = ? AND name = ? AND (generation > ? OR (generation = ? AND offset >= ?))",
         (stream, name, at.generation, at.generation, at.offset),
@@ -34,7 +34,7 @@ def settle(ledger: Ledger, stream: str, name: str, at: Position) -> None:
 def ready(
     ledger: Ledger, stream: str, name: str, upto: Position, behind: Position, count: int
 ) -> list[tuple[int, int, bytes]]:
-    """Lists a log's lines between two places whose artifacts Redis was not told of yet, oldest first."""
+    """Reads from the ledger a log's mentions of artifacts between two positions, oldest first, `count` at most."""
     rows = ledger.rows(
         "SELECT generation, offset, path FROM mentions WHERE stream = ? AND name = ?"
         " AND (generation, offset) < (?, ?) AND (generation, offset) > (?, ?) ORDER BY generation, offset LIMIT ?",
@@ -44,7 +44,7 @@ def ready(
 
 
 def forget(ledger: Ledger, stream: str, name: str, places: Sequence[tuple[int, int]]) -> None:
-    """Forgets lines of a log that named artifacts: what was to be known of those is in Redis."""
+    """Deletes from the ledger a log's mentions of artifacts whose sizes and digests are in Redis."""
     with ledger.transaction():
         for generation, offset in places:
             ledger.write(

@@ -1,4 +1,4 @@
-"""The ledger keeps what the mirror has put out, in bytes, for each file or folder: counted as it left the process.
+"""Keeps in the ledger how many bytes the mirror has written into each file or folder, counted at the write.
 
 DESIGN §6.5.
 """
@@ -12,9 +12,9 @@ from bridge.ledger.store import Ledger
 
 
 class BytesPut(NamedTuple):
-    """What the mirror has put out into a file or folder: `put` bytes of lines since entry `base`.
+    """The count of bytes that the mirror wrote into a file or folder: `put` bytes of lines since entry `base`.
 
-    `removed`: how many entries had been removed from the stream then.
+    `removed`: how many entries had been removed from the stream at that time.
     """
 
     put: int
@@ -23,13 +23,16 @@ class BytesPut(NamedTuple):
 
 
 def puts_of(ledger: Ledger, stream: str) -> dict[str, BytesPut]:
-    """How many bytes the mirror of a stream has put out since which entry, by file or folder."""
+    """Reads from the ledger how many bytes the mirror of a stream wrote, and since which entry, by file or folder."""
     rows = ledger.rows("SELECT label, put, base, removed FROM witness WHERE stream = ?", (stream,))
     return {label: BytesPut(put, parse_id(base.encode()), removed) for label, put, base, removed in rows}
 
 
 def save_put(ledger: Ledger, stream: str, label: str, account: BytesPut) -> None:
-    """Notes in the ledger what the mirror has put out into a file or folder; inside the ranges' transaction."""
+    """Writes into the ledger how many bytes the mirror has written into a file or folder.
+
+    Inside the transaction that notes the ranges.
+    """
     ledger.write(
         "INSERT OR REPLACE INTO witness (stream, label, put, base, removed) VALUES (?, ?, ?, ?, ?)",
         (stream, label, account.put, format_id(account.base).decode(), account.removed),
@@ -37,5 +40,5 @@ def save_put(ledger: Ledger, stream: str, label: str, account: BytesPut) -> None
 
 
 def forget_puts(ledger: Ledger, stream: str) -> None:
-    """Deletes from the ledger what the mirror has put out: the count begins anew from where the mirror is."""
+    """Deletes from the ledger the counts of bytes that the mirror wrote: counting begins anew from its cursor."""
     ledger.write("DELETE FROM witness WHERE stream = ?", (stream,))

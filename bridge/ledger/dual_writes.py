@@ -1,4 +1,4 @@
-"""Components that write both sides themselves: from where to where their lines and entries are carried by nobody."""
+"""Keeps in the ledger the dual-write windows: a component writes file and stream itself, and nothing is carried."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from bridge.ledger.store import Ledger
 
 @dataclass(frozen=True, slots=True)
 class DualWriteWindow:
-    """One component's, on one side. `begin` and `end` are None where they are asked for, and not noted yet.
+    """A dual-write window of one component, in one file or in the stream.
 
-    `open`: no end is asked for. `token`: of the switch that asked, which is not made yet; both directions wait for it.
+    `begin` and `end` are None while they are asked for and not noted yet. `open`: no end is asked for. `token` is that
+    of the switch that asked and is not made yet; both directions wait for it.
     """
 
     number: int
@@ -25,16 +26,17 @@ class DualWriteWindow:
     token: str
 
     def holds(self, role: bytes, at: Position | EntryId) -> bool:
-        """Whether a message of this role that stands there is the component's own on both sides."""
+        """Whether a dual-write window holds a message: the component of this role wrote it on both sides itself."""
         if role not in self.roles or self.begin is None or at < self.begin:
             return False
         return self.end is None or at < self.end
 
 
 def begin(ledger: Ledger, stream: str, component: str, roles: Iterable[str], token: str, now: float) -> None:
-    """Asks both directions to leave alone what these roles write from now on; `token` is the switch's.
+    """Asks forward and mirror, through the ledger, to begin a dual-write window for a component's roles.
 
-    What was asked for this component before is void: who asks now has it to himself. So it is in `end`.
+    From then on they leave alone what these roles write. `token` is the switch's. What was asked for this component
+    before is void, as only one switch of a component is under way; so it is in `end`.
     """
     _void(ledger, stream, component)
     ledger.write(
@@ -44,7 +46,7 @@ def begin(ledger: Ledger, stream: str, component: str, roles: Iterable[str], tok
 
 
 def end(ledger: Ledger, stream: str, component: str, token: str, now: float) -> None:
-    """Asks them to carry again what the component writes from now on."""
+    """Asks forward and mirror, through the ledger, to end a component's dual-write window and carry it again."""
     _void(ledger, stream, component)
     ledger.write(
         "UPDATE twofold SET ended = 1, token = ?, asked_at = ? WHERE stream = ? AND component = ? AND ended = 0",
@@ -59,12 +61,12 @@ def _void(ledger: Ledger, stream: str, component: str) -> None:
 
 
 def made(ledger: Ledger, token: str) -> None:
-    """The component was switched: what was asked for holds."""
+    """Notes in the ledger that the switch to or from dual writes was made: what was asked with this token holds."""
     ledger.write("UPDATE twofold SET token = NULL, asked_at = NULL WHERE token = ?", (token,))
 
 
 def undo(ledger: Ledger, token: str) -> None:
-    """The component was not switched: what was asked for was not."""
+    """Takes back in the ledger what a switch asked for about dual writes, as the component was not switched."""
     for number, ended in ledger.rows("SELECT id, ended FROM twofold WHERE token = ?", (token,)):
         with ledger.transaction():
             if ended:
@@ -78,14 +80,17 @@ def undo(ledger: Ledger, token: str) -> None:
 
 
 def asked(ledger: Ledger, before: float) -> list[str]:
-    """The switches that asked before then, seconds since 1970, and are not settled: their tokens."""
+    """Reads from the ledger the tokens of switches that asked about dual writes before `before` and are not settled.
+
+    `before` is in seconds since 1970.
+    """
     return [str(token) for (token,) in ledger.rows("SELECT token FROM twofold WHERE asked_at < ?", (before,))]
 
 
 def restore(ledger: Ledger, stream: str, component: str, roles: Iterable[str], names: Iterable[str]) -> None:
-    """The component writes both sides, and nobody knows since when: it counts as always, from where each side stands.
+    """Notes in the ledger a dual-write window from the beginning of files and stream, for a component that writes both.
 
-    Inside a transaction of the caller's.
+    Nobody knows since when it does. Inside a transaction of the caller's.
     """
     rows = ledger.rows(
         "INSERT INTO twofold (stream, component, roles, ended, entry_from) VALUES (?, ?, ?, 0, '0-0') RETURNING id",
@@ -96,7 +101,7 @@ def restore(ledger: Ledger, stream: str, component: str, roles: Iterable[str], n
 
 
 def in_file(ledger: Ledger, stream: str, name: str) -> list[DualWriteWindow]:
-    """The stretches of one file."""
+    """Reads from the ledger the dual-write windows of a stream's components, with their positions in one file."""
     rows = ledger.rows(
         "SELECT t.id, t.roles, t.ended, t.token, f.from_generation, f.from_offset, f.to_generation, f.to_offset"
         " FROM twofold t LEFT JOIN twofold_files f ON f.stretch = t.id AND f.name = ? WHERE t.stream = ?",
@@ -112,7 +117,7 @@ def in_file(ledger: Ledger, stream: str, name: str) -> list[DualWriteWindow]:
 
 
 def in_stream(ledger: Ledger, stream: str) -> list[DualWriteWindow]:
-    """The stretches of the stream."""
+    """Reads from the ledger the dual-write windows of a stream's components, with their entry IDs in the stream."""
     rows = ledger.rows("SELECT id, roles, ended, token, entry_from, entry_to FROM twofold WHERE stream = ?", (stream,))
     return [
         DualWriteWindow(
@@ -128,7 +133,10 @@ def _roles(raw: str) -> frozenset[bytes]:
 
 
 def note_in_file(ledger: Ledger, number: int, name: str, at: Position, *, begins: bool) -> None:
-    """Forward stands there: from there on, or up to there; nothing happens when that is not asked any more."""
+    """Notes in the ledger that forward stands where a dual-write window begins, or ends, in a file.
+
+    Nothing happens when that is not asked any more.
+    """
     if begins:
         sql = "INSERT OR IGNORE INTO twofold_files (from_generation, from_offset, stretch, name)"
         ledger.write(f"{sql} SELECT ?, ?, id, ? FROM twofold WHERE id = ?", (*at, name, number))
@@ -138,19 +146,25 @@ def note_in_file(ledger: Ledger, number: int, name: str, at: Position, *, begins
 
 
 def note_in_stream(ledger: Ledger, number: int, at: EntryId, *, begins: bool) -> None:
-    """The mirror stands before that entry: from there on, or up to there; nothing when that is not asked any more."""
+    """Notes in the ledger that the mirror stands before the entry where a dual-write window begins, or ends.
+
+    Nothing happens when that is not asked any more.
+    """
     change = "entry_from = ? WHERE" if begins else "entry_to = ? WHERE ended AND"
     ledger.write(f"UPDATE twofold SET {change} id = ?", (format_id(at).decode(), number))
 
 
 def roles_of(ledger: Ledger, stream: str) -> frozenset[bytes]:
-    """The roles that ever wrote both sides themselves."""
+    """Reads from the ledger the roles that ever wrote both sides themselves, in a dual-write window."""
     rows = ledger.rows("SELECT roles FROM twofold WHERE stream = ?", (stream,))
     return frozenset().union(*(_roles(raw) for (raw,) in rows))
 
 
 def twofold_signature(ledger: Ledger, stream: str) -> tuple[str, bool]:
-    """What changes whenever a component begins or ends to write both sides itself; and whether one is at it."""
+    """Makes a text that changes whenever a dual-write window begins or ends, or a switch asks for that.
+
+    Returns also whether such a switch is under way.
+    """
     asked = "SELECT coalesce(group_concat(id || coalesce(token, '') || coalesce(ended, '')), ''), count(token)"
     [(signature, under_way)] = ledger.rows(f"{asked} FROM twofold WHERE stream = ?", (stream,))
     return str(signature), bool(under_way)

@@ -1,4 +1,4 @@
-"""The ledger remembers which lines of a file that took a log's place were carried before, and what was found of it."""
+"""Keeps in the ledger the edits of logs: files that took a log's place, and those of their lines carried before."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from bridge.core.model import Position
 from bridge.ledger.store import Ledger
 
 ALIGNED, NEW, STOPPED, AS_NEW, AS_EDIT = "aligned", "new", "stopped", "as-new", "as-edit"
-"""What was found of a file that took a log's place; and what a person says that it is, until forward acts on that."""
+"""The results for a file that took a log's place, and what a person says that the file is.
+
+The latter two count until forward acts on them.
+"""
 
 
 class CarriedSpan(NamedTuple):
-    """Whole lines of a generation, bytes `start` to `end`, that were carried before as another generation's.
+    """A span of an edited log, whole lines in bytes `start` to `end`, that was carried before as another generation's.
 
-    Those are the lines from byte `of_start` on of generation `of`; 0: nobody can tell which, as they were trimmed.
+    The lines are those from byte `of_start` on of generation `of`; 0: nobody can tell which, as they were trimmed.
     """
 
     start: int
@@ -24,16 +27,16 @@ class CarriedSpan(NamedTuple):
     of: int
     of_start: int
     crc: int = -1
-    """The CRC-32 of the bytes, -1 where nobody noted it: in a file that was edited since, others stand there."""
+    """The CRC-32 of the span's bytes, -1 where nobody noted it: a file that was edited since has other bytes there."""
 
 
 @dataclass(frozen=True, slots=True)
 class LogEdit:
-    """What was found of a file that took a log's place, as generation `generation` behind generation `of`.
+    """An edit of a log: a file took the log's place, as generation `generation` behind generation `of`.
 
-    Counts of messages: `changed`, `put_in`, `taken_out`, passed over, and of those `put_in` the ones that stood in the
-    file before (`again`). `at` is in seconds since 1970; `how` is one of the words above, `why` says it in
-    words; of a rotated file that is aligned it is that one's name.
+    Counts of messages: `changed`, `put_in`, `taken_out`, `passed` over, and of those `put_in` the ones that stood in
+    the file before (`again`). `at` is in seconds since 1970; `how` is one of the results above, `why` says it in words;
+    for a rotated file that is aligned, `why` is that file's name.
     """
 
     name: str
@@ -50,7 +53,7 @@ class LogEdit:
 
 
 def stretches_of(ledger: Ledger, stream: str, name: str, generation: int) -> list[CarriedSpan]:
-    """Reads from the ledger the stretches of a log's generation that were carried before, in file order."""
+    """Reads from the ledger the spans of an edited log's generation that were carried before, in file order."""
     rows = ledger.rows(
         "SELECT start, end, of, of_start, crc FROM aligned WHERE stream = ? AND name = ? AND generation = ?"
         " ORDER BY start",
@@ -60,7 +63,7 @@ def stretches_of(ledger: Ledger, stream: str, name: str, generation: int) -> lis
 
 
 def all_stretches(ledger: Ledger, stream: str) -> dict[str, dict[int, list[CarriedSpan]]]:
-    """Reads from the ledger the stretches of a stream's logs that were carried before, by log and generation."""
+    """Reads from the ledger the spans of a stream's edited logs that were carried before, by log and generation."""
     found: dict[str, dict[int, list[CarriedSpan]]] = {}
     rows = ledger.rows(
         "SELECT name, generation, start, end, of, of_start, crc FROM aligned WHERE stream = ?"
@@ -73,7 +76,7 @@ def all_stretches(ledger: Ledger, stream: str) -> dict[str, dict[int, list[Carri
 
 
 def sent_as(ledger: Ledger, stream: str, name: str, at: Position) -> Position:
-    """Where the line at a position of a log was first sent from: there, or from an earlier file of the log."""
+    """Finds in the ledger from which position a line of an edited log was first sent: here, or in an earlier file."""
     rows = ledger.rows(
         "SELECT of, of_start + ? - start FROM aligned WHERE stream = ? AND name = ? AND generation = ? AND start <= ?"
         " AND end > ? AND of > 0",
@@ -83,7 +86,10 @@ def sent_as(ledger: Ledger, stream: str, name: str, at: Position) -> Position:
 
 
 def stands_at(ledger: Ledger, stream: str, name: str, at: Position) -> Position | None:
-    """Where a line of a log stands now that was sent from a position; None: it was changed, or taken out."""
+    """Finds in the ledger where a line stands now that was sent from a position of a log that was edited since.
+
+    None: the line was changed, or taken out.
+    """
     replaced = ledger.rows(
         "SELECT 1 FROM generations WHERE stream = ? AND name = ? AND rewrites = ? AND NOT in_doubt",
         (stream, name, at.generation),
@@ -101,7 +107,7 @@ def stands_at(ledger: Ledger, stream: str, name: str, at: Position) -> Position 
 
 
 def save_stretches(ledger: Ledger, stream: str, name: str, generation: int, found: Sequence[CarriedSpan]) -> None:
-    """Writes into the ledger which stretches of a generation were carried before, in place of those it had."""
+    """Writes into the ledger the spans of an edited generation that were carried before, in place of older ones."""
     ledger.write("DELETE FROM aligned WHERE stream = ? AND name = ? AND generation = ?", (stream, name, generation))
     for stretch in found:
         ledger.write(
@@ -112,7 +118,7 @@ def save_stretches(ledger: Ledger, stream: str, name: str, generation: int, foun
 
 
 def save_rewrite(ledger: Ledger, stream: str, found: LogEdit) -> None:
-    """Writes into the ledger what was found of a file that took a log's place."""
+    """Writes into the ledger the result for an edit: a file that took a log's place."""
     ledger.write(
         "INSERT OR REPLACE INTO rewrites (stream, name, generation, of, at, how, passed, changed, put_in, taken_out,"
         " again, why) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -122,13 +128,13 @@ def save_rewrite(ledger: Ledger, stream: str, found: LogEdit) -> None:
 
 
 def waiting(ledger: Ledger, stream: str) -> set[str]:
-    """The logs of a stream that wait for a person to say what the file is that took their place."""
+    """Reads from the ledger the logs that wait for a person to say what the file is that took the log's place."""
     latest = {found.name: found.how for found in rewrites_of(ledger, stream)}
     return {name for name, how in latest.items() if how == STOPPED}
 
 
 def rewrites_of(ledger: Ledger, stream: str, name: str | None = None) -> list[LogEdit]:
-    """Reads from the ledger what was found of files that took a log's place, oldest first; of one log, or of all."""
+    """Reads from the ledger the edits of a stream's logs, oldest first; of one log, or of all."""
     rows: Iterable[tuple[object, ...]] = ledger.rows(
         "SELECT name, generation, of, at, how, passed, changed, put_in, taken_out, again, coalesce(why, '')"
         " FROM rewrites WHERE stream = ? AND (? IS NULL OR name = ?) ORDER BY at, generation",

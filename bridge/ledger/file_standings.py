@@ -1,4 +1,4 @@
-"""What the ledger remembers of files that are no generation: left alone by somebody, a copy, or unaccounted."""
+"""Keeps in the ledger the standings of files that are no generation: left alone by somebody, a copy, or unaccounted."""
 
 from __future__ import annotations
 
@@ -8,16 +8,20 @@ from bridge.files.named_file import FileStamp
 from bridge.ledger.store import Ledger
 
 LEFT, COPY, UNACCOUNTED, LATE, SKIPPED, EDITED = "left", "copy", "unaccounted", "late", "skipped", "edited"
-"""The standings that are remembered: somebody said `--leave`; its bytes are another file's; nothing explains it; a
-repair brings it over, or has: it is a log by itself; a stretch of it was passed over unread (`path:offset`); a repair
-found that most of its lines are in the stream, as those of a generation that was edited since."""
+"""The standings of files that the ledger keeps.
+
+Somebody said `--leave`; its bytes are another file's; nothing explains it; a repair brings it over, or has: it is a log
+by itself; a stretch of it was passed over unread (`path:offset`); a repair found that most of its lines are in the
+stream, as those of a generation that was edited since.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class FileRecord:
-    """A file that is no generation of a log: its standing, why, since when (seconds since 1970), and who said so.
+    """The ledger's record of a file that is no generation of a log: its standing, why, since when, and who said so.
 
-    `facts` are those that it had, None: it is meant whatever it holds. `bytes` are those that the standing is about.
+    `at` is in seconds since 1970. `facts` are the file's facts at that time, None: the file is meant whatever it holds.
+    `bytes` is the number of bytes that the standing is about.
     """
 
     path: str
@@ -30,7 +34,7 @@ class FileRecord:
 
 
 def remembered_pieces(ledger: Ledger, stream: str) -> dict[str, FileRecord]:
-    """All files of a stream's mapping that the ledger remembers by themselves, by path."""
+    """Reads from the ledger the standings of a stream's files that are no generations, by path."""
     rows = ledger.rows(
         "SELECT path, standing, why, at, facts, bytes, who FROM pieces WHERE stream = ? ORDER BY path", (stream,)
     )
@@ -41,7 +45,7 @@ def remembered_pieces(ledger: Ledger, stream: str) -> dict[str, FileRecord]:
 
 
 def save_piece(ledger: Ledger, stream: str, piece: FileRecord) -> None:
-    """Writes the standing of a mapping's file into the ledger, in the place of what that had of it."""
+    """Writes the standing of a file that is no generation into the ledger, in place of an older one."""
     facts = None if piece.facts is None else " ".join(map(str, piece.facts))
     ledger.write(
         "INSERT OR REPLACE INTO pieces (stream, path, standing, why, at, facts, bytes, who)"
@@ -51,17 +55,20 @@ def save_piece(ledger: Ledger, stream: str, piece: FileRecord) -> None:
 
 
 def forget_piece(ledger: Ledger, stream: str, path: str) -> None:
-    """Forgets what was remembered of a file."""
+    """Deletes the standing of a file from the ledger."""
     ledger.write("DELETE FROM pieces WHERE stream = ? AND path = ?", (stream, path))
 
 
 def forget_skipped(ledger: Ledger, stream: str) -> None:
-    """The ledger drops its notes of stretches passed over unread, once a repair has sent their lines."""
+    """Deletes from the ledger the `skipped` standings of stretches passed over unread, once a repair has sent them."""
     ledger.write("DELETE FROM pieces WHERE stream = ? AND standing = ?", (stream, SKIPPED))
 
 
 def forget_edited(ledger: Ledger, stream: str) -> None:
-    """The ledger drops its notes of pieces that were edited, as Redis lost entries: perhaps they are not there now."""
+    """Deletes from the ledger the `edited` standings of files, as Redis lost entries.
+
+    The files' lines may not be in the stream any more.
+    """
     ledger.write("DELETE FROM pieces WHERE stream = ? AND standing = ?", (stream, EDITED))
 
 

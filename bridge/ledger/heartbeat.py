@@ -1,4 +1,4 @@
-"""The process's last heartbeat and the last error of each worker: `status` tells them when Redis is away too."""
+"""Keeps in the ledger the process's last heartbeat and the last error of each worker, for `status` without Redis."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from typing import Any
 from bridge.ledger.store import Ledger
 
 SILENT_AFTER = 15.0
-"""Seconds without a heartbeat after which a process is not at work, although it is there; it gives one every two."""
+"""Seconds without a heartbeat after which a process that exists does not count as working; it sends one every two."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """What a worker waits for, in words, and since when; or waited for until `over` (seconds since 1970).
+    """What a worker waits for, as an error in words with a hint, and since when (seconds since 1970).
 
-    `plain` is what may be told to everybody; the ledger does not keep it.
+    `over` is when it ended, None: the worker still waits. `plain` is what may be told to everybody; the ledger does not
+    keep it.
     """
 
     error: str
@@ -27,7 +28,7 @@ class Trouble:
 
 
 def note_trouble(ledger: Ledger, worker: str, trouble: Trouble) -> None:
-    """Remembers a worker's trouble, or that it is over; the last one of each is kept."""
+    """Writes a worker's last trouble, or its end, into the ledger, where `status` finds it beside the heartbeat."""
     ledger.write(
         "INSERT OR REPLACE INTO health (worker, error, hint, since, over) VALUES (?, ?, ?, ?, ?)",
         (worker, trouble.error, trouble.hint, trouble.since, trouble.over),
@@ -35,24 +36,30 @@ def note_trouble(ledger: Ledger, worker: str, trouble: Trouble) -> None:
 
 
 def forget_troubles(ledger: Ledger) -> None:
-    """A new process begins: what the one before waited for is over, or will be met again."""
+    """Deletes the troubles beside the last heartbeat from the ledger, as a new process begins.
+
+    The process before waited for them: they are over, or will be met again.
+    """
     ledger.write("DELETE FROM health")
 
 
 def troubles(ledger: Ledger) -> dict[str, Trouble]:
-    """The last trouble of every worker that ever had one in this process; `over` is None where it still waits."""
+    """Reads from the ledger, for `status` beside the heartbeat, the last trouble of each worker in this process.
+
+    `over` is None where the worker still waits.
+    """
     return {row[0]: Trouble(*row[1:]) for row in ledger.rows("SELECT worker, error, hint, since, over FROM health")}
 
 
 def save_heartbeat(ledger: Ledger, pulse: dict[str, Any]) -> None:
-    """Remembers the process's latest heartbeat, a JSON object with at least `instance` and `at`."""
+    """Writes the process's latest heartbeat into the ledger, a JSON object with at least `instance` and `at`."""
     ledger.write(
         "INSERT OR REPLACE INTO heartbeat (instance, pulse) VALUES (?, ?)", (pulse["instance"], json.dumps(pulse))
     )
 
 
 def heartbeat(ledger: Ledger, instance: str) -> dict[str, Any] | None:
-    """The latest heartbeat of this instance; None when it never ran."""
+    """Reads from the ledger the latest heartbeat of a bridge's instance; None when it never ran."""
     rows = ledger.rows("SELECT pulse FROM heartbeat WHERE instance = ?", (instance,))
     found: dict[str, Any] | None = json.loads(rows[0][0]) if rows else None
     return found

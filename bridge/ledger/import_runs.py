@@ -1,4 +1,7 @@
-"""Import runs: what each brought over, as far as it came. The report is the run's own summary, kept as JSON."""
+"""Keeps in the ledger the import runs: how much of history each brought over, as far as it came.
+
+The report is the run's own summary, kept as JSON.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from bridge.ledger.store import Ledger
 
 
 def begin_import(ledger: Ledger, stream: str, began: float, report: dict[str, Any]) -> int:
-    """Notes an import run that begins; returns its number."""
+    """Writes into the ledger an import run that begins; returns the run's number."""
     with ledger.transaction():
         ledger.write(
             "INSERT INTO imports (stream, began, report) VALUES (?, ?, ?)", (stream, began, json.dumps(report))
@@ -18,12 +21,12 @@ def begin_import(ledger: Ledger, stream: str, began: float, report: dict[str, An
 
 
 def save_import(ledger: Ledger, number: int, report: dict[str, Any]) -> None:
-    """What it has done by now."""
+    """Writes into the ledger the report of an import run, as far as the run has come."""
     ledger.write("UPDATE imports SET report = ? WHERE id = ?", (json.dumps(report), number))
 
 
 def last_import(ledger: Ledger, stream: str) -> dict[str, Any] | None:
-    """The report of the stream's latest import run that had something to do; None when there was none."""
+    """Reads from the ledger the report of a stream's latest import run that had something to do; None: no run."""
     rows = ledger.rows("SELECT report FROM imports WHERE stream = ? ORDER BY id DESC LIMIT 20", (stream,))
     reports: list[dict[str, Any]] = [json.loads(row[0]) for row in rows]
     return next(

@@ -1,4 +1,4 @@
-"""The journal: who changed what by hand, when, and on what evidence."""
+"""Keeps the journal in the ledger: who changed what by hand, when, and on what evidence."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from bridge.ledger.store import Ledger
 
 
 def note(ledger: Ledger, at: float, who: str, what: str, stream: str, facts: dict[str, Any]) -> None:
-    """Writes an entry. `at` in seconds since 1970; `facts` whatever JSON holds."""
+    """Writes a record into the journal of changes by hand. `at` in seconds since 1970; `facts` whatever JSON holds."""
     ledger.write(
         "INSERT INTO journal (at, who, what, stream, facts) VALUES (?, ?, ?, ?, ?)",
         (at, who, what, stream, json.dumps(facts)),
@@ -17,7 +17,7 @@ def note(ledger: Ledger, at: float, who: str, what: str, stream: str, facts: dic
 
 
 def begin(ledger: Ledger, at: float, who: str, what: str, stream: str, facts: dict[str, Any]) -> int:
-    """Writes an entry that `amend` will change; returns its number."""
+    """Writes a record into the journal that `amend` will change later; returns the record's number."""
     rows = ledger.rows(
         "INSERT INTO journal (at, who, what, stream, facts) VALUES (?, ?, ?, ?, ?) RETURNING id",
         (at, who, what, stream, json.dumps(facts)),
@@ -26,19 +26,19 @@ def begin(ledger: Ledger, at: float, who: str, what: str, stream: str, facts: di
 
 
 def amend(ledger: Ledger, number: int, facts: dict[str, Any]) -> None:
-    """Replaces what an entry says."""
+    """Replaces the facts of a record in the journal."""
     ledger.write("UPDATE journal SET facts = ? WHERE id = ?", (json.dumps(facts), number))
 
 
 def facts_of(ledger: Ledger, number: int) -> dict[str, Any]:
-    """What an entry says now."""
+    """Reads the facts of a record in the journal, as they are now."""
     [(facts,)] = ledger.rows("SELECT facts FROM journal WHERE id = ?", (number,))
     found: dict[str, Any] = json.loads(facts)
     return found
 
 
 def unfinished(ledger: Ledger, before: float | None = None) -> list[tuple[int, str, dict[str, Any]]]:
-    """Switches that were decided and of which nobody knows that they were made: number, stream, facts.
+    """Reads from the journal the switches that were decided but are not known to be made: number, stream, facts.
 
     `before`: only what was decided before then, in seconds since 1970.
     """
@@ -51,7 +51,7 @@ def unfinished(ledger: Ledger, before: float | None = None) -> list[tuple[int, s
 
 
 def journal(ledger: Ledger, count: int) -> list[dict[str, Any]]:
-    """The latest `count` entries, oldest first."""
+    """Reads the latest `count` records of the journal, oldest first."""
     rows = ledger.rows("SELECT at, who, what, stream, facts FROM journal ORDER BY id DESC LIMIT ?", (count,))
     return [
         {"at": at, "who": who, "what": what, "stream": stream, "facts": json.loads(facts)}
@@ -60,6 +60,6 @@ def journal(ledger: Ledger, count: int) -> list[dict[str, Any]]:
 
 
 def noted(ledger: Ledger, what: str, stream: str) -> list[dict[str, Any]]:
-    """Reads the facts of all entries of this kind about a stream, oldest first."""
+    """Reads from the journal the facts of all records of this kind about a stream, oldest first."""
     rows = ledger.rows("SELECT facts FROM journal WHERE what = ? AND stream = ? ORDER BY id", (what, stream))
     return [json.loads(facts) for (facts,) in rows]

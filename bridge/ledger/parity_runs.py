@@ -1,4 +1,4 @@
-"""Parity runs: what each found, and up to where a stream and its files were found equal."""
+"""Keeps in the ledger the parity runs: the result of each, and up to where a stream and its files were found equal."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from typing import Any
 from bridge.ledger.store import Ledger
 
 KEPT_RUNS = 1000
-"""Runs that are kept of each stream."""
+"""Parity runs that the ledger keeps of each stream."""
 
 
 @dataclass(frozen=True, slots=True)
 class ParityRun:
-    """One mapping's part of a run. `began` in seconds since 1970; `report` is its `--json`, without the differences."""
+    """One mapping's part of a parity run: verdict and report, when it ran, and who started it.
+
+    `began` in seconds since 1970; `report` is its `--json`, without the differences.
+    """
 
     mapping: str
     stream: str
@@ -27,16 +30,16 @@ class ParityRun:
 
     @property
     def ended(self) -> float:
-        """Seconds since 1970: the verdict holds for this moment."""
+        """When the parity run ended, in seconds since 1970: its verdict holds for this moment."""
         return self.began + self.seconds
 
     @property
     def differences(self) -> int:
-        """How many there were."""
+        """How many differences the parity run found."""
         return sum(self.report["counts"].values())
 
     def in_short(self, now: float) -> dict[str, Any]:
-        """For `status` and the heartbeat: the verdict, its age in seconds, what it says it of, and up to where."""
+        """Summarizes a parity run for `status` and the heartbeat: verdict, age in seconds, counts, position."""
         return {
             "verdict": self.verdict, "at": self.ended, "age": round(max(0.0, now - self.ended), 3),
             "compared": self.report["compared"], "differences": self.differences, "position": self.report["position"],
@@ -47,7 +50,10 @@ _RUN_COLUMNS = "mapping, stream, began, seconds, who, verdict, report, id"
 
 
 def save_run(ledger: Ledger, run: ParityRun) -> int:
-    """Notes a run, or what became of it: with a number it takes that one's place. Returns its number."""
+    """Writes a parity run into the ledger, and returns its number.
+
+    A run that has a number replaces the record of that number.
+    """
     values = (run.mapping, run.stream, run.began, run.seconds, run.who, run.verdict, json.dumps(run.report))
     if run.number:
         ledger.write(
@@ -67,7 +73,7 @@ def save_run(ledger: Ledger, run: ParityRun) -> int:
 
 
 def runs(ledger: Ledger, stream: str, count: int) -> list[ParityRun]:
-    """The latest runs of a stream, newest first."""
+    """Reads from the ledger the latest parity runs of a stream, newest first."""
     rows = ledger.rows(f"SELECT {_RUN_COLUMNS} FROM parity WHERE stream = ? ORDER BY id DESC LIMIT ?", (stream, count))
     return [
         ParityRun(mapping, where, began, seconds, who, verdict, json.loads(report), number)
@@ -76,7 +82,10 @@ def runs(ledger: Ledger, stream: str, count: int) -> list[ParityRun]:
 
 
 def save_verified(ledger: Ledger, stream: str, position: dict[str, Any] | None) -> None:
-    """Up to where both sides were found equal; None: start over next time."""
+    """Writes into the ledger the position up to which parity found stream and files equal.
+
+    None: the next parity run starts over.
+    """
     if position is None:
         ledger.write("DELETE FROM verified WHERE stream = ?", (stream,))
     else:
@@ -84,7 +93,7 @@ def save_verified(ledger: Ledger, stream: str, position: dict[str, Any] | None) 
 
 
 def verified(ledger: Ledger, stream: str) -> dict[str, Any] | None:
-    """Up to where both sides were found equal; None where they never were."""
+    """Reads from the ledger the position up to which parity found stream and files equal; None: never."""
     rows = ledger.rows("SELECT position FROM verified WHERE stream = ?", (stream,))
     found: dict[str, Any] | None = json.loads(rows[0][0]) if rows else None
     return found

@@ -1,15 +1,15 @@
-"""What the ledger knows of its own past: which processes carried a stream with it, and as which file it did."""
+"""Keeps in the ledger the nonces of the processes that carried a stream with it, and where the ledger lay then."""
 
 from __future__ import annotations
 
 from bridge.ledger.store import Ledger
 
 KEPT_NONCES = 1000
-"""Nonces that are remembered of each stream: by them a Redis that went back in time is told from a ledger that did."""
+"""Nonces of processes that are kept of each stream: they tell a Redis that went back in time from a ledger that did."""
 
 
 def nonces(ledger: Ledger, stream: str) -> dict[str, str]:
-    """Reads which processes carried a stream with this ledger, by their nonces, oldest first; and where it lay then."""
+    """Reads from the ledger the nonces of processes that carried a stream, oldest first, and where it lay then."""
     rows = ledger.rows("SELECT nonce, place FROM nonces WHERE stream = ? ORDER BY id", (stream,))
     return {str(nonce): str(place) for nonce, place in rows}
 
@@ -30,15 +30,15 @@ def note_nonce(ledger: Ledger, stream: str, nonce: str, place: str) -> None:
 
 
 def note_begun(ledger: Ledger, stream: str) -> None:
-    """Notes that a stream is carried with this ledger, or is about to be: Redis was asked."""
+    """Notes in the ledger that a process carries a stream with this ledger, or is about to: Redis was asked."""
     ledger.write("INSERT OR REPLACE INTO identity (name, value) VALUES (?, ?)", (f"begun {stream}", ledger.birth))
 
 
 def adopt_nonces(ledger: Ledger, stream: str, nonce: str) -> None:
-    """Notes in the ledger, inside a transaction, that it is the one with which these processes carried a stream.
+    """Makes a ledger that was rebuilt the one with which the processes of these nonces carried a stream.
 
-    It was made anew from what they left. `nonce` is that of the last of them, empty: none. Redis may go back to what
-    any of them wrote.
+    Inside a transaction. The ledger was made anew from what those processes left. `nonce` is that of the last of them,
+    empty: none. Redis may go back to what any of them wrote.
     """
     ledger.write("UPDATE nonces SET place = '' WHERE stream = ?", (stream,))
     if nonce:

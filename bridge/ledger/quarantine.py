@@ -1,4 +1,7 @@
-"""Lines that cannot be entries and entries that cannot be lines: raw bytes, position, reason (P7)."""
+"""Keeps the quarantine in the ledger: lines that cannot be entries and entries that cannot be lines (P7).
+
+Of each the raw bytes, the position and the reason.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +13,16 @@ from bridge.core.model import EntryId, parse_id
 from bridge.ledger.store import Ledger
 
 KEPT_LINE_BYTES = 1 << 16
-"""Of a line over `max_line_bytes`, this many first bytes are kept, with its length and digest."""
+"""How many first bytes quarantine keeps of a line over `max_line_bytes`, with its length and digest."""
 
 
 @dataclass(frozen=True, slots=True)
 class QuarantinedMessage:
-    """One message that stays behind. `direction` is forward or mirror; `entry_id` is empty for a line.
+    """A message in quarantine, a line or an entry that could not be translated.
 
-    `reason` is what is wrong, and after a colon the particulars. `number` is what a person calls it by; `retried` says
-    where it went at last. `lost`: Redis lost this entry, nobody removed it.
+    `direction` is forward or mirror; `entry_id` is empty for a line. `reason` is what is wrong, and after a colon the
+    particulars. `number` is what a person calls the message by; `retried` says where it went at last. `lost`: Redis
+    lost this entry, nobody removed it.
     """
 
     direction: str
@@ -37,7 +41,7 @@ class QuarantinedMessage:
 
     @property
     def kind(self) -> str:
-        """The reason without its particulars."""
+        """The kind of reason for which a message is in quarantine, without the particulars."""
         return self.reason.partition(":")[0]
 
 
@@ -48,7 +52,10 @@ _SHORT = _FACTS.format(raw="coalesce(substr(raw, 1, 200), x'')") + _RETRIED
 
 
 def add_quarantined(ledger: Ledger, stream: str, found: Iterable[QuarantinedMessage], now: float) -> None:
-    """Keeps them; one that is there already stays as it is, so a replay adds nothing, and one that had left is back."""
+    """Puts messages into quarantine in the ledger.
+
+    A message that is there already stays as it is, so a replay adds nothing, and a message that had left is back.
+    """
     for quarantined_message in found:
         ledger.write(
             "INSERT INTO quarantine (stream, direction, name, generation, offset, entry_id, reason, raw, length,"
@@ -72,7 +79,7 @@ def add_quarantined(ledger: Ledger, stream: str, found: Iterable[QuarantinedMess
 
 
 def quarantine_counts(ledger: Ledger, stream: str) -> list[tuple[str, str, int]]:
-    """(direction, kind of reason, count) of what is still in quarantine, the commonest first."""
+    """Counts what is still in quarantine, by direction and kind of reason, the commonest first."""
     return [
         (str(direction), str(kind), int(count))
         for direction, kind, count in ledger.rows(
@@ -84,13 +91,13 @@ def quarantine_counts(ledger: Ledger, stream: str) -> list[tuple[str, str, int]]
 
 
 def unacknowledged(ledger: Ledger, stream: str) -> int:
-    """How many messages are in quarantine that nobody has said to know of."""
+    """Counts the messages in quarantine that nobody has acknowledged."""
     sql = "SELECT count(*) FROM quarantine WHERE stream = ? AND retried IS NULL AND acknowledged IS NULL"
     return int(ledger.rows(sql, (stream,))[0][0])
 
 
 def first_in_quarantine(ledger: Ledger, stream: str, floor: EntryId) -> EntryId | None:
-    """The first entry from `floor` on that is in quarantine, and of which nobody has said to know."""
+    """Finds the first entry from `floor` on that is in quarantine and that nobody has acknowledged."""
     sql = (
         "SELECT entry_id FROM quarantine WHERE stream = ? AND direction = 'mirror' AND retried IS NULL"
         " AND acknowledged IS NULL"
@@ -100,7 +107,10 @@ def first_in_quarantine(ledger: Ledger, stream: str, floor: EntryId) -> EntryId 
 
 
 def acknowledge(ledger: Ledger, stream: str, numbers: Iterable[int] | None, who: str, now: float) -> int:
-    """Notes that somebody knows of these, None: of all that are there; how many nobody knew of before."""
+    """Notes that somebody acknowledged the messages in quarantine of these numbers, None: all of them.
+
+    Returns how many were not acknowledged before.
+    """
     todo = "stream = ? AND retried IS NULL AND acknowledged IS NULL"
     rows = ledger.rows(f"SELECT id FROM quarantine WHERE {todo}", (stream,))
     wanted = None if numbers is None else set(numbers)
@@ -114,9 +124,9 @@ def acknowledge(ledger: Ledger, stream: str, numbers: Iterable[int] | None, who:
 def quarantined(
     ledger: Ledger, stream: str, *, everything: bool = False, whole: bool = False
 ) -> Iterator[QuarantinedMessage]:
-    """What is in quarantine, oldest first, a few at a time; with `everything` what has left it as well.
+    """Reads the messages in quarantine, oldest first, a few at a time; with `everything` also those that have left it.
 
-    `raw` is its first 200 bytes, all that was kept when it is to be `whole`.
+    `raw` has the first 200 bytes of a message; with `whole`, all that quarantine keeps.
     """
     last = 0
     while rows := ledger.rows(
@@ -134,7 +144,7 @@ def _row(row: tuple[Any, ...]) -> QuarantinedMessage:
 
 
 def quarantined_number(ledger: Ledger, number: int) -> tuple[str, QuarantinedMessage] | None:
-    """The stream and the message of this number; None when there is none."""
+    """Reads the message of this number from quarantine, and its stream; None: there is none."""
     rows = ledger.rows(f"SELECT {_MESSAGE_COLUMNS}, stream FROM quarantine WHERE id = ?", (number,))
     return (str(rows[0][-1]), _row(rows[0][:-1])) if rows else None
 
@@ -142,7 +152,7 @@ def quarantined_number(ledger: Ledger, number: int) -> tuple[str, QuarantinedMes
 def find_quarantined(
     ledger: Ledger, stream: str, *, name: str = "", generation: int = 0, offset: int = 0, entry_id: str = ""
 ) -> QuarantinedMessage | None:
-    """The line at this place, or the entry of this ID, if it is or was in quarantine."""
+    """Finds the line at this place, or the entry of this ID, if it is or was in quarantine."""
     rows = ledger.rows(
         f"SELECT {_MESSAGE_COLUMNS} FROM quarantine WHERE stream = ? AND name = ? AND generation = ? AND offset = ?"
         " AND entry_id = ?",
@@ -161,7 +171,10 @@ def anything_aside(ledger: Ledger, stream: str) -> bool:
 def rename_aside(
     ledger: Ledger, stream: str, quarantined_message: QuarantinedMessage, is_gone: Callable[[str], bool]
 ) -> bool:  # fmt: skip
-    """A file that was set aside was moved: it is the same, if all that is kept is and the file of before is gone."""
+    """Renames a file in quarantine that was moved; returns whether it was.
+
+    It is the same file if all that quarantine keeps of it is the same and the file of the old name is gone.
+    """
     rows = ledger.rows(
         "SELECT id, name FROM quarantine WHERE stream = ? AND direction = 'forward' AND retried IS NULL AND length = ?"
         " AND raw = ? AND digest = ?",
@@ -175,17 +188,20 @@ def rename_aside(
 
 
 def mark_retried(ledger: Ledger, number: int, where: str, now: float) -> None:
-    """It left quarantine: its entry ID, or the place of its line."""
+    """Notes that a message left quarantine, after a retry, as an entry ID or as the place of a line (`where`)."""
     ledger.write("UPDATE quarantine SET retried = ?, retried_at = ? WHERE id = ?", (where, now, number))
 
 
 def note_reason(ledger: Ledger, number: int, reason: str) -> None:
-    """Why it stays, as of now."""
+    """Replaces the reason for which a message stays in quarantine."""
     ledger.write("UPDATE quarantine SET reason = ? WHERE id = ?", (reason, number))
 
 
 def still_aside(ledger: Ledger, stream: str, direction: str, name: str = "") -> dict[tuple[int, int, str], int]:
-    """Generation, offset and entry ID of what is in quarantine now, with its number: of a source, or of the mirror."""
+    """Reads generation, offset and entry ID of what is in quarantine now, each with its number.
+
+    Of one source, or of the mirror.
+    """
     rows = ledger.rows(
         "SELECT generation, offset, entry_id, id FROM quarantine WHERE stream = ? AND direction = ? AND name = ?"
         " AND retried IS NULL",
@@ -195,7 +211,7 @@ def still_aside(ledger: Ledger, stream: str, direction: str, name: str = "") -> 
 
 
 def kept_lines(ledger: Ledger, stream: str, name: str) -> tuple[dict[tuple[int, int], int], set[tuple[int, bytes]]]:
-    """What of a source is in quarantine now: lengths by generation and offset, and lengths with what was kept."""
+    """Reads which lines of a source are in quarantine: lengths by generation and offset, and lengths with bytes."""
     rows = ledger.rows(
         "SELECT generation, offset, length, raw FROM quarantine WHERE stream = ? AND direction = 'forward'"
         " AND name = ? AND retried IS NULL",
@@ -205,7 +221,7 @@ def kept_lines(ledger: Ledger, stream: str, name: str) -> tuple[dict[tuple[int, 
 
 
 def carried_aside(ledger: Ledger, stream: str, name: str) -> Iterator[tuple[int, int, bytes, int]]:
-    """Generation, offset, first bytes and length of the lines of a log that were set aside, a few at a time."""
+    """Reads the lines of a log that are or were in quarantine, some at a time: generation, offset, bytes, length."""
     last = 0
     while rows := ledger.rows(
         "SELECT id, generation, offset, raw, length FROM quarantine WHERE stream = ? AND direction = 'forward'"
@@ -218,7 +234,10 @@ def carried_aside(ledger: Ledger, stream: str, name: str) -> Iterator[tuple[int,
 
 
 def in_doubt(ledger: Ledger, stream: str, *, lost: bool) -> list[QuarantinedMessage]:
-    """The lines that a retry sent, whose `retried` is an entry ID; where Redis `lost` something what is aside too."""
+    """Reads the lines that a retry sent from quarantine, whose entries Redis may have lost.
+
+    Their `retried` is an entry ID. Where Redis `lost` something, also what is still in quarantine.
+    """
     rows = ledger.rows(
         f"SELECT {_SHORT} FROM quarantine WHERE stream = ? AND (direction = 'forward' AND retried LIKE '%-%'"
         " OR ? AND retried IS NULL)",
@@ -228,5 +247,8 @@ def in_doubt(ledger: Ledger, stream: str, *, lost: bool) -> list[QuarantinedMess
 
 
 def mark_lost(ledger: Ledger, number: int) -> None:
-    """Redis lost the entry: a line that a retry had sent is back in quarantine, an entry is the file's own to bring."""
+    """Notes that Redis lost the entry of a message that is or was in quarantine.
+
+    A line that a retry had sent is back in quarantine; the line of an entry is the file's own now, for forward to send.
+    """
     ledger.write("UPDATE quarantine SET retried = NULL, retried_at = NULL, lost = 1 WHERE id = ?", (number,))

@@ -1,4 +1,4 @@
-"""The ledger remembers what the mirror is about to write (intents) and what it wrote (ranges)."""
+"""Keeps in the ledger what the mirror is about to write (intents) and which bytes of files it wrote (ranges)."""
 
 from __future__ import annotations
 
@@ -18,11 +18,9 @@ WrittenEntry = tuple[EntryId, int]
 
 
 def pack_written(written: Sequence[WrittenEntry]) -> bytes:
-    """Packs what the mirror writes, entry IDs and lengths of lines, for the ledger: 20 bytes an entry, as columns.
+    """Packs the entry IDs and line lengths of an intent or a range for the ledger: 20 bytes an entry, as columns.
 
-    In this machine's byte order.
-
-    All milliseconds come first, then all sequences, then all lengths.
+    In this machine's byte order. All milliseconds come first, then all sequences, then all lengths.
     """
     if not written:
         return b""
@@ -32,14 +30,14 @@ def pack_written(written: Sequence[WrittenEntry]) -> bytes:
 
 
 def unpack_written(blob: bytes) -> list[WrittenEntry]:
-    """Unpacks what the mirror wrote, entry IDs and lengths of lines, from the bytes that `pack_written` made."""
+    """Unpacks the entry IDs and line lengths of an intent or a range from the bytes that `pack_written` made."""
     n = len(blob) // 20
     ids, lengths = array("Q", blob[: 16 * n]), array("I", blob[16 * n :])
     return list(zip(zip(ids[:n], ids[n:], strict=True), lengths, strict=True))
 
 
 def range_digest(content: bytes) -> bytes:
-    """Computes the digest that tells bytes which the mirror wrote from others in their place: BLAKE2b-64."""
+    """Computes the digest of a range's bytes, which tells them from others in their place: BLAKE2b-64."""
     return hashlib.blake2b(content, digest_size=8).digest()
 
 
@@ -47,7 +45,7 @@ def range_digest(content: bytes) -> bytes:
 class Intent:
     """An intent: whole lines that the mirror is about to append to a file that had `size` bytes then.
 
-    `standing` are the entries with 0-0 in the place of those that Redis lost since: their lines will be the file's own.
+    `standing` are the entries, with 0-0 in place of those that Redis lost since: their lines will be file-born.
     """
 
     id: int
@@ -61,7 +59,10 @@ class Intent:
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """A range: bytes of a generation that the mirror wrote. A torn piece, written again whole, has no entries."""
+    """A range: bytes of a generation that the mirror wrote.
+
+    Torn bytes that were written again whole have no entries.
+    """
 
     name: str
     generation: int
@@ -74,7 +75,7 @@ class Range:
 def add_intent(
     ledger: Ledger, stream: str, name: str, generation: int, size: int, content: bytes, entries: Sequence[WrittenEntry]
 ) -> int:
-    """Notes an intent in the ledger: what the mirror is about to write, and where; returns the intent's number."""
+    """Writes an intent into the ledger: what the mirror is about to write, and where; returns the intent's number."""
     rows = ledger.rows(
         "INSERT INTO intents (stream, name, generation, size, content, entries, noted) VALUES (?, ?, ?, ?, ?, ?, ?)"
         " RETURNING id",
@@ -96,7 +97,7 @@ def intents_of(ledger: Ledger, stream: str) -> list[Intent]:
 
 
 def contents_of_intents(ledger: Ledger, stream: str) -> list[tuple[str, bytes]]:
-    """Reads from the ledger which files the mirror's open intents are about, by name, and what is to stand in them."""
+    """Reads from the ledger the file names and contents of a stream's open intents."""
     return [
         (str(name), bytes(content))
         for name, content in ledger.rows("SELECT name, content FROM intents WHERE stream = ?", (stream,))
@@ -104,7 +105,7 @@ def contents_of_intents(ledger: Ledger, stream: str) -> list[tuple[str, bytes]]:
 
 
 def drop_intent(ledger: Ledger, number: int) -> None:
-    """Deletes an intent of the mirror's from the ledger: what it was to write is written, and noted as ranges."""
+    """Deletes an intent from the ledger: the mirror has written the lines, and they are noted as ranges."""
     ledger.write("DELETE FROM intents WHERE id = ?", (number,))
 
 
@@ -112,7 +113,7 @@ def move_intent(
     ledger: Ledger, number: int, generation: int, size: int, content: bytes, entries: Sequence[WrittenEntry],
     standing: Sequence[WrittenEntry],
 ) -> None:  # fmt: skip
-    """Notes in the ledger that an intent of the mirror's is about another place now, and these lines.
+    """Changes an open intent in the ledger to another place in the file and other lines.
 
     Its file was replaced, or what stood was followed.
     """
@@ -123,12 +124,12 @@ def move_intent(
 
 
 def rename_intent(ledger: Ledger, number: int, name: str) -> None:
-    """Notes in the ledger that an intent of the mirror's is about a file of this name now: the other was taken."""
+    """Changes an open intent in the ledger to a file of this name, as the other name was taken."""
     ledger.write("UPDATE intents SET name = ? WHERE id = ?", (name, number))
 
 
 def add_range(ledger: Ledger, stream: str, written_range: Range) -> None:
-    """Notes a range in the ledger: bytes of a file that the mirror wrote."""
+    """Writes a range into the ledger: bytes of a file that the mirror wrote."""
     ledger.write(
         "INSERT OR REPLACE INTO ranges (stream, name, generation, start, end, digest, entries, last_ms)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -146,7 +147,7 @@ def add_range(ledger: Ledger, stream: str, written_range: Range) -> None:
 
 
 def drop_range(ledger: Ledger, stream: str, written_range: Range) -> None:
-    """Deletes a range from the ledger, as lines in it are the mirror's no more but are sent as file-born ones."""
+    """Deletes a range from the ledger, as lines in it are not the mirror's any more but are sent as file-born ones."""
     ledger.write(
         "DELETE FROM ranges WHERE stream = ? AND name = ? AND generation = ? AND start = ?",
         (stream, written_range.name, written_range.generation, written_range.start),
@@ -169,9 +170,9 @@ def ranges_between(ledger: Ledger, stream: str, name: str, generation: int, star
 
 
 def barrier(ledger: Ledger, stream: str, name: str, generation: int) -> int | None:
-    """Tells from which byte of a generation on forward must not read, as an intent of the mirror's is open; None: none.
+    """Finds the byte of a generation from which forward must not read, as the mirror has an open intent; None: none.
 
-    An intent on an earlier one bars all of it: the file may have been emptied or replaced just before the write.
+    An intent on an earlier generation bars all bytes: the file may have been emptied or replaced just before the write.
     """
     rows = ledger.rows(
         "SELECT min(CASE WHEN generation < ? THEN 0 ELSE size END) FROM intents"
@@ -182,21 +183,24 @@ def barrier(ledger: Ledger, stream: str, name: str, generation: int) -> int | No
 
 
 def disown(ledger: Ledger, number: int, entries: Sequence[WrittenEntry]) -> None:
-    """Notes which entries of an open intent of the mirror's stand in Redis: `entries` has 0-0 for the others.
+    """Notes in the ledger which entries of an open intent stand in Redis: `entries` has 0-0 for the others.
 
-    Their lines will be the file's own, unless the entries come back before the intent is resolved.
+    Their lines will be file-born, unless the entries come back before the intent is resolved.
     """
     ledger.write("UPDATE intents SET entries = ? WHERE id = ?", (pack_written(entries), number))
 
 
 def entries_of(ledger: Ledger, number: int) -> list[WrittenEntry]:
-    """Reads from the ledger the entries of an open intent of the mirror's, with 0-0 for those that Redis lost."""
+    """Reads from the ledger the entries of an open intent, with 0-0 for those that Redis lost."""
     rows = ledger.rows("SELECT entries FROM intents WHERE id = ?", (number,))
     return unpack_written(rows[0][0])
 
 
 def written_above(ledger: Ledger, stream: str, cursor: EntryId) -> set[EntryId]:
-    """Reads from the ledger the mirrored entries above the cursor: none, unless that was taken back behind some."""
+    """Reads from the ledger's ranges the mirrored entries above the mirror's cursor.
+
+    There are none, unless the cursor was set back behind some.
+    """
     rows = ledger.rows(
         "SELECT entries FROM ranges WHERE stream = ? AND last_ms >= ?", (stream, min(cursor[0], LARGEST))
     )
@@ -204,13 +208,13 @@ def written_above(ledger: Ledger, stream: str, cursor: EntryId) -> set[EntryId]:
 
 
 def last_mirrored(ledger: Ledger, stream: str) -> list[EntryId]:
-    """Reads from the ledger the IDs, ascending, of the entries in the mirror's ranges that were noted last."""
+    """Reads from the ledger the entry IDs, ascending, in the ranges that the mirror noted last."""
     rows = ledger.rows("SELECT entries FROM ranges WHERE stream = ? ORDER BY rowid DESC LIMIT 8", (stream,))
     return sorted(entry_id for (blob,) in rows for entry_id, _ in unpack_written(blob)[-64:] if entry_id != ZERO_ID)
 
 
 def first_line_from(ledger: Ledger, stream: str, name: str, entry: EntryId) -> Position | None:
-    """Finds in the ledger where the first line stands, in file order, that the mirror made from this entry on."""
+    """Finds in the ledger's ranges the first line, in file order, that the mirror made of an entry from this one on."""
     rows = ledger.rows(
         "SELECT generation, start, entries FROM ranges WHERE stream = ? AND name = ? AND last_ms >= ?"
         " ORDER BY generation, start",
@@ -225,7 +229,7 @@ def first_line_from(ledger: Ledger, stream: str, name: str, entry: EntryId) -> P
 
 
 def last_end(ledger: Ledger, stream: str, name: str) -> Position | None:
-    """Finds in the ledger the position behind the last line that the mirror wrote into a file; None: no line."""
+    """Finds in the ledger the end of the last range that the mirror wrote into a file; None: there is none."""
     rows = ledger.rows(
         "SELECT generation, end FROM ranges WHERE stream = ? AND name = ? ORDER BY generation DESC, end DESC LIMIT 1",
         (stream, name),
@@ -234,7 +238,7 @@ def last_end(ledger: Ledger, stream: str, name: str) -> Position | None:
 
 
 def forget_entries_below(ledger: Ledger, stream: str, floor: EntryId) -> None:
-    """Takes the IDs of entries below `floor`, which were trimmed, out of a stream's ranges: none is looked for again.
+    """Removes the IDs of entries below `floor`, which were trimmed, from a stream's ranges: none is looked for again.
 
     The bytes stay the mirror's.
     """
@@ -267,7 +271,7 @@ def ranges_of(ledger: Ledger, stream: str, name: str) -> list[Range]:
 
 
 def range_at(ledger: Ledger, stream: str, name: str, generation: int, offset: int) -> Range | None:
-    """Finds in the ledger the mirror's range that holds this byte of a generation, with its entries; or None."""
+    """Finds in the ledger the mirror's range that holds this byte of a generation, with its entries; None: no range."""
     rows = ledger.rows(
         "SELECT start, end, digest, entries FROM ranges WHERE stream = ? AND name = ? AND generation = ? AND start <= ?"
         " AND end > ? ORDER BY start DESC LIMIT 1",
@@ -279,7 +283,7 @@ def range_at(ledger: Ledger, stream: str, name: str, generation: int, offset: in
 
 
 def range_of(ledger: Ledger, stream: str, entry_id: EntryId) -> tuple[Range, int] | None:
-    """Finds in the ledger the mirror's range with this entry's line, and the line's offset; None: there is none."""
+    """Finds in the ledger the mirror's range with the line of this entry, and the line's offset; None: no range."""
     rows = ledger.rows(
         "SELECT name, generation, start, end, digest, entries FROM ranges WHERE stream = ? AND last_ms >= ?"
         " ORDER BY last_ms",

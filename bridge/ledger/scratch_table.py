@@ -1,4 +1,4 @@
-"""A table of files for the time of a comparison: on disk when it is large, gone afterwards."""
+"""Makes temporary SQLite tables for the time of a comparison: on disk when they are large, gone afterwards."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from typing import NamedTuple
 
 
 def in_order(pairs: Iterable[Iterable[tuple[int, int]]]) -> Iterator[tuple[int, int]]:
-    """Sorts pairs of numbers, which come some at a time, by the first; of several that are equal one is left."""
+    """Sorts pairs of numbers in a temporary SQLite table by the first number; of equal ones one is left.
+
+    The pairs come some at a time.
+    """
     with closing(sqlite3.connect("", isolation_level=None)) as db:  # a temporary file of SQLite's own, without a name
         db.execute("PRAGMA journal_mode=OFF")
         db.execute("CREATE TABLE found (at INTEGER PRIMARY KEY, number INTEGER)")
@@ -20,7 +23,7 @@ def in_order(pairs: Iterable[Iterable[tuple[int, int]]]) -> Iterator[tuple[int, 
 
 
 class ScratchFile(NamedTuple):
-    """A file that holds a message: its name, its message's identity (empty: none), and a digest of its row."""
+    """A row of the scratch table: a file's name, its message's identity (empty: none), and a digest of its row."""
 
     name: bytes
     identity: bytes
@@ -28,7 +31,7 @@ class ScratchFile(NamedTuple):
 
 
 class ScratchTable:
-    """The messages that lie in a folder. `close` it."""
+    """A temporary table of the messages that lie in a folder, for comparing them with a stream. `close` it."""
 
     def __init__(self) -> None:
         self._db = sqlite3.connect("", isolation_level=None)  # a temporary file of SQLite's own, without a name
@@ -38,7 +41,7 @@ class ScratchTable:
         self._indexed = False
 
     def add(self, found: Iterable[ScratchFile]) -> None:
-        """Files, in any order; before anything is asked."""
+        """Adds files of a folder to the scratch table, in any order, before anything is asked of it."""
         self._db.executemany("INSERT INTO found (name, identity, row) VALUES (?, ?, ?)", found)
 
     def _index(self) -> None:
@@ -49,7 +52,7 @@ class ScratchTable:
             self._indexed = True
 
     def claim(self, row: bytes) -> bytes | None:
-        """The name of a file with this row that nothing has claimed yet; it is claimed now."""
+        """Claims a file in the scratch table that has this row and is not claimed yet; returns its name, or None."""
         self._index()
         found = self._db.execute(
             "SELECT rowid, name FROM found WHERE row = ? AND NOT claimed LIMIT 1", (row,)
@@ -60,29 +63,32 @@ class ScratchTable:
         return bytes(found[1])
 
     def same(self, identity: bytes, row: bytes) -> tuple[bytes, bool] | None:
-        """A file with this identity, or with this row where there is no identity; and whether it is claimed."""
+        """Finds a file in the scratch table with this identity, or, where that is empty, with this row.
+
+        Returns its name and whether it is claimed; None: no file.
+        """
         self._index()
         column, value = ("identity", identity) if identity else ("row", row)
         found = self._db.execute(f"SELECT name, claimed FROM found WHERE {column} = ? LIMIT 1", (value,)).fetchone()
         return (bytes(found[0]), bool(found[1])) if found is not None else None
 
     def take(self, name: bytes) -> bool:
-        """The file of this name is claimed; False when it was, or there is none."""
+        """Claims the file of this name in the scratch table; False when it was claimed before, or there is none."""
         self._index()
         done = self._db.execute("UPDATE found SET claimed = 1 WHERE name = ? AND NOT claimed", (name,))
         return done.rowcount > 0
 
     def left(self) -> Iterator[ScratchFile]:
-        """What nothing has claimed."""
+        """Yields the files in the scratch table that nothing has claimed, by name."""
         self._index()
         for row in self._db.execute("SELECT name, identity, row FROM found WHERE NOT claimed ORDER BY name"):
             yield ScratchFile(*row)
 
     def claimed(self, identity: bytes) -> bool:
-        """Whether a file of this identity is."""
+        """Whether a file in the scratch table with this identity is claimed."""
         found = self._db.execute("SELECT 1 FROM found WHERE identity = ? AND claimed LIMIT 1", (identity,)).fetchone()
         return found is not None
 
     def close(self) -> None:
-        """Forgets them."""
+        """Closes the scratch table, which deletes it."""
         self._db.close()

@@ -1,4 +1,4 @@
-"""The ledger remembers entries that were really seen in a stream, and mirrored lines whose entries the stream lost.
+"""Keeps in the ledger the entries seen in a stream, and the mirrored lines whose entries the stream lost.
 
 By both the bridge tells that the stream is a fork.
 """
@@ -18,7 +18,7 @@ SeenEntry = tuple[EntryId, bytes]
 
 
 def save_seen(ledger: Ledger, stream: str, way: str, entries: Iterable[SeenEntry]) -> None:
-    """Notes in the ledger the last entries that one direction saw in the stream, instead of those before."""
+    """Writes into the ledger the last entries that one direction saw in the stream, in place of those before."""
     told = json.dumps([[format_id(entry_id).decode(), digest.hex()] for entry_id, digest in entries])
     ledger.write("INSERT OR REPLACE INTO seen (stream, way, entries) VALUES (?, ?, ?)", (stream, way, told))
 
@@ -26,7 +26,7 @@ def save_seen(ledger: Ledger, stream: str, way: str, entries: Iterable[SeenEntry
 def all_seen(ledger: Ledger, stream: str) -> list[SeenEntry]:
     """Reads from the ledger the entries of a stream that were seen last, mirrored last, or are about to be mirrored.
 
-    Of the latter nobody noted digests: they are empty.
+    Entries that are not from the first group have an empty digest: nobody noted one.
     """
     rows = ledger.rows("SELECT entries FROM seen WHERE stream = ?", (stream,))
     told = [sighting for (some,) in rows for sighting in json.loads(some)]
@@ -36,7 +36,7 @@ def all_seen(ledger: Ledger, stream: str) -> list[SeenEntry]:
 
 
 class ReleasedLine(NamedTuple):
-    """The ledger's record of a mirrored line whose entry Redis lost: it is the file's own line now.
+    """A released line: a mirrored line whose entry Redis lost, so that it is file-born now.
 
     `digest` is the line's, empty where nobody could read it.
     """
@@ -50,7 +50,7 @@ class ReleasedLine(NamedTuple):
 
 
 def note_released(ledger: Ledger, stream: str, lines: Iterable[ReleasedLine]) -> None:
-    """Notes, in a transaction, mirrored lines whose entries Redis lost, in case the entries come back."""
+    """Notes in the ledger, in a transaction, the mirrored lines whose entries Redis lost: the entries may come back."""
     for line in lines:
         ledger.write(
             "INSERT OR REPLACE INTO released (stream, entry, digest, name, generation, start, length)"

@@ -1,4 +1,4 @@
-"""What the ledger remembers of streams, sources and their generations."""
+"""Keeps in the ledger what is known of each stream, its sources and the generations of each source."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from bridge.ledger.store import Ledger
 
 @dataclass(frozen=True, slots=True)
 class StreamMemory:
-    """What was last seen of a stream: the newest ID, how many were ever added, the oldest; and the mirror's cursor.
+    """The ledger's memory of a stream: the newest ID seen, the count of entries ever added, the mirror's cursor.
 
-    `timeline` is `meta.timeline` of the data that all this is true of: the nonce under which its last loss was settled,
-    empty before any. `commits` is how often the mirror noted its work, to lay beside the ledger's mark.
+    `first_id` is the oldest ID. `timeline` is `meta.timeline` of the data that all this is true of: the nonce under
+    which its last loss was settled, empty before any. `commits` is how often the mirror noted its work, to compare with
+    the ledger's mark.
     """
 
     last_id: EntryId = ZERO_ID
@@ -28,15 +29,15 @@ class StreamMemory:
     commits: int = 0
 
     def and_seen(self, last_id: EntryId, added: int) -> StreamMemory:
-        """Returns what is remembered of a stream, and what was seen of it since."""
+        """Returns the ledger's memory of a stream, raised to the last ID and the count that were seen since."""
         return replace(self, last_id=max(self.last_id, last_id), added=max(self.added, added))
 
 
 @dataclass(frozen=True, slots=True)
 class MirrorCounts:
-    """How many entries of a stream the mirror has come by so far, `ours` of them forward's, and how many are `gone`.
+    """The mirror's counts for a stream: `entries` it has passed, `ours` of them from forward, and `gone` ones.
 
-    Those were removed before the mirror came to them; of `acknowledged` ones somebody said to know.
+    Entries that are gone were removed before the mirror came to them; somebody has acknowledged `acknowledged` of them.
     """
 
     entries: int = 0
@@ -47,11 +48,11 @@ class MirrorCounts:
 
 @dataclass(frozen=True, slots=True)
 class SourceMemory:
-    """What was last confirmed of a source.
+    """The ledger's memory of a source: its number, its checkpoint, and how far its history and a refill go.
 
-    `stored` is the checkpoint as Redis held it. Lines before `history` get their own time as entry ID, until the
-    source is `live`: it got there, or another producer's newer entries made that impossible. Up to `refill` a stream
-    that began anew is filled again; lines whose entry stands are passed over.
+    `stored` is the checkpoint as Redis held it. Lines before `history` get their own time as entry ID, until the source
+    is `live`: it got there, or another producer's newer entries made that impossible. Up to `refill` a stream that
+    began anew is filled again; lines whose entry stands are passed over.
     """
 
     number: int
@@ -62,7 +63,7 @@ class SourceMemory:
 
 
 def stream_memory(ledger: Ledger, stream: str) -> StreamMemory | None:
-    """What is remembered of the stream; None when it was never carried."""
+    """Reads the ledger's memory of a stream; None when the stream was never carried."""
     rows = ledger.rows(
         "SELECT last_id, added, mirror_cursor, coalesce(first_id, '0-0'), coalesce(timeline, ''), coalesce(commits, 0)"
         " FROM streams"
@@ -77,7 +78,7 @@ def stream_memory(ledger: Ledger, stream: str) -> StreamMemory | None:
 
 
 def save_stream(ledger: Ledger, stream: str, last_id: EntryId, added: int, first_id: EntryId = ZERO_ID) -> None:
-    """Writes into the ledger what a stream held when it was seen; the mirror's cursor stays."""
+    """Writes into the ledger's memory of a stream what was seen of the stream; the mirror's cursor stays."""
     ledger.write(
         "INSERT INTO streams (stream, last_id, added, mirror_cursor, first_id) VALUES (?, ?, ?, '0-0', ?)"
         " ON CONFLICT (stream) DO UPDATE SET last_id = excluded.last_id, added = excluded.added,"
@@ -87,20 +88,23 @@ def save_stream(ledger: Ledger, stream: str, last_id: EntryId, added: int, first
 
 
 def save_timeline(ledger: Ledger, stream: str, timeline: str) -> None:
-    """Notes which timeline of the stream the ledger knows; inside the transaction that settles a loss."""
+    """Writes into the ledger the timeline of the stream that it knows; inside the transaction that settles a loss."""
     ledger.write("UPDATE streams SET timeline = ? WHERE stream = ?", (timeline, stream))
 
 
 def agree_with_mark(ledger: Ledger, stream: str) -> None:
-    """Notes in a transaction that a ledger which was made anew has all that its mark tells of the stream."""
+    """Sets the count of the mirror's commits in the ledger's memory of a stream to what the ledger's mark says.
+
+    For a ledger that was made anew; inside a transaction.
+    """
     marked = read_mark(ledger.path, ledger.uuid, stream)
     ledger.write("UPDATE streams SET commits = ? WHERE stream = ?", (marked, stream))
 
 
 def save_mirror_cursor(ledger: Ledger, stream: str, cursor: EntryId, seen: MirrorCounts | None = None) -> None:
-    """Every Redis-born entry up to here is in its file, or in quarantine.
+    """Writes the mirror's cursor of a stream into the ledger: Redis-born entries up to it are in files or quarantine.
 
-    `seen` counts what the mirror came by up to here, None: nobody counts on from here.
+    `seen` counts what the mirror passed up to here, None: nobody goes on counting from here.
     """
     counts = (seen.entries, seen.ours, seen.gone) if seen is not None else (None, None, None)
     ledger.write(
@@ -111,7 +115,7 @@ def save_mirror_cursor(ledger: Ledger, stream: str, cursor: EntryId, seen: Mirro
 
 
 def seen_by_mirror(ledger: Ledger, stream: str) -> MirrorCounts | None:
-    """What the mirror has come by of a stream; None: it never counted, or does not any more."""
+    """Reads from the ledger the mirror's counts for a stream; None: it never counted, or does not any more."""
     rows = ledger.rows(
         "SELECT mirror_seen, coalesce(mirror_ours, 0), coalesce(mirror_gone, 0), coalesce(mirror_acknowledged, 0)"
         " FROM streams WHERE stream = ? AND mirror_seen IS NOT NULL",
@@ -121,7 +125,7 @@ def seen_by_mirror(ledger: Ledger, stream: str) -> MirrorCounts | None:
 
 
 def gone_before_mirrored(ledger: Ledger, stream: str) -> tuple[int, int]:
-    """How many entries were removed before they were mirrored, and of how many of these somebody said to know."""
+    """Reads from the ledger how many entries were removed before they were mirrored, and how many are acknowledged."""
     rows = ledger.rows(
         "SELECT coalesce(mirror_gone, 0), coalesce(mirror_acknowledged, 0) FROM streams WHERE stream = ?", (stream,)
     )
@@ -129,14 +133,17 @@ def gone_before_mirrored(ledger: Ledger, stream: str) -> tuple[int, int]:
 
 
 def acknowledge_gone(ledger: Ledger, stream: str) -> int:
-    """Notes that somebody knows of all entries that are gone; returns of how many nobody knew."""
+    """Notes in the ledger that somebody acknowledged all entries removed before they were mirrored.
+
+    Returns how many were not acknowledged before.
+    """
     gone, known = gone_before_mirrored(ledger, stream)
     ledger.write("UPDATE streams SET mirror_acknowledged = ? WHERE stream = ?", (gone, stream))
     return int(gone - known)
 
 
 def sources_of(ledger: Ledger, stream: str, names: Sequence[str] | None = None) -> dict[str, SourceMemory]:
-    """The sources of the stream that have these names, or all of them, by name."""
+    """Reads the ledger's memory of the sources of a stream, by name: those of these names, or all."""
     columns = "name, number, stored, live, history_generation, history_offset, refill_generation, refill_offset"
     asked = f"SELECT {columns} FROM sources WHERE stream = ?"
     if names is None:
@@ -166,7 +173,7 @@ def save_source(ledger: Ledger, stream: str, name: str, memory: SourceMemory) ->
 
 
 def generations_of(ledger: Ledger, stream: str, name: str) -> list[GenerationRecord]:
-    """The generations of a source that are known, oldest first."""
+    """Reads from the ledger the known generations of a source, oldest first."""
     rows = ledger.rows(
         f"SELECT {_KNOWN} FROM generations WHERE stream = ? AND name = ? ORDER BY number", (stream, name)
     )
@@ -174,13 +181,16 @@ def generations_of(ledger: Ledger, stream: str, name: str) -> list[GenerationRec
 
 
 def all_generations(ledger: Ledger, stream: str) -> list[tuple[str, GenerationRecord]]:
-    """The generations of all sources of a stream that are known, each with its source's name, oldest first."""
+    """Reads from the ledger the known generations of all sources of a stream, each with its source's name."""
     rows = ledger.rows(f"SELECT name, {_KNOWN} FROM generations WHERE stream = ? ORDER BY name, number", (stream,))
     return [(name, _known(row)) for name, *row in rows]
 
 
 def in_doubt(ledger: Ledger, stream: str) -> list[str]:
-    """The logs of a stream whose place another file took, and nobody has found out yet which lines of it it holds."""
+    """Reads from the ledger the logs of a stream whose place another file took and is not compared yet.
+
+    So nobody knows yet which lines of the log that file holds.
+    """
     rows = ledger.rows(
         "SELECT DISTINCT name FROM generations WHERE stream = ? AND in_doubt AND NOT closed AND head_len > 0"
         " ORDER BY name",
@@ -205,7 +215,7 @@ def _known(row: Sequence[Any]) -> GenerationRecord:
 
 
 def save_generation(ledger: Ledger, stream: str, name: str, known: GenerationRecord) -> None:
-    """Writes into the ledger what a generation of a source is known by."""
+    """Writes into the ledger the record by which a generation of a source is known again."""
     at = known.at
     ledger.write(
         "INSERT OR REPLACE INTO generations (stream, name, number, device, inode, generation, offset, head_len, head,"

@@ -1,8 +1,8 @@
-"""What the ledger remembers of a spool: messages that were carried, the files that hold them, and those that are due.
+"""Keeps in the ledger the messages of a spool that were carried, the files that hold them, and those that are due.
 
 A message is known by its `key`: a digest of its own identity, or of its content and the time of writing. `alike` is a
-digest of the content, empty where the message has an identity. A message stays known when its file is gone; a file of
-a message that was set aside has an empty key.
+digest of the content, empty where the message has an identity. A message stays known when its file is gone; a file of a
+message that was set aside in quarantine has an empty key.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ SECOND = 1_000_000_000
 """One second, in ns."""
 
 STALE_INODE = "-1"
-"""The inode that is noted of a message which is due and whose file holds another one by now."""
+"""The inode that is noted of a spool message which is due and whose file holds another message by now."""
 
 GONE_INODE = "-2"
-"""The inode that is noted of a file which was seen to be gone."""
+"""The inode that is noted of a spool file which was seen to be gone."""
 
 NOWHERE = -1
-"""The place of what is no message in any batch."""
+"""The place in a batch that is noted of what is no spool message in any batch."""
 
 MIRRORED = 0
-"""The batch of messages that the mirror put into the folder; those that forward sends begin at 1."""
+"""The batch number of spool messages that the mirror put into the folder; batches that forward sends begin at 1."""
 
 
 @dataclass(frozen=True, slots=True)
 class DueMessage:
-    """A message of a spool that forward is to send.
+    """A message of a spool that is due: forward is to send it.
 
-    `time` in ms since 1970; `raw` None: too much was kept, it is read again. `batch` and `place` are 0 until the
+    `time` in ms since 1970; `raw` None: too much was kept, the file is read again. `batch` and `place` are 0 until the
     message is on its way; then the batch is sent again as it was, if it must be.
     """
 
@@ -50,7 +50,7 @@ class DueMessage:
 
 
 def files_known(ledger: Ledger, stream: str, names: Sequence[bytes]) -> dict[bytes, tuple[FileFacts, bytes]]:
-    """Of these spool files, those that were read: their facts then, and the key of their message.
+    """Reads from the ledger which of these spool files were read before: their facts then, and their message's key.
 
     At most 1000 names.
     """
@@ -81,7 +81,7 @@ def note_file(ledger: Ledger, stream: str, name: bytes, facts: FileFacts, key: b
 
 
 def standing(ledger: Ledger, stream: str, key: bytes) -> str:
-    """What the ledger knows of a spool message: `carried`, one way or the other, `sent` or `due`; empty: nothing."""
+    """Tells from the ledger what became of a spool message: `carried` (either way), `sent` or `due`; empty: unknown."""
     rows = ledger.rows(
         "SELECT 'carried' FROM spool_messages WHERE stream = ? AND key = ? UNION ALL"
         " SELECT iif(batch, 'sent', 'due') FROM spool_due WHERE stream = ? AND key = ?",
@@ -91,9 +91,9 @@ def standing(ledger: Ledger, stream: str, key: bytes) -> str:
 
 
 def alike(ledger: Ledger, stream: str, content: bytes, written: int) -> list[bytes]:
-    """Keys of the spool's messages without identity that hold this content and were written then, carried or due.
+    """Reads from the ledger the keys of spool messages without identity that have this content and time of writing.
 
-    A time in whole seconds, as copies have it, is any time within that second.
+    Carried or due. A time in whole seconds, as copies have it, matches any time within that second.
     """
     second = written - written % SECOND
     when = "written >= ? AND written < ?" if second == written else "written IN (?, ?)"
@@ -108,7 +108,7 @@ def alike(ledger: Ledger, stream: str, content: bytes, written: int) -> list[byt
 
 
 class LastContent(NamedTuple):
-    """What the ledger last knew a spool file to hold, sent or due: a message's key and content; and its inode then."""
+    """The ledger's record of what a spool file last held, sent or due: the message's key, content digest, inode."""
 
     key: bytes
     alike: bytes
@@ -116,12 +116,12 @@ class LastContent(NamedTuple):
 
     @property
     def removed(self) -> bool:
-        """Whether the spool file was seen to be gone since."""
+        """Whether the spool file was seen to be gone since its content was recorded."""
         return self.inode == int(GONE_INODE)
 
 
 def last_of(ledger: Ledger, stream: str, name: bytes) -> LastContent | None:
-    """What the ledger last knew this spool file to hold; None: the file was never met."""
+    """Reads from the ledger the last content of a spool file, as a message's key; None: the file was never met."""
     rows = ledger.rows(
         "SELECT key, alike, inode FROM spool_due WHERE stream = ? AND name = ? AND inode != ?",
         (stream, name, STALE_INODE),
@@ -135,7 +135,7 @@ def last_of(ledger: Ledger, stream: str, name: bytes) -> LastContent | None:
 
 
 def touch(ledger: Ledger, stream: str, name: bytes, facts: FileFacts) -> None:
-    """Notes new facts of a spool file which holds what it held, at another time or in another place."""
+    """Writes new facts of a spool file into the ledger: it holds the same message, at another time or place."""
     for table in ("spool_files", "spool_due"):
         ledger.write(
             f"UPDATE {table} SET size = ?, written = ?, device = ?, inode = ?"
@@ -145,7 +145,7 @@ def touch(ledger: Ledger, stream: str, name: bytes, facts: FileFacts) -> None:
 
 
 def touched(ledger: Ledger, stream: str, key: bytes, facts: FileFacts) -> None:
-    """Notes in the ledger the facts of the file that holds a spool message now, to know it by when that is moved."""
+    """Writes into the ledger time and inode of the file that holds a spool message now, to know it when it is moved."""
     ledger.write(
         "UPDATE spool_messages SET written = ?, inode = ? WHERE stream = ? AND key = ? AND written != ?",
         (facts.written, str(facts.inode), stream, key, facts.written),
@@ -153,7 +153,10 @@ def touched(ledger: Ledger, stream: str, key: bytes, facts: FileFacts) -> None:
 
 
 def gone(ledger: Ledger, stream: str, name: bytes) -> None:
-    """Notes that a spool file was seen to be gone: one of its name is another file, be it on the same inode."""
+    """Notes in the ledger that a spool file was seen to be gone.
+
+    A file of its name is another one, even on the same inode.
+    """
     for table in ("spool_files", "spool_due"):
         ledger.write(
             f"UPDATE {table} SET inode = ? WHERE stream = ? AND name = ? AND inode != ?",
@@ -162,7 +165,7 @@ def gone(ledger: Ledger, stream: str, name: bytes) -> None:
 
 
 def names_of(ledger: Ledger, stream: str, key: bytes) -> list[tuple[bytes, FileFacts]]:
-    """Reads from the ledger which files of a spool hold a message, due or carried, and the facts each had when read."""
+    """Reads from the ledger which spool files hold a message, due or carried, and the facts each had when read."""
     return [
         (row[0], facts_of(row[1:5]))
         for table in ("spool_files", "spool_due")
@@ -173,9 +176,9 @@ def names_of(ledger: Ledger, stream: str, key: bytes) -> list[tuple[bytes, FileF
 
 
 def add_due(ledger: Ledger, stream: str, due_message: DueMessage) -> None:
-    """Notes in the ledger a spool message to be sent, or what became of one that is not on its way yet."""
-    # One whose bytes are kept is sent, although another message took its file. The plus keeps SQLite from looking for
-    # the name among all that is in no batch yet.
+    """Notes in the ledger that a spool message is due to be sent, or updates one that is not on its way yet."""
+    # A message whose bytes are kept is sent, although another message took its file. The plus keeps SQLite from using
+    # the index by batch and looking for the name among all messages that are in no batch yet.
     ledger.write(
         "DELETE FROM spool_due WHERE stream = ? AND name = ? AND +batch = 0 AND raw IS NULL", (stream, due_message.name)
     )
@@ -205,12 +208,12 @@ def add_due(ledger: Ledger, stream: str, due_message: DueMessage) -> None:
 
 
 def drop_due(ledger: Ledger, stream: str, key: bytes) -> None:
-    """Deletes a message that is due and not on its way from the ledger: its spool file is gone or another by now."""
+    """Deletes a due spool message that is not on its way from the ledger: its file is gone, or another file by now."""
     ledger.write("DELETE FROM spool_due WHERE stream = ? AND key = ? AND +batch = 0", (stream, key))
 
 
 def due(ledger: Ledger, stream: str, count: int, *, batch: int = 0) -> list[DueMessage]:
-    """The spool's next messages to be sent, in the order of their times, then names; or those of a batch on its way."""
+    """Reads the spool's next due messages from the ledger, in the order of times, then names; or a batch on its way."""
     order = "place" if batch else "time, name"
     rows = ledger.rows(
         "SELECT key, alike, name, size, written, device, inode, time, raw, digest, batch, place FROM spool_due"
@@ -230,7 +233,7 @@ def send(ledger: Ledger, stream: str, batch: int, messages: Iterable[tuple[bytes
 
 
 def batches(ledger: Ledger, stream: str) -> dict[int, int]:
-    """The spool's batches that are on their way, ascending, and how many messages each has."""
+    """Reads from the ledger the spool's batches that are on their way, ascending, with their counts of messages."""
     rows = ledger.rows(
         "SELECT batch, count(*) FROM spool_due WHERE stream = ? AND batch > 0 GROUP BY batch ORDER BY batch", (stream,)
     )
@@ -238,7 +241,7 @@ def batches(ledger: Ledger, stream: str) -> dict[int, int]:
 
 
 def last_batch(ledger: Ledger, stream: str) -> int:
-    """The highest number that a batch of the spool's messages was ever given and that is still known."""
+    """Finds in the ledger the highest number that a batch of the spool's messages was given, as far as it is known."""
     rows = ledger.rows(
         "SELECT max(n) FROM (SELECT max(batch) AS n FROM spool_messages WHERE stream = ?"
         " UNION ALL SELECT max(batch) FROM spool_due WHERE stream = ?)",
@@ -248,13 +251,13 @@ def last_batch(ledger: Ledger, stream: str) -> int:
 
 
 def last_landed(ledger: Ledger, stream: str) -> int:
-    """The highest number of a batch of the spool's messages that is known to be in the stream; 0: none is."""
+    """Finds in the ledger the highest number of a batch of spool messages that is in the stream; 0: none is."""
     rows = ledger.rows(f"SELECT max(batch) FROM spool_messages WHERE stream = ? AND place != {NOWHERE}", (stream,))
     return int(rows[0][0] or 0)
 
 
 def has_batch(ledger: Ledger, stream: str, batch: int) -> bool:
-    """Whether any of the spool's messages is known to have been sent in this batch."""
+    """Whether the ledger knows a spool message that was sent in the batch of this number."""
     which = f"stream = ? AND batch = ? AND place != {NOWHERE}"
     return any(
         ledger.rows(f"SELECT 1 FROM {table} WHERE {which} LIMIT 1", (stream, batch))
@@ -263,7 +266,7 @@ def has_batch(ledger: Ledger, stream: str, batch: int) -> bool:
 
 
 def landed(ledger: Ledger, stream: str, batch: int) -> list[bytes]:
-    """Notes in a transaction that a spool's batch is in the stream, its messages known. Returns their files' names."""
+    """Notes in a transaction that a batch of spool messages is in the stream, carried. Returns their files' names."""
     names = [
         row[0] for row in ledger.rows("SELECT name FROM spool_due WHERE stream = ? AND batch = ?", (stream, batch))
     ]
@@ -284,14 +287,14 @@ def landed(ledger: Ledger, stream: str, batch: int) -> list[bytes]:
 
 
 def unsend(ledger: Ledger, stream: str) -> None:
-    """Makes all spool messages that were on their way due again, in the order of their time."""
+    """Makes all spool messages that were on their way due again in the ledger, in the order of their time."""
     ledger.write("UPDATE spool_due SET batch = 0, place = 0 WHERE stream = ?", (stream,))
 
 
 def mirrored(
     ledger: Ledger, stream: str, key: bytes, content: bytes, name: bytes, facts: FileFacts, mark: str,
 ) -> None:  # fmt: skip
-    """Notes in a transaction that the mirror put this message into the spool, as this file. `mark` tells its range."""
+    """Notes in a transaction that the mirror put this message into the spool, as this file; `mark` tells its range."""
     ledger.write(
         "INSERT OR REPLACE INTO spool_messages (stream, key, alike, batch, place, digest, written, inode, mirrored)"
         " VALUES (?, ?, ?, 0, 0, x'', ?, ?, ?)",
@@ -304,7 +307,7 @@ def mirrored(
 def save_carried(
     ledger: Ledger, stream: str, key: bytes, content: bytes, batch: int, place: int, digest: bytes, facts: FileFacts
 ) -> None:  # fmt: skip
-    """Notes in the ledger that this spool message stands in the stream as that place of that batch."""
+    """Notes in the ledger that this spool message stands in the stream at this place of this batch."""
     ledger.write(
         "INSERT OR REPLACE INTO spool_messages (stream, key, alike, batch, place, digest, written, inode, mirrored)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?, '')",
@@ -313,12 +316,12 @@ def save_carried(
 
 
 def mirrored_as(name: str, generation: int) -> str:
-    """Makes the mark by which a mirrored message of a spool tells the range that it is in."""
+    """Makes the mark by which a mirrored spool message names the range that it is in."""
     return f"{generation}:{name}"
 
 
 def digest_at(ledger: Ledger, stream: str, batch: int, place: int) -> bytes | None:
-    """The digest of the row that the spool sent as this place of this batch, or has on its way; None: nothing was."""
+    """Reads the row's digest of the spool message at this place of this batch, sent or on its way; None: no message."""
     for table in ("spool_messages", "spool_due"):
         rows = ledger.rows(
             f"SELECT digest FROM {table} WHERE stream = ? AND batch = ? AND place = ?", (stream, batch, place)
@@ -329,19 +332,19 @@ def digest_at(ledger: Ledger, stream: str, batch: int, place: int) -> bytes | No
 
 
 def totals(ledger: Ledger, stream: str) -> tuple[int, int, int, int | None]:
-    """Counts a spool: bytes of the files that were carried; number, bytes and earliest time in ms of what is due."""
+    """Counts the messages of a spool: bytes of carried files; number, bytes and earliest time in ms of due ones."""
     carried = ledger.rows("SELECT coalesce(sum(size), 0) FROM spool_files WHERE stream = ? AND key != x''", (stream,))
     rows = ledger.rows("SELECT count(*), coalesce(sum(size), 0), min(time) FROM spool_due WHERE stream = ?", (stream,))
     return int(carried[0][0]), int(rows[0][0]), int(rows[0][1]), rows[0][2]
 
 
 def kept_bytes(ledger: Ledger, stream: str) -> int:
-    """How many bytes the ledger keeps as content of spool messages that are due."""
+    """Counts the bytes that the ledger keeps as content of spool messages that are due."""
     return int(ledger.rows("SELECT coalesce(sum(length(raw)), 0) FROM spool_due WHERE stream = ?", (stream,))[0][0])
 
 
 def files_of(ledger: Ledger, stream: str, batch: int, place: int, mark: str = "") -> list[bytes]:
-    """The spool files that are known to hold the message of this place of a batch; or, with batch 0, of this range."""
+    """Reads from the ledger the spool files with the message of this place of a batch; with batch 0, of this range."""
     rows = ledger.rows(
         "SELECT name FROM spool_files JOIN spool_messages USING (stream, key)"
         " WHERE stream = ? AND batch = ? AND place = ? AND mirrored = ? ORDER BY name",
@@ -351,13 +354,13 @@ def files_of(ledger: Ledger, stream: str, batch: int, place: int, mark: str = ""
 
 
 def in_parts(names: Sequence[bytes], size: int = 1000) -> Iterator[Sequence[bytes]]:
-    """Cuts a list of file names into parts of `size` names at most."""
+    """Cuts a list of spool files' names into parts of `size` names at most."""
     for at in range(0, len(names), size):
         yield names[at : at + size]
 
 
 def carried(ledger: Ledger, stream: str, name: bytes) -> tuple[int, int, str] | None:
-    """Says how the message that a spool file is known to hold was carried: batch, place, and range if it was mirrored.
+    """Tells from the ledger how the message in a spool file was carried: batch, place, and the range if mirrored.
 
     None: it was not carried, as far as the ledger knows.
     """

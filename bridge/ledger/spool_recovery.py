@@ -1,4 +1,7 @@
-"""What the ledger forgets of a spool when Redis or a person lost it, and learns again when it comes back."""
+"""Changes the ledger's memory of a spool for recovery: forgets messages that Redis or a person lost, learns others.
+
+It learns again those that come back.
+"""
 
 from __future__ import annotations
 
@@ -19,15 +22,15 @@ from bridge.ledger.spool_messages import (
 from bridge.ledger.store import Ledger
 
 NOBODY = FileFacts(0, 0, 0, 0)
-"""The facts that are noted of a spool's message without a file."""
+"""The facts that are noted of a spool message without a file."""
 
 HIGHEST = b"highest"
-"""The key under which the highest number of a spool's batch is noted: no message's, those are digests."""
+"""The key under which a spool's highest batch number is noted; no message has this key, as those are digests."""
 
 
 @dataclass(frozen=True, slots=True)
 class KnownMessage:
-    """What is known of a spool's message, with the file that holds it, or nothing where that is gone.
+    """A spool message that is known when a loss is repaired, with the file that holds it, or none where that is gone.
 
     `digest` is that of the row it is sent as, empty where that is not known.
     """
@@ -42,7 +45,7 @@ class KnownMessage:
 def forget_all(ledger: Ledger, stream: str) -> None:
     """Deletes from the ledger all that it knows of the messages and files of a spool's folder.
 
-    What is due and kept with its bytes stays due: its file may be taken.
+    A due message that is kept with its bytes stays due: its file may be taken.
     """
     _keep_highest(ledger, stream)
     ledger.write("DELETE FROM spool_messages WHERE stream = ? AND key != ?", (stream, HIGHEST))
@@ -52,7 +55,10 @@ def forget_all(ledger: Ledger, stream: str) -> None:
 
 
 def _keep_highest(ledger: Ledger, stream: str) -> None:
-    """Notes in the ledger the highest number of a spool's batch: another past has it, so no other batch gets it."""
+    """Notes in the ledger the highest batch number of a spool, so that no other batch gets a number that was in use.
+
+    Another past of the stream has the batches of these numbers.
+    """
     highest = last_batch(ledger, stream)
     save_carried(ledger, stream, HIGHEST, b"", highest, NOWHERE, b"", NOBODY)
 
@@ -61,10 +67,10 @@ def learn(
     ledger: Ledger, stream: str, key: bytes, alike: bytes, batch: int, place: int, digest: bytes, facts: FileFacts,
     name: bytes,
 ) -> bool:  # fmt: skip
-    """Notes in the ledger, in a transaction, that a spool's message stands in the stream as that place of that batch.
+    """Notes in the ledger, in recovery, that a spool message stands in the stream as that place of that batch.
 
-    What was noted of that place was sent into another past of the stream. `name`: the file that holds the message, if
-    any does. Returns False where the ledger knew it.
+    In a transaction. What was noted of that place was sent into another past of the stream. `name`: the file that holds
+    the message, if any does. Returns False where the ledger knew it.
     """
     rows = ledger.rows("SELECT batch, place FROM spool_messages WHERE stream = ? AND key = ?", (stream, key))
     ledger.write("DELETE FROM spool_due WHERE stream = ? AND key = ?", (stream, key))
@@ -89,7 +95,7 @@ def forget_file(ledger: Ledger, stream: str, name: bytes) -> None:
 
 
 def forget_aside(ledger: Ledger, stream: str) -> None:
-    """The ledger forgets the spool files that were set aside, so that they are read again."""
+    """Deletes from the ledger the spool files whose messages were set aside in quarantine: they are read again."""
     ledger.write("DELETE FROM spool_files WHERE stream = ? AND key = x''", (stream,))
 
 
@@ -103,11 +109,10 @@ def forget_mirrored(ledger: Ledger, stream: str) -> None:
 
 
 def forget_above(ledger: Ledger, stream: str, batch: int, standing: dict[int, set[int]]) -> None:
-    """Deletes from the ledger, in a transaction, the spool messages that Redis lost: they are sent again.
+    """Deletes from the ledger the spool messages that Redis lost, in batches above this one; they are sent again.
 
-    What was on its way is due again too.
-
-    Those are of the batches above this one, but for what still stands, as places by batch.
+    Except those that still stand in the stream, in `standing`, as places by batch. Messages on their way are due again
+    too. In a transaction.
     """
     _keep_highest(ledger, stream)
     unsend(ledger, stream)
@@ -124,7 +129,7 @@ def forget_above(ledger: Ledger, stream: str, batch: int, standing: dict[int, se
 
 
 def messages_known(ledger: Ledger, stream: str, names: Sequence[bytes]) -> dict[bytes, KnownMessage]:
-    """Reads from the ledger which of these spool files, at most 1000, were carried, with what is known of each."""
+    """Reads from the ledger which of these spool files, at most 1000, were carried, with the message of each."""
     marks = ",".join("?" * len(names))
     rows = ledger.rows(
         "SELECT f.name, f.size, f.written, f.device, f.inode, m.key, m.alike, m.digest FROM spool_files AS f"
@@ -135,7 +140,7 @@ def messages_known(ledger: Ledger, stream: str, names: Sequence[bytes]) -> dict[
 
 
 def messages_at(ledger: Ledger, stream: str, batch: int, place: int, digest: bytes) -> list[KnownMessage]:
-    """Finds in the ledger the spool's message that went as this place of this batch with this row's digest, or none."""
+    """Finds in the ledger the spool message that went as this place of this batch with this row's digest, or none."""
     rows = ledger.rows(
         "SELECT key, alike, digest FROM spool_messages WHERE stream = ? AND batch = ? AND place = ? AND digest = ?",
         (stream, batch, place, digest),
@@ -156,16 +161,19 @@ def messages_mirrored(ledger: Ledger, stream: str) -> dict[str, list[KnownMessag
 
 
 def unread(ledger: Ledger, stream: str) -> set[bytes]:
-    """Reads from the ledger which spool files could not be read as they were laid beside a stream after a loss.
+    """Reads from the ledger the spool files that could not be read when their folder was compared after a loss.
 
-    Their messages may stand in it: each is laid beside it before it is taken for one that was never sent. A name that
+    Their messages may stand in the stream: each is compared before it is taken for one that was never sent. A name that
     ends with a slash is a folder's, and stands for all files in it.
     """
     return {row[0] for row in ledger.rows("SELECT name FROM spool_unread WHERE stream = ?", (stream,))}
 
 
 def save_unread(ledger: Ledger, stream: str, names: Iterable[bytes]) -> None:
-    """Notes in the ledger, in a transaction, which spool files could not be read: these alone, and none is due."""
+    """Writes into the ledger, in a transaction, the spool files that recovery could not read, in place of those before.
+
+    None of them stays due.
+    """
     ledger.write("DELETE FROM spool_unread WHERE stream = ?", (stream,))
     for name in names:
         ledger.write("INSERT INTO spool_unread VALUES (?, ?)", (stream, name))
@@ -177,12 +185,12 @@ def save_unread(ledger: Ledger, stream: str, names: Iterable[bytes]) -> None:
 
 
 def is_among(name: bytes, unread: set[bytes]) -> bool:
-    """Whether a spool file is one of those that could not be read, or lies in a folder that could not."""
+    """Whether a spool file could not be read in recovery, or lies in a folder that could not be read."""
     return name in unread or any(name.startswith(folder) for folder in unread if folder.endswith(b"/"))
 
 
 def kept_due(ledger: Ledger, stream: str, size: int = 500) -> Iterator[list[DueMessage]]:
-    """Reads from the ledger the spool's messages that are due, or on their way, with their bytes, some at a time."""
+    """Reads from the ledger the spool messages that are due, or on their way, with their bytes, some at a time."""
     last = b""
     while rows := ledger.rows(
         "SELECT key, alike, iif(inode = ?, x'', name), size, written, device, inode, time, raw, digest, batch, place"
@@ -205,11 +213,14 @@ def _forget(ledger: Ledger, stream: str, which: str, args: tuple[object, ...]) -
 KEPT_TABLES = (
     "journal", "parity", "quarantine", "confirmed", "archive_spans", "archive_parts", "archive_ends", "archive_begun",
 )  # fmt: skip
-"""What stays of a stream that is forgotten: what was done and found, and messages that may be nowhere else."""
+"""The tables of the ledger that keep their rows when a stream is forgotten.
+
+They tell what was done and found, and hold messages that may be nowhere else.
+"""
 
 
 def forget_stream(ledger: Ledger, stream: str) -> None:
-    """Deletes from the ledger, in a transaction, what it knows of how far a stream was carried, as if it never was."""
+    """Deletes from the ledger, in a transaction, how far a stream was carried, as if it never was."""
     ledger.write("DELETE FROM twofold_files WHERE stretch IN (SELECT id FROM twofold WHERE stream = ?)", (stream,))
     for (table,) in ledger.rows(
         "SELECT m.name FROM sqlite_master m, pragma_table_info(m.name) c WHERE m.type = 'table' AND c.name = 'stream'"

@@ -1,7 +1,4 @@
-"""The ledger remembers what was last carried of each state, and which side owns the values by now.
-
-Of a value, those are its digest and its time.
-"""
+"""Keeps in the ledger the last carried value of each state, by digest and time, and which side owns the values."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from bridge.ledger.store import Ledger
 
 
 def values(ledger: Ledger, stream: str) -> dict[bytes, tuple[bytes, bytes]]:
-    """SHA-256 in hex and timestamp of the value of each state that both sides held last, by name."""
+    """Reads from the ledger SHA-256 (hex) and timestamp of each state's value that both sides held last, by name."""
     rows = ledger.rows("SELECT name, sha256, timestamp FROM state_values WHERE stream = ?", (stream,))
     return {name: (sha.encode(), stamp) for name, sha, stamp in rows}
 
@@ -19,7 +16,7 @@ def values(ledger: Ledger, stream: str) -> dict[bytes, tuple[bytes, bytes]]:
 def save_value(
     ledger: Ledger, stream: str, name: bytes, sha256: bytes, timestamp: bytes, version: int = 0
 ) -> None:  # fmt: skip
-    """Notes in the ledger that both sides hold this value of a state, of this version.
+    """Writes into the ledger digest and timestamp of a state's value that both sides hold, of this version.
 
     A lower version than one before leaves that as it is.
     """
@@ -32,16 +29,19 @@ def save_value(
 
 
 def version_of(ledger: Ledger, stream: str, name: bytes) -> int:
-    """The highest version that a state ever had, as far as it was noted: it never goes back, whatever Redis loses."""
+    """Reads from the ledger the highest version that a state ever had, as far as it was noted.
+
+    The version never goes back, whatever Redis loses.
+    """
     rows = ledger.rows("SELECT coalesce(version, 0) FROM state_values WHERE stream = ? AND name = ?", (stream, name))
     return int(rows[0][0]) if rows else 0
 
 
 @dataclass(frozen=True, slots=True)
 class StateOwner:
-    """Which side's values of a state count, `file` or `redis`, and the component that was switched last and so said it.
+    """The owner of a stream's states: the side, `file` or `redis`, whose values count, and the component switched last.
 
-    `asked`: a switch has been asked for and not made, and nothing is carried until then; `token` is its.
+    `asked`: a switch has been asked for and not made, and nothing is carried until then; `token` is the switch's.
     """
 
     side: str
@@ -49,13 +49,16 @@ class StateOwner:
     asked: bool = False
     token: str = ""
     since: float = 0.0
-    """When the switch was asked for, in seconds since 1970."""
+    """When the switch of the owner was asked for, in seconds since 1970."""
     noted: bool = False
-    """Whether the running bridge knows that a switch is asked for."""
+    """Whether the running bridge knows that a switch of the owner is asked for."""
 
 
 def owner_of(ledger: Ledger | None, stream: str, declared: str) -> StateOwner:
-    """Says which side owns a stream's values: the declared one, until a component that writes them is switched."""
+    """Reads from the ledger which side owns the values of a stream's states.
+
+    It is the declared side until a component that writes states is switched.
+    """
     sql = "SELECT owner, component, token, asked_at, noted FROM state_owners WHERE stream = ?"
     for side, component, token, since, noted in ledger.rows(sql, (stream,)) if ledger else []:
         return StateOwner(side or declared, component or "", token is not None, token or "", since or 0.0, bool(noted))
@@ -63,10 +66,10 @@ def owner_of(ledger: Ledger | None, stream: str, declared: str) -> StateOwner:
 
 
 def ask_owner(ledger: Ledger, stream: str, component: str, side: str, token: str, now: float) -> bool:
-    """Asks the bridge, through the ledger, to carry no values of a stream until a switch settles which side owns them.
+    """Asks the bridge, through the ledger, to carry no state of a stream until a switch settles which side owns them.
 
-    Returns False when another component's switch asks. What was asked for this component before is void: who asks now
-    has it to himself.
+    Returns False when another component's switch asks. What was asked for this component before is void, as only one
+    switch of a component is under way.
     """
     ledger.write(
         "INSERT INTO state_owners (stream, component, asked, token, asked_at, noted) VALUES (?, ?, ?, ?, ?, 0)"
@@ -78,12 +81,12 @@ def ask_owner(ledger: Ledger, stream: str, component: str, side: str, token: str
 
 
 def note_asked(ledger: Ledger, stream: str, token: str) -> None:
-    """The bridge notes in the ledger that it knows of the switch which was asked for, and carries nothing."""
+    """Notes in the ledger that the running bridge knows of a switch of the states' owner, and carries no state."""
     ledger.write("UPDATE state_owners SET noted = 1 WHERE stream = ? AND token = ?", (stream, token))
 
 
 def set_owner(ledger: Ledger, stream: str, component: str, side: str, token: str) -> None:
-    """Notes in the ledger that the component was switched and that side owns the values of a stream.
+    """Writes into the ledger that a component was switched and which side owns the values of a stream's states.
 
     What another switch has asked for meanwhile stays asked.
     """
@@ -98,15 +101,18 @@ def set_owner(ledger: Ledger, stream: str, component: str, side: str, token: str
 
 
 def unask_owner(ledger: Ledger, token: str) -> None:
-    """Takes back what the switch of this token asked for, as the component was not switched."""
+    """Takes back in the ledger what a switch asked for about the states' owner, as the component was not switched."""
     ledger.write("UPDATE state_owners SET asked = NULL, token = NULL, asked_at = NULL WHERE token = ?", (token,))
 
 
 def asked_owners(ledger: Ledger, before: float) -> list[str]:
-    """The tokens of the switches that asked to own values before then, seconds since 1970, and are not settled."""
+    """Reads from the ledger the tokens of unsettled switches that asked to own states before `before`.
+
+    `before` is in seconds since 1970.
+    """
     return [str(token) for (token,) in ledger.rows("SELECT token FROM state_owners WHERE asked_at < ?", (before,))]
 
 
 def forget_value(ledger: Ledger, stream: str, name: bytes) -> None:
-    """The ledger forgets what value of a state both sides held."""
+    """Deletes from the ledger the value of a state that both sides held."""
     ledger.write("DELETE FROM state_values WHERE stream = ? AND name = ?", (stream, name))

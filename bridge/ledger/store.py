@@ -1,4 +1,4 @@
-"""Opens the ledger: WAL, migrations, and clear errors when it is damaged, locked, full or of a newer version.
+"""Opens the ledger's SQLite database: WAL, migrations, and clear errors when it is damaged, locked, full or newer.
 
 A damaged ledger is never overwritten: without it forward would carry mirrored lines back.
 """
@@ -20,7 +20,7 @@ from bridge.core.errors import LedgerError, LedgerFull
 from bridge.ledger.staleness_mark import write_mark
 
 VERSION = 16
-"""The version of the ledger's layout; in SQLite's user_version, so that an older bridge can tell not to write."""
+"""The version of the ledger's tables, in SQLite's user_version, so that an older bridge can tell not to write."""
 
 migrations = Migrations("bridge")
 
@@ -235,10 +235,10 @@ def _sixteenth(db: sqlite_utils.Database) -> None:
 
 
 FILE_CHECKS, FILE_CHECK_SECONDS = 20, 0.05
-"""How often, and after how many seconds, the ledger's file is looked at again while it has nothing in it yet."""
+"""How often, and after how many seconds, the ledger's file is looked at again while it is still empty."""
 
 CACHE, CARRYING_CACHE_KIB = 1 << 10, 16 << 10
-"""KiB of the ledger's pages that a connection keeps in memory, at most; and one that carries a folder.
+"""KiB of the ledger's pages that a connection keeps in memory, at most; and a connection that carries a folder.
 
 The keys of a folder's messages are digests, so each lands on another page. A bridge has half a dozen connections; what
 they free at once, among what stays, is not given back to the system.
@@ -247,9 +247,9 @@ they free at once, among what stays, is not given back to the system.
 
 @contextmanager
 def translated(path: Path) -> Iterator[None]:
-    """Turns SQLite's errors about the ledger, in the block, into the bridge's, with what to do.
+    """Turns SQLite's errors about the ledger, in the block, into LedgerErrors that say what to do.
 
-    And what SQLite cannot hold, a name or a number.
+    Also for a name or a number that SQLite cannot hold.
     """
     try:
         yield
@@ -280,7 +280,7 @@ def translated(path: Path) -> Iterator[None]:
 
 
 class Ledger:
-    """A connection to the ledger, the SQLite file of what was carried; each thread of a process opens its own."""
+    """A connection to the ledger's SQLite file; each thread of a process opens its own."""
 
     def __init__(self, path: Path, *, create: bool = False, cache: int = CACHE) -> None:
         self.path = path
@@ -304,7 +304,7 @@ class Ledger:
         for _ in range(FILE_CHECKS if not create else 0):
             if found:
                 break
-            time.sleep(FILE_CHECK_SECONDS)  # its maker may be at it in this moment
+            time.sleep(FILE_CHECK_SECONDS)  # a process may be creating it right now
             found = int(self.conn.execute("PRAGMA user_version").fetchone()[0])
         if found > VERSION:
             raise LedgerError(
@@ -333,18 +333,19 @@ class Ledger:
 
     @property
     def place(self) -> str:
-        """Which file the ledger is, by the inodes of its folder and its own. Raises OSError.
+        """Tells which file the ledger is, by the inodes of its folder and its own. Raises OSError.
 
-        A copy, or one that was put back from a backup, has others, as a rule.
+        A copy, or a ledger that was restored from a backup, has others, as a rule.
         """
         return f"{self.path.parent.stat().st_ino}.{self.path.stat().st_ino}"
 
     @property
     def birth(self) -> str:
-        """Which ledger this is of those with its identity, by a file beside it that nobody writes to. Raises OSError.
+        """Tells the ledger from its copies, by inode and time of change of a file beside it that nobody writes to.
 
-        In a copy, or in what was put back from a backup, that file has another time of change, which no program can
-        set. So it has after a `chmod` of all: that a ledger is itself is sure, that it is a copy is not.
+        In a copy, or in what was restored from a backup, that file has another time of change, which no program can
+        set. So it has after a `chmod` of all: that a ledger is itself is sure, that it is a copy is not. Raises
+        OSError.
         """
         beside = self.path.with_name("place")
         if not beside.exists():
@@ -353,9 +354,10 @@ class Ledger:
         return f"{now.st_ino}.{now.st_ctime_ns}"
 
     def be_reborn(self) -> None:
-        """Lets no ledger of before pass for this one any more: what vouched for files by the old birth does by a new.
+        """Gives the ledger a new birth, so that no earlier copy of it is taken for it any more.
 
-        Raises OSError, LedgerError. A crash within it leaves files that nobody vouches for until they are carried.
+        What vouched for files by the old birth does so by the new one. Raises OSError, LedgerError. A crash within it
+        leaves files that nobody vouches for until they are carried.
         """
         before = self.birth
         self.path.with_name("place").unlink()
@@ -363,7 +365,7 @@ class Ledger:
 
     @contextmanager
     def transaction(self, marked: str = "") -> Iterator[None]:
-        """Runs the block as one transaction of the ledger, which has all of it or nothing; its errors are LedgerErrors.
+        """Runs the block as one transaction of the ledger, all or nothing. Raises LedgerError.
 
         `marked` is a stream whose mark beside the ledger moves with it. Transactions do not nest.
         """

@@ -1,4 +1,4 @@
-"""What operators asked of whoever carries and never came to decide: it lapses."""
+"""Lets the requests for a switch lapse that an operator left in the ledger and never decided."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from bridge.ledger.journal import unfinished
 from bridge.ledger.store import Ledger
 
 LAPSES = 90.0
-"""Seconds after which it does: by then the request to the component has."""
+"""Seconds after which an undecided request for a switch lapses; the request to the component has lapsed by then."""
 
 
 def unsettled(ledger: Ledger, before: float) -> list[tuple[str, float]]:
-    """The components for which something was asked before then and is not settled, and since when."""
+    """Reads from the ledger the components with a switch asked for before `before` and not settled, and since when."""
     rows = ledger.rows(
         "SELECT component, asked_at FROM state_owners WHERE asked_at < ?1"
         " UNION SELECT component, asked_at FROM twofold WHERE asked_at < ?1",
@@ -21,7 +21,10 @@ def unsettled(ledger: Ledger, before: float) -> list[tuple[str, float]]:
 
 
 def lapse(ledger: Ledger, now: float) -> None:
-    """Takes back what was asked for that long ago and is in no journal. `now` in seconds since 1970."""
+    """Takes back in the ledger the requests for a switch that are older than `LAPSES` and not decided in the journal.
+
+    `now` in seconds since 1970.
+    """
     kept = {facts.get("token") for _, _, facts in unfinished(ledger)}
     for token in {*states.asked_owners(ledger, now - LAPSES), *dual_writes.asked(ledger, now - LAPSES)} - kept:
         states.unask_owner(ledger, token)

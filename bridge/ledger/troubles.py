@@ -1,4 +1,4 @@
-"""What each worker of a running bridge waits for: logged once per change, and kept in the ledger for `status`."""
+"""Tracks the troubles of a running bridge's workers: logged once per change, and kept in the ledger for `status`."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from bridge.ledger.store import Ledger
 
 
 class Troubles:
-    """What each worker waits for: logged once per change and not once per try, and kept for `status`."""
+    """The present troubles of all workers: logged once per change and not once per try, and kept for `status`."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._lock, self._saving = Lock(), Lock()
         self._now: dict[str, Trouble] = {}
         self._unsaved: dict[str, Trouble] = {}
-        """What the ledger could not note when it happened."""
+        """The troubles that the ledger could not note when they happened."""
 
     def note(self, ledger: Ledger, worker: str, error: BridgeError) -> None:
-        """The worker cannot go on; it tries again by itself."""
+        """Records that a worker is in trouble and cannot go on; the worker tries again by itself."""
         with self._lock:
             old = self._now.get(worker)
             if old is not None and old.error == str(error):
@@ -37,7 +37,7 @@ class Troubles:
         self._keep(ledger, worker, trouble)
 
     def clear(self, ledger: Ledger, worker: str) -> None:
-        """The worker goes on."""
+        """Records that a worker's trouble is over."""
         with self._lock:
             old = self._now.pop(worker, None)
         if old is not None:
@@ -47,7 +47,7 @@ class Troubles:
             self._keep(ledger, worker, replace(old, over=self._clock()))
 
     def now(self) -> dict[str, Trouble]:
-        """All that is wrong at this moment."""
+        """Returns the present trouble of each worker that has one."""
         with self._lock:
             return dict(self._now)
 
@@ -57,8 +57,8 @@ class Troubles:
         self.save(ledger)
 
     def save(self, ledger: Ledger) -> None:
-        """Into the ledger, what is not there yet: again where it could not be noted when it happened."""
-        with self._saving:  # else an older word could be written after a newer one
+        """Writes the troubles that the ledger does not hold yet into it, also those that it could not note before."""
+        with self._saving:  # else an older trouble could be written after a newer one
             with self._lock:
                 unsaved = dict(self._unsaved)
             for worker, trouble in unsaved.items():

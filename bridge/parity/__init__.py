@@ -1,1 +1,4 @@
-"""The proof that both sides hold the same (DESIGN §6.5): made by reading both anew, not from the bridge's books."""
+"""Parity: proves that files and Redis stream hold the same messages, by reading both sides anew (DESIGN §6.5).
+
+The proof does not rest on the bridge's keys.
+"""

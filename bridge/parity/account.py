@@ -1,6 +1,7 @@
-"""Parity's account of a mapping's bytes and entries (DESIGN §6.5, P11): each is explained, and that is verified.
+"""Adds up parity's account of every byte of a mapping's files and of every entry of its stream (DESIGN §6.5, P11).
 
-Bytes are those of unpacked files, newlines included. What no entry, no quarantine and no copy explains is unaccounted.
+Each of them is explained, and that is verified. Bytes are those of unpacked files, newlines included. Bytes that no
+entry, no quarantine and no copy explains are unaccounted.
 """
 
 from __future__ import annotations
@@ -12,17 +13,17 @@ from typing import Any
 from bridge.parity.log.items import OFFSETS, ComparedFile
 
 BYTE_KINDS = ("carried", "mirrored", "quarantined", "empty", "waiting", "aside")
-"""What may have become of a byte of a file that is compared."""
+"""The fates that the account knows for a byte of a compared file."""
 
 Sizes = dict[str, int]
 
 Lost = tuple[str, int, int, str]
-"""Bytes that nothing explains: a file's path, the offset where they begin, how many, and why, in words."""
+"""An unaccounted stretch of bytes: the file's path, the offset where it begins, how many bytes, and why, in words."""
 
 
 @dataclass(frozen=True, slots=True)
 class AsideFile:
-    """A file that is not compared, by its path below the root: why, and how many bytes it holds.
+    """A file that parity does not compare but keeps in the account: its path below the root, its bytes, and why.
 
     `standing`: `copy`, `link`, `left`, `aside`, `waiting` or `unaccounted`.
     """
@@ -35,9 +36,10 @@ class AsideFile:
 
 @dataclass(slots=True)
 class FileBytes:
-    """What became of the bytes of one file that is compared; `bytes` are all that were read of it, and before it.
+    """The account of one compared file: how many of its bytes have each fate, such as carried or mirrored.
 
-    `lost` are stretches of lines that no entry explains, as offset and length.
+    `bytes` are all bytes that were read of the file, and those before the place where reading began. `lost` are
+    stretches of lines that no entry explains, as offset and length.
     """
 
     path: str
@@ -49,14 +51,15 @@ class FileBytes:
 
     @property
     def unaccounted(self) -> int:
-        """Bytes of the file that nothing explains."""
+        """How many bytes of a compared file nothing in the account explains."""
         return self.bytes - sum(self.sizes.values())
 
 
 class ByteAccount:
-    """Adds up what became of every byte of a mapping's files, and of every entry of its stream.
+    """Adds up for parity what became of every byte of a mapping's files, and of every entry of its stream.
 
-    `before`: what an earlier account found of files up to where this one begins to read them, by source and generation.
+    `before`: what an earlier account found of the files up to where this one begins to read them, by source and
+    generation.
     """
 
     def __init__(self, before: Mapping[str, Mapping[str, Sequence[int]]] | None = None) -> None:
@@ -66,22 +69,25 @@ class ByteAccount:
         self.entries = self.trimmed = self.deleted = self.gone = 0
 
     def _of(self, file: ComparedFile) -> FileBytes:
-        compared = self._files.get(file.section)  # one that turned out to be another generation is the same file
+        compared = self._files.get(file.section)  # keyed by section: its generation may change later
         if compared is None:
             compared = self._files[file.section] = FileBytes(file.path or file.name, file.source, file.generation)
         compared.generation = file.generation
         return compared
 
     def add(self, file: ComparedFile, kind: str, size: int) -> None:
-        """Notes what became of so many bytes of a file: one of `KINDS`."""
+        """Adds to the account a number of bytes of a compared file under their fate, one of `BYTE_KINDS`."""
         self._of(file).sizes[kind] += size
 
     def lost(self, file: ComparedFile, place: int, size: int) -> None:
-        """Notes a stretch of a file, by its place, that no entry and no quarantine explains."""
+        """Notes in the account a stretch of a compared file, by its place, that no entry and no quarantine explains."""
         self._of(file).lost.append((place & OFFSETS, size))
 
     def found(self, file: ComparedFile, place: int) -> bool:
-        """Takes back that the line at this place is lost, as something explains it; False: nobody said so."""
+        """Removes the line at a place from the account's lost stretches, as something explains the line after all.
+
+        Returns False when the account did not list it as lost.
+        """
         lost = self._of(file).lost
         here = next((stretch for stretch in lost if stretch[0] == place & OFFSETS), None)
         if here is not None:
@@ -89,7 +95,10 @@ class ByteAccount:
         return here is not None
 
     def end(self, files: Sequence[ComparedFile]) -> None:
-        """Adds up what was read of these files, once all of them were read to their ends."""
+        """Completes the account of compared files, once all of them were read to their ends.
+
+        Adds the bytes read, the bytes behind the last newline, and those before the place where reading began.
+        """
         for file in files:
             compared = self._of(file)
             read, unended, mine = file.read()
@@ -100,17 +109,20 @@ class ByteAccount:
                 if told is not None and sum(told) == file.start:
                     for kind, size in zip(BYTE_KINDS, told, strict=False):
                         compared.sizes[kind] += size
-                else:  # what stood there was proved, and trimmed
+                else:  # the bytes before were proved, and their entries trimmed
                     compared.sizes["carried"] += file.start
 
     def whole(self, file: ComparedFile, size: int, waiting: int) -> None:
-        """Notes how many bytes a file holds, and how many of them are still to be carried."""
+        """Notes in the account how many bytes a compared file holds, and how many of them still wait to be carried."""
         compared = self._of(file)
         compared.bytes = size
         compared.sizes["waiting"] += waiting
 
     def for_later(self) -> dict[str, dict[str, list[int]]]:
-        """What is to be known of the files when a later account goes on where this one ended."""
+        """Returns the account of each source's generations, so that a later account can continue where this one ended.
+
+        Waiting bytes count as 0, as they are read again.
+        """
         found: dict[str, dict[str, list[int]]] = {}
         for compared in self._files.values():
             sizes = [0 if kind == "waiting" else compared.sizes[kind] for kind in BYTE_KINDS]
@@ -119,7 +131,7 @@ class ByteAccount:
 
     @property
     def compared(self) -> list[FileBytes]:
-        """The files that were compared, by source and generation."""
+        """The account's compared files, by source and generation."""
         return sorted(self._files.values(), key=lambda file: (file.source, file.generation))
 
     def unaccounted(self) -> Iterator[Lost]:
@@ -136,14 +148,14 @@ class ByteAccount:
                 yield other.path, 0, other.bytes, other.why
 
     def sentences(self) -> list[str]:
-        """Says in words, a sentence each, what of a mapping's files nothing in the account explains."""
+        """Says in one sentence each which bytes of a mapping's files are unaccounted."""
         return [
             f"unaccounted: {path}, {size:,} bytes from byte {offset:,} on: {why}"
             for path, offset, size, why in self.unaccounted()
         ]  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
-        """The account as `parity --json` prints it (DESIGN §5.4)."""
+        """Returns the account of bytes and entries as `parity --json` prints it (DESIGN §5.4)."""
         files = self.compared
         sums = {kind: sum(file.sizes[kind] for file in files) for kind in BYTE_KINDS}
         kinds = {"copies": ("copy", "link"), "aside": ("aside", "left"), "waiting": ("waiting",)}

@@ -1,4 +1,4 @@
-"""Which differences somebody acknowledged, so that parity does not name them again. Pure."""
+"""Applies acknowledgements to parity: differences that somebody acknowledged are not reported again. Pure."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from bridge.parity.log.items import OFFSETS, SHIFT
 MISSING = "missing_in_file"
 
 EntrySpan = tuple[EntryId, EntryId]
-"""The first and the last entry of a row."""
+"""The IDs of the first and of the last entry of a row of acknowledged entries."""
 
 
 @dataclass(frozen=True, slots=True)
 class TakenOut:
-    """Entries in a row whose lines were changed in their log, or taken out: their IDs, and how many they are."""
+    """A row of entries, acknowledged together, whose lines were changed in their log or taken out: IDs and count."""
 
     first: EntryId
     last: EntryId
     count: int
 
     def has(self, entry: str | None) -> bool:
-        """Whether an entry is one of the row, as far as its ID tells."""
+        """Whether an entry lies, as far as its ID tells, in this row of entries whose lines were taken out of a log."""
         return entry is not None and self.first <= parse_id(entry.encode()) <= self.last
 
 
 class RowGrouping:
-    """Puts entries that are told one after the other into rows of those that follow each other."""
+    """Groups consecutive entries whose lines were taken out of their log into rows, to be acknowledged together."""
 
     def __init__(self) -> None:
         self.found: list[TakenOut] = []
         self._open = False
 
     def add(self, entry: EntryId) -> None:
-        """Takes the next entry."""
+        """Adds the next entry whose line was taken out of its log to the open row, or begins a row with the entry."""
         if self._open:
             last = self.found[-1]
             self.found[-1] = TakenOut(last.first, entry, last.count + 1)
@@ -47,12 +47,12 @@ class RowGrouping:
         self._open = True
 
     def end(self) -> None:
-        """Ends the row: what follows was not taken out."""
+        """Ends the open row of entries whose lines were taken out: the line of the next entry was not."""
         self._open = False
 
 
 class Acknowledged:
-    """What somebody acknowledged of one mapping's differences; and the lines whose entries were deleted on purpose."""
+    """Holds a mapping's acknowledged differences for parity, and the lines whose entries were deleted on purpose."""
 
     def __init__(
         self, accepted: Iterable[AcknowledgedDifference] = (), redacted: Iterable[RedactedLine] = ()
@@ -78,7 +78,10 @@ class Acknowledged:
             self._lines.add((gone.name, (gone.generation << SHIFT) + gone.offset))
 
     def missing(self, entry: bytes) -> bool:
-        """Whether it is acknowledged that this entry has no line; of each row as many are as were named then."""
+        """Whether it is acknowledged that an entry has no line in its file; each call uses up one of the row's count.
+
+        Of each row as many entries are excused as were named when it was acknowledged.
+        """
         if not self._spans:
             return False
         entry_id = parse_id(entry)
@@ -90,15 +93,15 @@ class Acknowledged:
         return False
 
     def line(self, source: str, place: int) -> bool:
-        """Whether the entry of the line that was sent from this place was deleted on purpose."""
+        """Whether the entry of the line that was sent from a place of a source was deleted on purpose."""
         return (source, place) in self._lines
 
     def line_without_entry(self, source: str, place: int) -> bool:
-        """Whether it is acknowledged that the line which was sent from this place has no entry."""
+        """Whether it is acknowledged that the line sent from a place of a source has no entry."""
         return ("missing_in_redis", f"{source}:{place >> SHIFT}:{place & OFFSETS}") in self._single
 
     def without(self, differences: Iterable[Difference]) -> tuple[list[Difference], set[tuple[str, int]]]:
-        """The differences that nobody acknowledged; and the source and place of each line that others are about."""
+        """Splits differences: those that nobody acknowledged, and the source and place of each acknowledged line."""
         left, told = list[Difference](), set[tuple[str, int]]()
         for difference in differences:
             if self.has(difference):
@@ -108,7 +111,7 @@ class Acknowledged:
         return left, told
 
     def has(self, difference: Difference) -> bool:
-        """Whether just this difference is acknowledged. To be asked once of each."""
+        """Whether a difference, with exactly its contents, is acknowledged; to be asked once for each difference."""
         if difference.kind == MISSING and difference.entry is not None:
             return self.missing(difference.entry.encode())
         told = self._single.get((difference.kind, name_of(difference)))
@@ -116,14 +119,17 @@ class Acknowledged:
 
 
 def name_of(difference: Difference) -> str:
-    """What a person calls a difference by: the entry's ID; of a line without an entry `log:generation:offset`."""
+    """Returns the name by which a difference is acknowledged: its entry ID, or for a line `log:generation:offset`."""
     if difference.entry is not None:
         return difference.entry
     return f"{difference.source}:{difference.place >> SHIFT}:{difference.place & OFFSETS}"
 
 
 def both_sides(difference: Difference) -> str:
-    """The digest of what stands on both sides of a difference: another one is not acknowledged with it."""
+    """Returns the digest of both sides of a difference, which an acknowledgement must match.
+
+    A difference with other contents is not acknowledged with it.
+    """
     return hex_digest(
         b"\n".join(side if side is not None else b"\0" for side in (difference.expected, difference.actual))
     )

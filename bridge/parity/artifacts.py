@@ -1,6 +1,6 @@
-"""Artifacts: what was announced against what lies there, each file read and hashed anew.
+"""Parity of artifacts: compares announced paths and digests with the files, each read and hashed anew.
 
-A file may change, or go, after it was announced; nobody promised otherwise. So that is told, and is no difference, as
+A file may change or be deleted after its announcement. Parity reports that, but does not count it as a difference as
 long as the ledger vouches for the announcement.
 """
 
@@ -30,7 +30,10 @@ from bridge.streams.connect import Connection
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """The last announcement of a path. `sent`: the digest of what the ledger knows to have been sent as this."""
+    """The last announcement of an artifact's path in the stream, for parity.
+
+    `sent`: the digest of what was sent under this origin, as the ledger knows it.
+    """
 
     entry: bytes
     row: Row
@@ -39,12 +42,12 @@ class Announcement:
 
     @property
     def vouched(self) -> bool:
-        """Whether the ledger knows that it was sent so."""
+        """Whether the ledger confirms that the artifact's announcement was sent as it stands in the stream."""
         return self.sent == digest(*self.row)
 
 
 class ArtifactCheck(ParityCheck):
-    """Compares a folder of artifacts with what was announced of them."""
+    """Parity check that compares a folder of artifacts with their announcements in the stream."""
 
     def _of_both(self, since: ProofPoint | None, connection: Connection, marks: Connection) -> ParityResult | None:
         if since is not None:
@@ -122,9 +125,10 @@ class ArtifactCheck(ParityCheck):
         return result
 
     def _announced(self, connection: Connection, cursors: Cursors, tally: ComparisonTally) -> dict[bytes, Announcement]:
-        """Reads for parity the last announcement of each artifact's path, as the files' side names it.
+        """Reads from the stream, for parity, the last announcement of each artifact, by the path that the files have.
 
-        Earlier ones were of what it held before; one that says the same as the one before it is a difference.
+        Earlier announcements told what the path held before. An announcement that says the same as the one before it is
+        a difference.
         """
         found: dict[bytes, Announcement] = {}
         seen: set[tuple[Origin, bytes]] = set()
@@ -158,7 +162,10 @@ class ArtifactCheck(ParityCheck):
     def _outcome(
         self, folder: MessageFolder, path: bytes, announcement: Announcement, batch: int
     ) -> tuple[str, bytes | None]:
-        """present, changed or gone; or a kind of difference, and what is there."""
+        """Compares an announced artifact with its file: present, changed or gone, or else a kind of difference.
+
+        Returns with a difference the digest of the file that lies there, where there is one. Raises Interrupted.
+        """
         name = folder.below(os.fsdecode(path))
         there = folder.find(name) if name is not None and b".." not in name.split(b"/") else None
         known = hashed(path, self._stop.is_set) if there is not None else None
@@ -182,9 +189,9 @@ class ArtifactCheck(ParityCheck):
 def of_lines(
     connection: Connection, key: bytes, settings: Settings, stop: Callable[[], bool]
 ) -> tuple[dict[str, int], list[str]] | None:
-    """Counts what became of artifacts that lines of a log named, as far as Redis has digests; None: there are none.
+    """Counts for parity the artifacts named in lines of a log, by the digests in Redis: present, changed or gone.
 
-    Raises Interrupted, RedisLost, RedisRefused.
+    None: there are none. Raises Interrupted, RedisLost, RedisRefused.
     """
     counts, cursor = {"present": 0, "changed": 0, "gone": 0}, b"0"
     root = os.fsencode(settings.root)
@@ -211,6 +218,6 @@ def of_lines(
 
 
 def in_words(counts: dict[str, int]) -> list[str]:
-    """What became of artifacts, for people."""
+    """Says in words how many artifacts parity found present and unchanged, changed since, or gone since."""
     words = {"present": "present and unchanged", "changed": "changed since", "gone": "gone since"}
     return [f"{counted(counts[name], 'artifact')} {word}" for name, word in words.items() if counts[name]]

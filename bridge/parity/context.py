@@ -1,7 +1,7 @@
-"""A growing file against its stream: the chunks of each generation, joined, must be its bytes, without gap or overlap.
+"""Parity of contexts: the joined chunks of each generation must be the growing file's bytes, without gap or overlap.
 
-Of a generation whose bytes are gone, as a file was emptied, the digests that Redis and the ledger hold tell whether the
-chunks are what stood there.
+For a generation whose bytes are gone, because the file was emptied, the digests in Redis and in the ledger tell whether
+the chunks are what stood there.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from bridge.streams.connect import Connection
 
 
 class ContextCheck(ParityCheck):
-    """Compares the contexts of a mapping, which grow by chunks, with their stream."""
+    """Parity check that compares the contexts of a mapping, which grow by chunks, with their stream."""
 
     def _of(
         self, view: Snapshot, since: ProofPoint | None, connection: Connection, marks: Connection
@@ -55,7 +55,10 @@ class ContextCheck(ParityCheck):
 
 
 class _JoinedChunks:
-    """The chunks of one generation, as far as they came: where the next one must begin, and the bytes at both ends."""
+    """Joins the chunks of one generation of a context as they come, and keeps the bytes at both ends.
+
+    `at` is the offset where the next chunk must begin.
+    """
 
     def __init__(
         self, name: str, source: int, number: int, known: RecordedGeneration | None, file: ComparedFile | None
@@ -73,17 +76,20 @@ class _JoinedChunks:
         self.cut = False
         """Whether the entries before the first chunk that is there were trimmed."""
         self.began = False
-        """Whether an entry said that it begins."""
+        """Whether an entry said that the generation begins; also set where the entries before were trimmed."""
 
     def take(self, data: bytes) -> None:
-        """Appends the bytes of the next chunk to what the chunks of a generation hold."""
+        """Appends the bytes of a context's next chunk to the joined chunks of its generation."""
         self.head += data[: max(0, HEAD_BYTES - len(self.head))]
         self.tail = (self.tail + data)[-TAIL:]
         self.at += len(data)
         self.count += 1
 
     def vouched(self) -> bool | None:
-        """Whether they are what was noted of the generation, to its end; None: too few are left to tell."""
+        """Whether the joined chunks of a context are, to the end, what was recorded of their generation.
+
+        None: too few chunks are left to tell.
+        """
         at = self.known.at if self.known is not None else None
         if at is None or self.broken or self.at != at.offset:
             return False
@@ -95,7 +101,7 @@ class _JoinedChunks:
 
 
 class _ChunkComparison:
-    """A comparison of contexts with their chunks, which is fed with the stream page by page."""
+    """Compares contexts with their chunks, fed with the stream page by page."""
 
     def __init__(self, mapping: Mapping, view: Snapshot) -> None:
         self.tally = ComparisonTally(marked=bool(view.marked))
@@ -116,7 +122,7 @@ class _ChunkComparison:
             files = {file.generation: file for file in found.files} if found is not None else {}
             for number_of in found.changed if found is not None else ():
                 if not any(recorded.number == number_of and not recorded.closed for recorded in view.known(name)):
-                    files.pop(number_of, None)  # it begins, or ends, as that one did: no proof that it is the same
+                    files.pop(number_of, None)  # equal at one end only: no proof that it is the same file
             known = {recorded.number: recorded for recorded in view.known(name)}
             for generation in sorted({*files, *known}):
                 self._joined[number, generation] = _JoinedChunks(
@@ -124,7 +130,7 @@ class _ChunkComparison:
                 )
 
     def feed(self, rows: list[Any]) -> None:
-        """Takes a page of the stream: each chunk is held against the bytes at its origin."""
+        """Takes a page of the stream, and compares each chunk with the context's bytes at the chunk's origin."""
         for raw_id, fields in rows:
             if fields is None:
                 continue
@@ -138,7 +144,7 @@ class _ChunkComparison:
                 continue
             joined = self._joined.get((origin.source, origin.generation))
             name = self._view.numbers.get(origin.source)
-            if joined is None and name is not None:  # nobody knows of it any more
+            if joined is None and name is not None:  # the generation is recorded nowhere any more
                 joined = _JoinedChunks(name, origin.source, origin.generation, None, None)
                 self._joined[origin.source, origin.generation] = joined
             if joined is None:
@@ -147,7 +153,7 @@ class _ChunkComparison:
                 self._chunk(joined, origin.offset, raw_id, row)
 
     def _expected(self, name: str, data: bytes) -> tuple[bytes, bytes]:
-        """Role and type of a chunk of this context."""
+        """Returns the role and type that a chunk of a context must have; without data, the type is `STARTED`."""
         if name not in self._heads:
             codec = self._mapping.codec(name)
             row = codec.row(b"x", b"") if isinstance(codec, ChunkCodec) else (b"", b"", b"", b"")
@@ -201,12 +207,12 @@ class _ChunkComparison:
         self._hasher.update(data)
 
     def _explained(self, joined: _JoinedChunks, size: int) -> None:
-        """Notes in the account that a chunk holds so many bytes of a file, or did until it was trimmed."""
+        """Notes in the account that a chunk explains so many bytes of a context's file, or did until it was trimmed."""
         if joined.file is not None:
             self.account.add(joined.file, "carried", size)
 
     def _gap(self, joined: _JoinedChunks, end: int) -> None:
-        """Notes as missing the bytes between two chunks of a generation: no chunk holds them."""
+        """Notes as missing in Redis the bytes of a context between two chunks of a generation, which no chunk holds."""
         joined.broken = True
         start = joined.at
         missing = None
@@ -217,14 +223,14 @@ class _ChunkComparison:
         joined.at = end
 
     def places(self) -> dict[str, int]:
-        """Up to where each context was compared."""
+        """Returns for each context the place up to which its chunks were compared."""
         found: dict[str, int] = {}
         for joined in self._joined.values():
             found[joined.name] = max(found.get(joined.name, -1), (joined.number << SHIFT) + joined.at)
         return found
 
     def finish(self) -> None:
-        """Ends the comparison: bytes in no chunk are missing where they are due, and else under way."""
+        """Ends the comparison of contexts: bytes in no chunk are missing in Redis if they are due, else in flight."""
         for joined in self._joined.values():
             due = joined.known.at.offset if joined.known is not None else 0
             if joined.file is None:

@@ -1,4 +1,4 @@
-"""A position up to which both sides were found equal, so that the next look need only read what came after it."""
+"""Proof point: a position up to which parity found both sides equal, so that the next run reads only later messages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ TOTALS = ("file_born", "redis_born", "not_mirrored", "quarantined", "unverifiabl
 
 @dataclass(frozen=True, slots=True)
 class FilePlace:
-    """A place in a file at the beginning of line `line`; `head` and `tail` are digests that must hold there still."""
+    """The place of a proof point in a file, at the beginning of line `line`.
+
+    `head` and `tail` are digests of the bytes before it, which must still hold.
+    """
 
     place: int
     line: int
@@ -26,13 +29,13 @@ class FilePlace:
 
     @classmethod
     def of(cls, file: ComparedFile, place: int, line: int) -> FilePlace:
-        """What stands there now."""
+        """Records a proof point's place in a file, with the digests of the bytes that stand before it now."""
         offset = place & OFFSETS
         head = b"".join(file.section(0, min(HEAD_BYTES, offset)))
         return cls(place, line, len(head), hex_digest(head), hex_digest(_tail(file, offset)))
 
     def holds(self, file: ComparedFile) -> bool:
-        """Whether the file still holds what it held up to here."""
+        """Whether a file holds, by the digests of head and tail, the same bytes before a proof point's place."""
         head = b"".join(file.section(0, self.head_len))
         return hex_digest(head) == self.head and hex_digest(_tail(file, self.place & OFFSETS)) == self.tail
 
@@ -43,11 +46,12 @@ def _tail(file: ComparedFile, offset: int) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class ProofPoint:
-    """Equal up to entry `last`; read on behind `resume`. A proof point, of which a comparison can make several.
+    """A proof point: both sides are equal up to entry `last`, and the next comparison reads on behind `resume`.
 
-    Entries between the two were on their way, or have agreed: those of a file up to `targets`, file-born ones before
-    `places`. The stream held `length` entries, `added` ever came, `first` is the oldest. `due`: the last entry whose
-    line had to be there. `totals`: what was counted up to here. `trimmed`: so many were removed on purpose by then.
+    A comparison can make several. Entries between the two were in flight, or have agreed: Redis-born ones of a file up
+    to `targets`, file-born ones before `places`. The stream held `length` entries, `added` were ever added, `first` is
+    the oldest. `due`: the last entry whose line had to be there. `totals`: what was counted up to here. `trimmed`: so
+    many entries were removed on purpose by then.
     """
 
     last: EntryId = ZERO_ID
@@ -62,10 +66,10 @@ class ProofPoint:
     digest: str = ""
     trimmed: int = 0
     account: Mapping[str, Mapping[str, Sequence[int]]] = field(default_factory=dict)
-    """What became of the bytes of each source's generations, up to here (`bridge.parity.account`)."""
+    """What became of the bytes of each source's generations, up to this point (`bridge.parity.account`)."""
 
     def to_json(self) -> dict[str, Any]:
-        """For the ledger."""
+        """Returns the proof point as facts in JSON's types, for the ledger."""
         return {
             "last": format_id(self.last).decode(), "resume": format_id(self.resume).decode(),
             "due": format_id(self.due).decode(), "length": self.length, "added": self.added,
@@ -79,7 +83,10 @@ class ProofPoint:
 
     @classmethod
     def from_json(cls, facts: dict[str, Any]) -> ProofPoint:
-        """The inverse. Raises KeyError, TypeError or ValueError when it is not one."""
+        """Restores a proof point from the facts that the ledger holds.
+
+        Raises KeyError, TypeError or ValueError when the facts are not one.
+        """
         ids = {name: parse_id(facts[name].encode()) for name in ("last", "resume", "due", "first")}
         return cls(
             **ids, length=int(facts["length"]), added=int(facts["added"]),
@@ -90,7 +97,7 @@ class ProofPoint:
         )  # fmt: skip
 
     def rest(self, name: str, files: Sequence[ComparedFile]) -> list[ComparedFile] | None:
-        """A file's pieces from here on; None when what stood before is not as it was."""
+        """Returns a source's pieces from the proof point on; None when the bytes before it have changed."""
         at = self.places.get(name)
         here = next((file for file in files if at is not None and file.generation == at.place >> SHIFT), None)
         if at is not None and (here is None or not at.holds(here)):
@@ -98,7 +105,7 @@ class ProofPoint:
         return self.behind(name, files)
 
     def behind(self, name: str, files: Sequence[ComparedFile]) -> list[ComparedFile]:
-        """The same, whatever stands before."""
+        """Returns a source's pieces from the proof point on, without verifying the bytes before it."""
         at = self.places.get(name)
         if at is None:
             return [*files]

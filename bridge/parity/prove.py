@@ -1,4 +1,4 @@
-"""Parity of several mappings in one go, noted in the ledger: what `bridge parity` runs."""
+"""Proves parity of several mappings in one run and saves the results in the ledger: `bridge parity` runs this."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
 
 MUCH = 1000
-"""How many messages in flight are more than what is always under way."""
+"""From how many messages in flight on there are more than is normal."""
 
 TellMapping = Callable[[Mapping, int, int], None]
 """Called with the mapping that parity reads, how many of its entries were read, and of how many."""
 
 
 def check_of(mapping: Mapping) -> type[ParityCheck]:
-    """Returns the class that compares a mapping's two sides, by its kind of source."""
+    """Returns the class of the parity check that proves a mapping's two sides equal, by its kind of source."""
     kinds: dict[str, type[ParityCheck]] = {
         "spool": SpoolCheck,
         "context": ContextCheck,
@@ -47,7 +47,10 @@ def check_of(mapping: Mapping) -> type[ParityCheck]:
 
 
 class ParityRunner:
-    """Parity of the mappings of one command. `who` runs it; `ledger` may be None: then the run is not kept."""
+    """Runs parity for the mappings of one command, and saves each run in the ledger.
+
+    `who` runs it; `ledger` may be None: then the run is not saved.
+    """
 
     def __init__(
         self, settings: Settings, mappings: list[Mapping], ledger: Ledger | None, stop: Event, tell: TellMapping,
@@ -66,10 +69,10 @@ class ParityRunner:
         """Why the ledger did not take the run of parity; empty where it took the run, or where there is no ledger."""
 
     def run(self, dial: Callable[[], Connection], *, onwards: bool = False) -> list[ParityResult]:
-        """Compares each mapping and returns its result.
+        """Proves parity of each mapping, and returns a result for each.
 
-        `onwards`: from where it was found equal the last time, where it was. Raises RedisLost when Redis is not reached
-        at all, RedisRefused, Interrupted.
+        `onwards`: continues from the proof point where a mapping was found equal the last time, where there is one.
+        Raises RedisLost when Redis is not reached at all, RedisRefused, Interrupted.
         """
         dial().close()
         results = []
@@ -99,7 +102,7 @@ class ParityRunner:
         return result
 
     def _artifacts(self, mapping: Mapping, dial: Callable[[], Connection], result: ParityResult) -> None:
-        """Adds to a mapping's result what became of the artifacts that its lines named."""
+        """Adds to a mapping's parity result how many artifacts that its lines named are present, changed or gone."""
         with closing(dial()) as connection:
             key = Keys.of(mapping.stream.key).artifacts
             told = of_lines(connection, key, self._settings, self._stop.is_set)
@@ -108,7 +111,7 @@ class ParityRunner:
             result.notes += said
 
     def _note_growth(self, result: ParityResult) -> None:
-        """Notes in a mapping's result that much more is in flight than at the last look, although a bridge runs."""
+        """Notes in a parity result that much more is in flight than at the last run, although a bridge runs."""
         last = next(iter(runs(self._ledger, result.stream, 1)), None) if self._ledger is not None else None
         if last is None or NOT_RUNNING in result.notes:
             return
@@ -122,16 +125,16 @@ class ParityRunner:
         try:
             return ProofPoint.from_json(facts) if facts is not None else None
         except (KeyError, TypeError, ValueError):
-            return None  # of another version: it is made anew
+            return None  # saved by another version: parity starts from the beginning
 
     def _keep_points(self, ledger: Ledger, result: ParityResult) -> None:
-        """Saves, inside a ledger transaction, the points of an equal result up to which entries may be trimmed.
+        """Saves in the ledger the proof points of an equal parity result, up to which entries may be trimmed.
 
-        Points that are close to one that is known are left out.
+        Runs inside a ledger transaction. Points that are close to a known one are left out.
         """
         if result.verdict != "equal":
             return
-        if result.until is None:  # of files in no order: any entry will do, up to the last
+        if result.until is None:  # a folder's files have no order: any entry up to the last may be trimmed
             drop_points(ledger, result.stream)
             save_points(ledger, result.stream, [TrimPoint(result.entry, 0, None)])
             return
@@ -144,8 +147,10 @@ class ParityRunner:
                 save_points(ledger, result.stream, [TrimPoint(point.resume, point.added, json.dumps(point.to_json()))])
 
     def _keep(self, result: ParityResult) -> None:
-        """Notes a run of parity in the ledger. A run that found what the one before it found, equal, going on from
-        there, takes its place."""
+        """Saves a run of parity in the ledger, with its verdict and its proof points.
+
+        A run that continued from the run before it, equal like that one and by the same `who`, replaces it.
+        """
         if self._ledger is None:
             return
         report = {name: value for name, value in result.to_json().items() if name != "differences"}

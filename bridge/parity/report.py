@@ -1,4 +1,7 @@
-"""A result in words, and as a page. Pure; what the page shows of logs is escaped by the template."""
+"""Parity's report: says a result in words, and renders results as an HTML page. Pure.
+
+The template escapes what the page shows of logs.
+"""
 
 from __future__ import annotations
 
@@ -25,14 +28,14 @@ WORDS = {
     "reordered": "out of order",
 }
 SHOWN_DIFFERENCES = 1000
-"""Differences that the page shows of each mapping."""
+"""How many differences of each mapping the report's page shows."""
 
 LONGEST_LINE = 4000
-"""Characters of a line that the page shows."""
+"""How many characters of a line the report's page shows."""
 
 
 def verdict_in_words(result: ParityResult) -> str:
-    """Says parity's verdict on a mapping in one sentence, for a tired person."""
+    """Says parity's verdict on a mapping in one plain sentence for the report."""
     tally = result.tally
     if result.verdict == "equal":
         if not tally.compared:
@@ -58,11 +61,11 @@ def verdict_in_words(result: ParityResult) -> str:
 
 
 SHOWN_PLACES = 5
-"""Of so many files a verdict's place is told, and of others how many they are; `--json` has all."""
+"""Of how many files the report tells the position; of the others it tells only how many they are. `--json` has all."""
 
 
 def facts(result: ParityResult, now: float) -> list[str]:
-    """What else there is to know, a line each."""
+    """Lists the other facts of a parity result, beside the verdict, one line of the report each."""
     tally, said = result.tally, []
     if tally.compared:
         said.append(f"{tally.file_born:,} file-born, {tally.redis_born:,} Redis-born")
@@ -115,11 +118,11 @@ def facts(result: ParityResult, now: float) -> list[str]:
 
 
 ROWS = 5
-"""Of so many rows of lines that were taken out it is told which they are."""
+"""How many rows of entries whose lines were taken out the report lists one by one."""
 
 
 def _taken_out(row: TakenOut) -> str:
-    """Says which entries' lines were changed in their log or taken out, and how that is acknowledged."""
+    """Says in the parity report which entries' lines were changed or taken out, and how that is acknowledged."""
     first, last = format_id(row.first).decode(), format_id(row.last).decode()
     which = first if row.count == 1 else f"{first}..{last}"
     many = counted(row.count, "line")
@@ -128,7 +131,7 @@ def _taken_out(row: TakenOut) -> str:
 
 
 def what_to_try(results: Sequence[ParityResult]) -> str:
-    """Says what a person does about differences."""
+    """Tells the reader of a parity report what to do about the differences."""
     taken_out = sum(row.count for result in results for row in result.tally.taken_out)
     total = sum(sum(result.counts().values()) for result in results)
     if taken_out and taken_out == total:
@@ -142,7 +145,7 @@ def counts_in_words(result: ParityResult) -> str:
 
 
 def where(difference: Difference) -> str:
-    """File, line, byte and entry, as far as they are known."""
+    """Names in the parity report where a difference is: file, line, byte and entry, as far as they are known."""
     parts = []
     if difference.file is not None:
         line = f" line {difference.line:,}" if difference.line is not None else ""
@@ -156,7 +159,7 @@ def where(difference: Difference) -> str:
 
 
 def sides(difference: Difference) -> tuple[bytes | None, bytes | None]:
-    """The message in the file, and in Redis."""
+    """Returns a difference's message in the file, and in Redis, for the parity report; None: that side has none."""
     if difference.kind == "missing_in_redis":
         return difference.expected, None
     if difference.kind == "missing_in_file":
@@ -169,7 +172,7 @@ def sides(difference: Difference) -> tuple[bytes | None, bytes | None]:
 
 
 def without(difference: Difference) -> str:
-    """What stands on the side that does not have it."""
+    """Returns the report's words for the side of a difference that does not have the message."""
     return "once, not twice" if difference.kind == "duplicate" else "nothing"
 
 
@@ -178,14 +181,14 @@ def without(difference: Difference) -> str:
 
 @dataclass(frozen=True, slots=True)
 class DifferingText:
-    """A stretch of a line; `differs`: the other side has another in its place."""
+    """A stretch of a line in the parity report; `differs`: the other side has another stretch in its place."""
 
     text: str
     differs: bool
 
 
 def marked(ours: bytes | None, theirs: bytes | None) -> list[DifferingText]:
-    """Our side in pieces, those bytes marked that the other side does not have. Pure."""
+    """Splits one side's line for the report, and marks the stretch that the other side does not have. Pure."""
     if ours is None:
         return []
     if theirs is None or ours == theirs:
@@ -198,7 +201,7 @@ def marked(ours: bytes | None, theirs: bytes | None) -> list[DifferingText]:
 
 
 def page(results: Sequence[ParityResult], now: float) -> str:
-    """One HTML page that needs nothing else: no script, no font, no picture from elsewhere."""
+    """Renders parity results as one HTML report page that loads no script, font or picture from elsewhere."""
     import jinja2
 
     loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
@@ -227,7 +230,7 @@ def _mapping(result: ParityResult, now: float) -> dict[str, Any]:
 
 
 def _kinds(result: ParityResult) -> list[tuple[str, str, int, int, int]]:
-    """Role, type, and how many messages: on both sides, in the file alone, in Redis alone."""
+    """Counts messages by role and type for the report's table: on both sides, in the file alone, in Redis alone."""
     both = dict(result.stats.kinds) if result.stats is not None else {}
     alone: dict[tuple[str, str], list[int]] = {}
     for difference in result.tally.differences:
@@ -244,7 +247,7 @@ LINE_WIDTH, HIGH = 960, 60
 
 
 def _chart(result: ParityResult) -> dict[str, Any] | None:
-    """Bars for both sides over time, and where the differences are."""
+    """Computes the report's bar chart of both sides over time, with marks for differences; None: nothing to draw."""
     if result.stats is None:
         return None
     timeline = result.stats.timeline

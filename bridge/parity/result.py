@@ -1,4 +1,4 @@
-"""What parity found for one mapping, and the verdict on it. Pure."""
+"""The result of parity for one mapping, and the verdict that its counts lead to. Pure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ from bridge.parity.whole_file_account import WholeFileAccount
 
 @dataclass(slots=True)
 class ParityResult:
-    """What parity found for one mapping. `notes` are in words, for people: what is to be known beside the verdict."""
+    """The result of parity for one mapping: verdict, counts, differences, positions and account.
+
+    `notes` are in words, for people: what is to be known beside the verdict.
+    """
 
     mapping: str
     stream: str
@@ -36,9 +39,9 @@ class ParityResult:
     alive: bool = False
     """Whether a bridge runs."""
     too_much: list[str] = field(default_factory=list)
-    """What the witness says in words: more of ours was put into a file than was born for it."""
+    """What the witness check says in words: the mirror put more bytes into a file than were born for it."""
     lost: str = ""
-    """What Redis lost since the bridge last saw it: `bridge run` brings it back."""
+    """What Redis lost, in words, since the bridge last saw the stream: `bridge run` brings it back."""
     began: float = 0.0
     seconds: float = 0.0
     account: ByteAccount | WholeFileAccount | None = None
@@ -50,28 +53,32 @@ class ParityResult:
     length: int = 0
     """Entries that stand in the stream."""
     points: list[ProofPoint] = field(default_factory=list)
-    """Positions on the way, and `until`: entries up to any of them may be trimmed. `added` counts up to there."""
+    """Proof points on the way, and `until`: entries up to any of them may be trimmed. Their `added` counts up to
+    there."""
 
     def add(self, since: ProofPoint | None) -> None:
-        """Adds what the comparison before counted, from whose end this one went on, to this one's counts."""
+        """Adds to a parity result what the earlier comparison counted, from whose proof point this one continued.
+
+        Takes the digest of `until`, which chains the digests of both.
+        """
         for name, number in (since.totals if since is not None else {}).items():
             setattr(self.tally, name, getattr(self.tally, name) + number)
         if since is not None and self.until is not None:
             self.tally.digest = self.until.digest
 
     def warnings(self) -> list[str]:
-        """Says in words what is to be known before anything is done: entries Redis lost, files that were cut."""
+        """Says in words what a parity result warns of first: entries that Redis lost, files that were cut."""
         lost = f"Redis lost entries ({self.lost}): start `bridge run`, it fills it again from the files"
         cuts = [cut.in_words(name) for name, cut in self.cut.items()]
         return [lost] * bool(self.lost) + cuts
 
     def counts(self) -> dict[str, int]:
-        """Counts the differences of each kind that parity found, also those that it does not list."""
+        """Counts the differences of each kind in a parity result, also those that it does not list."""
         found = counts(self.tally.differences)
         return {kind: n + self.tally.uncounted.get(kind, 0) for kind, n in found.items()}
 
     def to_json(self) -> dict[str, Any]:
-        """The result of parity as `--json` prints it (DESIGN §5.4)."""
+        """Returns the result of parity for a mapping as `parity --json` prints it (DESIGN §5.4)."""
         tally = self.tally
         return {
             "mapping": self.mapping, "stream": self.stream, "verdict": self.verdict, "compared": tally.compared,
@@ -86,9 +93,9 @@ class ParityResult:
 
 
 def verdict_of(tally: ComparisonTally, entries: int, before: int = 0) -> str:
-    """Parity's verdict on what its comparison counted: equal, differs or inconclusive. Pure.
+    """Draws parity's verdict from a comparison's counts: equal, differs or inconclusive. Pure.
 
-    `entries` counts what stands in the stream, `before` what had agreed already.
+    `entries`: how many entries stand in the stream; `before`: how many messages had agreed already.
     """
     if tally.differences or (tally.uncounted and not tally.marked):
         return "differs"
@@ -102,7 +109,10 @@ def verdict_of(tally: ComparisonTally, entries: int, before: int = 0) -> str:
 
 
 def verdict_of_all(results: Iterable[ParityResult]) -> str:
-    """The verdict on all mappings: differs if one does, inconclusive if one is or nothing was compared. Pure."""
+    """Draws one verdict from the parity results of all mappings. Pure.
+
+    It is differs if one differs, and inconclusive if one is inconclusive or nothing was compared.
+    """
     found = list(results)
     for verdict in ("differs", "inconclusive"):
         if any(result.verdict == verdict for result in found):

@@ -1,4 +1,4 @@
-"""Parity's view of what both sides hold at one moment: the cursors, the stream's end, and every file, open."""
+"""Parity's snapshot of both sides at one moment: the cursors, the stream's end, and every file of a mapping, open."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ YOUNG = 3.0
 """Seconds in which a running bridge takes up a file that was written to."""
 
 RENAME_LOOKS = 20
-"""How often at most parity looks for the files while they are being renamed."""
+"""How often at most the snapshot lists the files while they are being renamed."""
 
 
 class Cursors:
-    """How far each direction of a mapping came, read before either side is: what is above it is under way."""
+    """The snapshot's cursors: how far forward and mirror came, read before either side; all above is in flight."""
 
     def __init__(
         self, mapping: Mapping, settings: Settings, connection: Connection, own: Keys, ledger: Ledger | None
@@ -90,7 +90,7 @@ class Cursors:
         self.numbers |= {memory.number: name for name, memory in memories.items() if memory.number not in self.numbers}
 
     def say_who(self) -> None:
-        """Notes for parity whether a bridge runs, by its last heartbeat."""
+        """Notes in parity's snapshot whether a bridge runs, by its last heartbeat or its lock."""
         beat = self.beat
         if beat is None:
             self.notes.append(NOT_RUNNING if self.books.checkpoint else "no bridge runs here, and none ever did")
@@ -104,7 +104,7 @@ class Cursors:
 
 
 class Snapshot(Cursors):
-    """What parity compares: cursors, the stream's end and the files, read in this order, so that nothing is missed."""
+    """Snapshot that parity compares: cursors, stream's end, files, read in this order so that nothing is missed."""
 
     def __init__(
         self, mapping: Mapping, settings: Settings, connection: Connection, own: Keys, ledger: Ledger | None
@@ -121,7 +121,7 @@ class Snapshot(Cursors):
         self.cut: dict[str, CutFile] = {}
         self._known: dict[str, list[RecordedGeneration]] = {}
         self.moved: dict[str, MovedPlaces] = {}
-        """Where lines of a log stand by now that were sent from a file whose place another took, by the log's name."""
+        """By the log's name: where lines stand now that were sent from a file which another file replaced."""
         self._stretches = all_stretches(ledger, stream) if ledger is not None else {}
         told = (accepted_of(ledger, stream), redacted_of(ledger, stream)) if ledger is not None else ([], [])
         self._acknowledged = told
@@ -134,9 +134,9 @@ class Snapshot(Cursors):
         self._say()
 
     def _open_all(self) -> None:
-        """Opens every file of the mapping, again until no file was renamed meanwhile. Raises SourceError.
+        """Opens every file of the mapping for the snapshot, again until none was renamed meanwhile. Raises SourceError.
 
-        A file that is renamed may have slipped from one name to another.
+        A file that is renamed may have moved from one name to another between two looks.
         """
         for _ in range(RENAME_LOOKS):
             before = self._stamps()
@@ -149,8 +149,7 @@ class Snapshot(Cursors):
         raise SourceError("its files are renamed faster than they can be looked at", where=self._mapping.source.path)
 
     def _stamps(self) -> dict[Path, tuple[int, int]]:
-        """Maps every file below the root that may be a piece of one of this mapping's sources to the device and inode
-        behind its name."""
+        """Maps each path that may be a piece of the snapshot's sources to the device and inode behind it."""
         root, source, found = self._settings.root, self._mapping.source, {}
         unwanted = [translated(pattern) for pattern in source.exclude]
         rotated = {path for name in source.rotated for path in root.glob(name)}
@@ -197,7 +196,7 @@ class Snapshot(Cursors):
             raise
 
     def _leave_out_replaced(self) -> None:
-        """Leaves out the generations whose place another file took, unless their own lies there still, as a backup."""
+        """Leaves replaced generations out of the snapshot, unless their own file lies there still, as a backup."""
         for name, records in self._remembered.items():
             stretches = self._stretches.get(name, {})
             gone, lying = replaced(records, self._known[name], stretches, self._pieces)
@@ -210,7 +209,7 @@ class Snapshot(Cursors):
         self.acknowledged = Acknowledged(*self._acknowledged)
 
     def _find_targets(self, limit: int, ledger: Ledger | None) -> None:
-        """Opens for parity the files, with their rotated pieces, that only the mirror writes."""
+        """Opens for the snapshot the files, with their rotated pieces, that only the mirror writes."""
         mirror = self._mapping.mirror
         if mirror is None:
             return
@@ -240,11 +239,11 @@ class Snapshot(Cursors):
         self.say_who()
 
     def known(self, name: str) -> list[RecordedGeneration]:
-        """The generations of a source that Redis or the ledger know."""
+        """Returns the generations of a source that Redis or the ledger knew when the snapshot was taken."""
         return self._known[name]
 
     def base(self) -> ProofPoint | None:
-        """Finds the position from which parity compares, where what was before is trimmed; None: from both beginnings.
+        """Finds the proof point from which the snapshot of a trimmed stream is compared; None: from both beginnings.
 
         Raises SourceError: nobody noted what stood there.
         """
@@ -266,7 +265,7 @@ class Snapshot(Cursors):
         return replace(begins, last=HIGHEST_ID) if self.marked else begins
 
     def _now(self, name: str, at: FilePlace) -> FilePlace:
-        """Where parity begins to read a log of which it compared all before a place, and whose file is another now."""
+        """Translates a proof point's place, for the snapshot, to the file that replaced the one of that place."""
         moved = self.moved.get(name)
         now = moved.first_from(at.place) if moved is not None else at.place
         if moved is not None:
@@ -281,7 +280,7 @@ class Snapshot(Cursors):
         return replace(at, place=now, line=lines + 1)
 
     def aside(self) -> list[AsideFile]:
-        """The files that are not compared: copies of others, what somebody left alone, and what nothing explains."""
+        """Lists the files that the snapshot does not compare: copies, files somebody left alone, unknown files."""
         ledger, stream = self._ledger, self._mapping.stream.key
         told = remembered_pieces(ledger, stream) if ledger is not None else {}
         found = [AsideFile(name, "link", 0, f"another name of {of}") for name, of in sorted(self._pieces.links.items())]
@@ -303,17 +302,17 @@ class Snapshot(Cursors):
         return found
 
     def _may_come_to(self, piece: str) -> bool:
-        """Whether a bridge runs that may not have come to a file yet: one of both is new, or the bridge hangs."""
+        """Whether a running bridge may not have come to the snapshot's file yet: either is new, or the bridge hangs."""
         now, beat = time.time(), self.beat or {}
         since = max(self._pieces.changed(piece), float(beat.get("started", 0.0)))
         return self.alive and (now - since < YOUNG or now - float(beat.get("at", 0.0)) > YOUNG)
 
     def size_of(self, file: ComparedFile) -> int:
-        """How many bytes, unpacked, a file holds that is compared."""
+        """Returns how many bytes, unpacked, a compared file of the snapshot holds."""
         return self._pieces.size_of(file.path)
 
     def positions(self, claimed_to: dict[str, int]) -> dict[str, int]:
-        """For each source the offset in its newest file up to which the verdict holds."""
+        """Returns for each source of the snapshot the offset in its newest file up to which the verdict holds."""
         found = {}
         for name in self.sources:
             known = self._known[name]
@@ -324,7 +323,7 @@ class Snapshot(Cursors):
         return found
 
     def close(self) -> None:
-        """Closes every file that the view has open."""
+        """Closes every file that the snapshot has open."""
         self._pieces.close()
         for found in self.targets.values():
             for lines in found.held:
@@ -332,7 +331,7 @@ class Snapshot(Cursors):
 
 
 def _generations(books: StreamMetadata, name: str, number: int) -> dict[int, RecordedGeneration]:
-    """Reads a source's generations from Redis, by number: the closed ones and the one its checkpoint is in."""
+    """Collects for the snapshot a source's generations from Redis: the closed ones and the one of its checkpoint."""
     found = {}
     for key, raw in books.generations.items():
         source, _, which = key.partition(b".")
@@ -353,7 +352,7 @@ def _add_checkpoint(found: dict[int, RecordedGeneration], stored: bytes) -> None
 
 
 class SourceNaming:
-    """Tells parity, of a path and without a ledger, which source of a mapping the file belongs to by its name."""
+    """Names for the snapshot, without the ledger, the source of a mapping to which a file belongs by its path."""
 
     def __init__(self, path: str, rotated: Sequence[str], known: Iterable[str]) -> None:
         self.only = "" if is_glob(path) else path
@@ -370,14 +369,14 @@ class SourceNaming:
         return bool(self._path.fullmatch(raw)) and not any(pattern.fullmatch(raw) for pattern in self._rotated)
 
     def carried(self, root: Path, paths: Iterable[Path]) -> list[Path]:
-        """Picks the files that may be carried, and notes which of them are logs. A glob follows no link that leaves."""
+        """Picks the snapshot's files that may be carried, notes the logs. A glob follows no link out of the root."""
         found = [path for path in paths if self.only or (str(path).isprintable() and not leads_out(path, root))]
         for path in found:
             self._belonging.add(str(path.relative_to(root)))
         return found
 
     def __call__(self, name: str) -> str:
-        """The source that the file of this path below the root belongs to by its name."""
+        """Returns the source to which the snapshot's file of this path below the root belongs by its name."""
         if name in self._known:
             return name  # what a repair brought over late is a log by itself, of that name
         if self.only:
@@ -386,7 +385,7 @@ class SourceNaming:
 
 
 def _write_both(connection: Connection, mapping: str, settings: Settings) -> frozenset[bytes]:
-    """The roles of the components that write both sides of a mapping themselves."""
+    """Reads for the snapshot the roles of the components that write both sides of a mapping themselves."""
     stored = connection.call("HGETALL", "bridge:components")
     roles: set[bytes] = set()
     for key, raw in zip(stored[0::2], stored[1::2], strict=True):

@@ -1,7 +1,7 @@
-"""Parity of a folder (a file per message) with its stream: each message by what it says, wherever its file lies now.
+"""Parity of a spool (a folder with a file per message) with its stream: compares messages by content, not file name.
 
-Both sides are read anew. What the ledger says is asked only of what does not agree: a file may have been rewritten or
-taken away since, and then the digest of what was sent tells whether the entry is what the file was.
+Both sides are read anew. The ledger is asked only about what does not agree: a file may have been rewritten or taken
+away since, and then the digest of what was sent tells whether the entry is what the file was.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from bridge.streams.connect import Connection
 
 
 class SpoolCheck(ParityCheck):
-    """The comparison of one mapping whose source is a folder with a file per message."""
+    """Parity check of one mapping whose source is a spool: a folder with a file per message."""
 
     def _of_both(self, since: ProofPoint | None, connection: Connection, marks: Connection) -> ParityResult | None:
         if since is not None:
@@ -67,7 +67,7 @@ class SpoolCheck(ParityCheck):
 
 
 class _FolderComparison:
-    """Compares a folder with its stream: files are read first into a table, then the stream's entries claim them."""
+    """Compares a spool's folder with its stream: files are read first into a table, then entries claim them."""
 
     def __init__(
         self, mapping: Mapping, settings: Settings, ledger: Ledger | None, cursors: Cursors, late: LateMarks | None
@@ -93,13 +93,16 @@ class _FolderComparison:
         self.witness = WitnessCheck(said, cursors.added - cursors.length, ZERO_ID, whole=mapping.source.path)
 
     def close(self) -> None:
-        """Forgets what the comparison read of the folder."""
+        """Closes the spool comparison's scratch table of the folder's files."""
         self._documents.close()
 
     # -- the folder ------------------------------------------------------------------------------------------
 
     def read_folder(self, pause: Callable[[], None]) -> None:
-        """Reads all files of the folder into the table; those that are no message, or not complete, are counted."""
+        """Reads all files of a spool's folder into the scratch table.
+
+        Files that are no message, or not complete, are only counted.
+        """
         for some in self._folder.scan():
             self.account.total += len(some)
             self._documents.add(self._read(found.name for found in some))
@@ -134,7 +137,7 @@ class _FolderComparison:
     # -- the stream ------------------------------------------------------------------------------------------
 
     def feed(self, rows: list[Any]) -> None:
-        """Takes a page of the stream: each entry claims the file that says the same."""
+        """Takes a page of the stream, whose entries each claim the spool's file that holds the same message."""
         for raw_id, fields in rows:
             if fields is None:
                 continue
@@ -154,7 +157,7 @@ class _FolderComparison:
         sent = None
         if self._ledger is not None:
             sent = spool_messages.digest_at(self._ledger, self._stream, origin.generation, origin.offset)
-        if name is not None and sent is not None and sent != digest(*row):  # another's place: it was sent elsewhere
+        if name is not None and sent is not None and sent != digest(*row):  # another message was sent from this origin
             self._differ(Difference("reordered", shown_name(name), None, None, entry.decode(), row[3], row[3], row=row))
             return
         behind = self._last is not None and origin <= self._last and not (self._late and self._late([raw]))
@@ -174,7 +177,10 @@ class _FolderComparison:
         self._agree(self._born, name, row)
 
     def _touched(self, origin: Origin, row: Row) -> bytes | None:
-        """Finds the file of a message whose time is its file's, where only that time changed; None: there is none."""
+        """Finds the spool's file of a message of which only the file's time changed; None: there is none.
+
+        Only for messages that take their time from their file.
+        """
         if self._ledger is None or self._mapping.message.id is not None or not self._whole:
             return None
         for name in spool_messages.files_of(self._ledger, self._stream, origin.generation, origin.offset):
@@ -192,10 +198,11 @@ class _FolderComparison:
     def _not_as_it_was(
         self, entry: bytes, row: Row, *, file_born: bool, vouched: bool, behind: bool = False
     ) -> bytes | None:
-        """Tells what became of an entry's file, as no file says just what the entry says.
+        """Decides what became of an entry's file in a spool, when no file holds exactly the entry's message.
 
         The file was rewritten or taken away since, which the ledger can vouch for; or it differs. Returns the file's
-        name where it is the same message all the same. `behind`: its place, or a later one, has an entry already.
+        name where it is the same message all the same. `behind`: the entry's place, or a later one, has an entry
+        already.
         """
         identity = self._identity(row)
         found = self._documents.same(identity, digest(*row))
@@ -270,7 +277,10 @@ class _FolderComparison:
         return found is not None and not found.retried
 
     def _expected(self, row: Row) -> bytes | None:
-        """What the file of a Redis-born entry holds, as far as its name does not matter; None: it can be no file."""
+        """Returns the bytes that the spool's file of a Redis-born entry must hold; None: the entry can be no file.
+
+        The file's name is assumed not to matter.
+        """
         if self._mapping.format.pattern is not None:
             return row[3]
         content = self._mapping.document("x").encode(row)
@@ -279,7 +289,7 @@ class _FolderComparison:
     # -- the end ---------------------------------------------------------------------------------------------
 
     def finish(self) -> None:
-        """Ends the comparison: files no entry claimed are copies, not due yet, unverifiable or missing in Redis."""
+        """Ends a spool's comparison: files no entry claimed are copies, in flight, unverifiable or missing in Redis."""
         for file in self._documents.left():
             if file.identity and self._documents.claimed(file.identity):
                 self.tally.copies += 1  # another file with the same identity is the message
@@ -307,7 +317,7 @@ class _FolderComparison:
         self.tally.digest = hashlib.blake2b(self._born.digest() + self._mirrored.digest(), digest_size=16).hexdigest()
 
     def _under_way(self, mark: str) -> bool:
-        """Whether the mirror made this file of an entry that came after the stream's end as it was read."""
+        """Whether the mirror wrote a spool's file for an entry that came after the stream's end as parity read it."""
         if not mark or self._ledger is None:
             return False
         generation, _, path = mark.partition(":")

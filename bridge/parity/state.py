@@ -1,4 +1,4 @@
-"""Latest values: the file and the hash of each, read anew."""
+"""Parity of state: compares the file and the Redis hash of each latest value, both read anew."""
 
 from __future__ import annotations
 
@@ -24,12 +24,15 @@ from bridge.streams.connect import Connection
 from bridge.streams.latest_value import LIMIT, StateValue
 
 VALUE_PAUSE = 0.05
-"""Seconds until a value that is under way is looked at again, as long as a bridge runs."""
+"""Seconds until parity looks again at a latest value that is in flight, as long as a bridge runs."""
 
 
 @dataclass(frozen=True, slots=True)
 class StateSides:
-    """One state on both sides: the file, the hash's value, what that says its digest is, and the type of its key."""
+    """A latest value of a state mapping on both sides: its file, and its hash in Redis.
+
+    `said` is the digest that the hash names, `kind` the type of the key in Redis.
+    """
 
     taken: ReadFile | None
     value: StateValue | None
@@ -38,22 +41,25 @@ class StateSides:
 
     @property
     def file(self) -> bytes | None:
-        """The bytes of a latest value as its file holds them; None: there is no file."""
+        """The bytes of a latest value as its state file holds them; None: there is no file."""
         return self.taken.raw if self.taken is not None else None
 
     @property
     def hash(self) -> bytes | None:
-        """The bytes of a latest value as its hash in Redis holds them; None: there is none."""
+        """The bytes of a latest value as its state hash in Redis holds them; None: there is no hash."""
         return self.value.data if self.value is not None else None
 
 
 class StateCheck(ParityCheck):
-    """Compares files that each hold a latest value with their hashes. What both sides did not hold last is due."""
+    """Parity check that compares state files, which each hold a latest value, with their hashes in Redis.
+
+    A value whose digest the ledger has not noted yet is in flight.
+    """
 
     _by_file = True
-    """Whether the files own the values, as of the last look."""
+    """Whether the files own the state values, as of the last look; else the hashes own them."""
     _undecided = False
-    """Whether the other side is to own them: which one counts is not known."""
+    """Whether the other side is to own the state values: which side counts is not known."""
 
     def _of_both(self, since: ProofPoint | None, connection: Connection, marks: Connection) -> ParityResult | None:
         if since is not None:
@@ -100,19 +106,19 @@ class StateCheck(ParityCheck):
         return result
 
     def _explain(self, account: WholeFileAccount, name: bytes, outcome: str) -> None:
-        """Notes in the account what became of a file that was listed."""
+        """Notes in the account what became of a state file that was listed."""
         if outcome == "equal":
             account.add("carried" if self._by_file else "mirrored")
-        elif outcome in ("in_flight", "large", "none"):  # none: it went, or is no value, as the hashes own them
+        elif outcome in ("in_flight", "large", "none"):  # none: the file is gone, or no value, as the hashes own them
             fates = {"in_flight": "waiting", "large": "aside"}
             account.add(fates.get(outcome, "carried" if self._by_file else "aside"))
         else:
             account.lost(shown_name(name), "its hash does not hold what it holds")
 
     def _check_history(self, connection: Connection, cursors: Cursors, tally: ComparisonTally) -> None:
-        """Finds values that forward entered twice: again with a version that was reached, or with one never reached.
+        """Finds in a state's history stream the values that forward entered twice, or with a version never reached.
 
-        What is entered again with a higher version is none: somebody had deleted the hash.
+        A value that is entered again with a higher version is no difference: somebody had deleted the hash.
         """
         names = {int(number): name for name, number in cursors.books.sources.items()}
         newest: dict[int, tuple[int, bytes, Row]] = {}
@@ -153,7 +159,7 @@ class StateCheck(ParityCheck):
         return StateSides(taken, *found, kind=kind) if found is not None else StateSides(taken, None, kind=kind)
 
     def _outcome(self, name: bytes, both: StateSides, known: tuple[bytes, bytes]) -> str:
-        """equal, in_flight, large, none; or a kind of difference."""
+        """Compares one state value: equal, touched, in_flight, large, none, or a kind of difference."""
         by_file = self._by_file
         ours, theirs = (both.file, both.hash) if by_file else (both.hash, both.file)
         if both.taken is not None and both.taken.facts.size > LIMIT:
@@ -177,7 +183,7 @@ class StateCheck(ParityCheck):
         return "missing_in_redis" if by_file else "missing_in_file"
 
     def _fields(self, name: bytes, both: StateSides, noted: bytes) -> str:
-        """Of a value that its file owns and both hold: whether the hash has the file's time and role.
+        """Compares time and role in a state value's hash with the file that owns the value: equal, touched or altered.
 
         A file whose time alone changed since it was `noted` is touched: the bridge gives the hash its time.
         """

@@ -1,1 +1,1 @@
-"""The new bank: connections, keys, packing, writing and reading streams. Knows nothing of files."""
+"""The Redis side: connections, keys, packing, reading and writing of streams. Knows nothing of files."""

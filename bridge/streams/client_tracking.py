@@ -1,4 +1,4 @@
-"""The server tells which keys were changed, by anybody, instead of being asked for each of them: client tracking."""
+"""Hears from Redis, by client tracking, which keys anybody changed, instead of asking for each of them."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ from bridge.streams.connect import Connection
 from bridge.streams.resp import pack
 
 ASKED = 1.0
-"""Seconds between two questions whether the server is there still: it may close who is silent, or be gone unsaid."""
+"""Seconds between two PINGs on the tracking connection: the server may close a silent client, or be gone unnoticed."""
 
 
 class ClientTracking:
-    """Hears of every change of a key that begins with `prefix`, on a connection of its own, which it closes.
+    """Hears by client tracking of every change of a key that begins with `prefix`, on a connection that it owns.
 
     Redis calls that client-side caching with broadcasts; the server keeps nothing for it but the prefix. It does not
-    tell of SWAPDB, nor of what changed before. Raises RedisRefused where the server, or its rules, have no such thing.
+    tell of SWAPDB, nor of what changed before. Raises RedisRefused where the server does not know or not allow client
+    tracking; then the connection is closed.
     """
 
     def __init__(self, connection: Connection, prefix: bytes) -> None:
@@ -27,7 +28,10 @@ class ClientTracking:
             raise
 
     def changed(self, now: float) -> set[bytes] | None:
-        """Returns the keys that were changed since it was asked last; None: any of them may be. Raises RedisLost."""
+        """Returns the keys that Redis said were changed since the last call; None: any key may have been changed.
+
+        Raises RedisLost.
+        """
         found: set[bytes] | None = set()
         pushes = self._connection.pushes()
         if now >= self._asked_at + ASKED:
@@ -41,5 +45,5 @@ class ClientTracking:
         return found
 
     def close(self) -> None:
-        """Closes the connection on which the server tells of changed keys; never raises."""
+        """Closes the connection of client tracking, on which Redis tells of changed keys; never raises."""
         self._connection.close()

@@ -1,7 +1,7 @@
-"""What `bridge:components` says: from where each component reads, where it writes, and who is switching it now.
+"""Reads and changes the Redis hash `bridge:components`: where each component reads and writes, and its switch.
 
-Every change is one script: it happens wholly or not at all, and only from what was seen. A switch that is under way
-stands in the same JSON object until it is done, given up, or has lapsed.
+Every change is one script: it happens wholly or not at all, and only if the hash is still as it was seen. A switch that
+is under way stands in the same JSON object until it is done, given up, or has lapsed.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from bridge.streams.reader import groups_of
 from bridge.streams.resp import pack
 
 COMPONENTS = b"bridge:components"
-"""The hash, and the channel on which its changes are announced: `<component>/<mapping>`."""
+"""The hash `bridge:components`, and the channel on which its changes are announced: `<component>/<mapping>`."""
 
 FILE, REDIS, BOTH = "file", "redis", "both"
 READS, WRITES = "reads", "writes"
 
 ALIVE_MS = 10_000
-"""Milliseconds after its last heartbeat in which a worker counts as alive."""
+"""Milliseconds after its last heartbeat in which a component's worker counts as alive."""
 
 
 @dataclass(frozen=True, slots=True)
 class SwitchInProgress:
-    """A switch under way: which side (`reads`, `writes`) goes where, and who asked for it.
+    """A component's switch under way: which side (`reads`, `writes`) goes where, and who asked for it.
 
-    It lapses at `until`, in milliseconds since 1970 by the server's clock.
+    The switch lapses at `until`, in milliseconds since 1970 by the server's clock.
     """
 
     token: str
@@ -45,9 +45,9 @@ class SwitchInProgress:
 
 @dataclass(frozen=True, slots=True)
 class ComponentModes:
-    """From where a component reads one mapping and where it writes; `epoch` counts the switches.
+    """The modes of a component: from where it reads one mapping and where it writes; `epoch` counts the switches.
 
-    `retired`: the mapping's migration has ended, and its files are dead. Then it reads and writes Redis.
+    `retired`: the mapping's migration has ended, and its files are dead. Then the component reads and writes Redis.
     """
 
     reads: str = FILE
@@ -57,24 +57,27 @@ class ComponentModes:
     retired: bool = False
 
     def ended(self) -> ComponentModes:
-        """Makes the modes of a component whose mapping is retired: a switch that is under way is nobody's any more.
+        """Makes the modes of a component whose mapping is retired; a switch that is under way is dropped.
 
         A component that was never switched counts as one that was, so that it stays with Redis if all begins again.
         """
         return ComponentModes(REDIS, REDIS, max(1, self.epoch), retired=True)
 
     def after(self, side: str, to: str) -> ComponentModes:
-        """Makes the modes of a component after a switch of this side."""
+        """Makes the modes of a component after a switch of this side, as `bridge:components` will hold them."""
         reads, writes = (to, self.writes) if side == READS else (self.reads, to)
         return ComponentModes(reads, writes, self.epoch + 1)
 
     def to_json(self) -> bytes:
-        """Makes the JSON of a component's modes as the Redis hash holds it, without a switch."""
+        """Makes the JSON of a component's modes, as the hash `bridge:components` holds it, without a switch."""
         return json.dumps({"reads": self.reads, "writes": self.writes, "epoch": self.epoch}).encode()
 
     @classmethod
     def from_json(cls, raw: bytes | None) -> ComponentModes:
-        """The inverse; None: nothing was ever switched. Raises BridgeError for what is none of ours."""
+        """Parses a component's modes from the hash `bridge:components`; None: the component was never switched.
+
+        Raises BridgeError for a value that is no such JSON.
+        """
         if raw is None:
             return cls()
         try:
@@ -99,7 +102,7 @@ def _strange(raw: bytes) -> BridgeError:
 
 
 def field_of(component: str, mapping: str) -> bytes:
-    """The field of a component and a mapping in the hash of components."""
+    """Makes the field of a component and a mapping in the Redis hash `bridge:components`."""
     return f"{component}/{mapping}".encode()
 
 
@@ -114,7 +117,7 @@ if said.switch and tonumber(said.switch['until']) <= now then
   redis.call('PUBLISH', KEYS[1], ARGV[1])
 end
 """
-"""What every script begins with: a switch that has lapsed is gone."""
+"""The beginning of every script on the hash `bridge:components`: a switch that has lapsed is removed."""
 
 LOOK_SCRIPT = _NOW + b"return {raw or false, now}"
 
@@ -169,22 +172,22 @@ return 'flipped'"""
 
 
 def packed_look(component: str, mapping: str) -> bytes:
-    """The command that `seen` reads the answer of."""
+    """Packs the command that asks Redis for a component's modes; `seen` parses its answer."""
     return pack("EVAL", LOOK_SCRIPT, 1, COMPONENTS, field_of(component, mapping))
 
 
 def seen(reply: Reply) -> tuple[ComponentModes, int]:
-    """Parses Redis's answer to `packed_look`: a component's modes, and the server's time in milliseconds since 1970."""
+    """Parses Redis's answer to `packed_look`: a component's modes, and the server's time in ms since 1970."""
     return ComponentModes.from_json(reply[0]), int(reply[1])
 
 
 def look(connection: Connection, component: str, mapping: str) -> tuple[ComponentModes, int]:
-    """Asks Redis for a component's modes, and the server's time in milliseconds since 1970."""
+    """Asks Redis for a component's modes in `bridge:components`, and the server's time in milliseconds since 1970."""
     return seen(connection.calls(packed_look(component, mapping))[0])
 
 
 def all_modes(connection: Connection) -> dict[tuple[str, str], ComponentModes]:
-    """Reads the modes of every component and mapping that was ever switched; without what is none of ours."""
+    """Reads the modes of all components and mappings from `bridge:components`; values that are none are left out."""
     stored = paired(connection.call("HGETALL", COMPONENTS))
     found = {}
     for name, raw in stored.items():
@@ -195,7 +198,7 @@ def all_modes(connection: Connection) -> dict[tuple[str, str], ComponentModes]:
 
 
 def named_in(connection: Connection, mapping: str) -> set[str]:
-    """Every component that the hash says anything of in this mapping, junk or not."""
+    """Lists the components that have a field for this mapping in the hash `bridge:components`, valid or not."""
     names = (name.decode(errors="replace").partition("/") for name in connection.call("HKEYS", COMPONENTS))
     return {component for component, _, its in names if its == mapping}
 
@@ -203,9 +206,10 @@ def named_in(connection: Connection, mapping: str) -> set[str]:
 def begin(
     connection: Connection, component: str, mapping: str, epoch: int, switch: SwitchInProgress, hold_ms: int
 ) -> tuple[bool, ComponentModes]:
-    """Announces a switch, if none is under way and nothing was switched since `epoch`: whether, and what is said now.
+    """Announces a component's switch in `bridge:components`, if none is under way and its epoch is still `epoch`.
 
-    It holds for `hold_ms` milliseconds; the component pauses meanwhile.
+    Returns whether it did, and the modes as they are now. The switch holds for `hold_ms` milliseconds; the component
+    pauses meanwhile.
     """
     raw = connection.call(
         "EVAL", BEGIN, 1, COMPONENTS, field_of(component, mapping), epoch, switch.token, switch.side, switch.to,
@@ -216,18 +220,18 @@ def begin(
 
 
 def hold(connection: Connection, component: str, mapping: str, token: str, hold_ms: int) -> bool:
-    """Lets a component's switch under way hold for so many ms more; False: Redis knows of none any more."""
+    """Prolongs a component's switch in `bridge:components` by so many ms; False: Redis does not know it any more."""
     return bool(connection.call("EVAL", HOLD, 1, COMPONENTS, field_of(component, mapping), token, hold_ms))
 
 
 def give_up(connection: Connection, component: str, mapping: str, token: str) -> bool:
-    """Takes a component's unfinished switch back in Redis; False when no such switch is under way any more."""
+    """Takes a component's unfinished switch out of `bridge:components`; False: it is not under way any more."""
     return bool(connection.call("EVAL", GIVE_UP, 1, COMPONENTS, field_of(component, mapping), token))
 
 
 @dataclass(frozen=True, slots=True)
 class ComponentGroup:
-    """A consumer group: the ID up to which it was given entries, and those that are not acknowledged.
+    """A component's consumer group: the last ID that was delivered to it, and its pending entries.
 
     `pending` holds for each how often it was delivered.
     """
@@ -237,7 +241,10 @@ class ComponentGroup:
 
 
 def group_of(connection: Connection, stream: bytes, name: str) -> ComponentGroup | None:
-    """The group as it stands; None when there is none. Raises RedisRefused, RedisLost."""
+    """Reads a component's consumer group, with its pending entries; None: there is none.
+
+    Raises RedisRefused, RedisLost.
+    """
     found = next((group for group in groups_of(connection, stream) if group.name == name.encode()), None)
     if found is None:
         return None
@@ -253,7 +260,10 @@ def group_of(connection: Connection, stream: bytes, name: str) -> ComponentGroup
 
 
 def asked_last(connection: Connection, stream: bytes, name: str) -> float | None:
-    """Seconds since any consumer of a group asked for entries; None: none ever did, or our rights do not tell."""
+    """Returns the seconds since any consumer of a component's group asked for entries.
+
+    None: none ever did, or our rights do not tell.
+    """
     try:
         rows = connection.call("XINFO", "CONSUMERS", stream, name)
     except RedisRefused:
@@ -265,9 +275,10 @@ def asked_last(connection: Connection, stream: bytes, name: str) -> float | None
 def make_group(
     connection: Connection, stream: bytes, name: str, last: EntryId, unread: Sequence[EntryId], again: Set[EntryId]
 ) -> None:
-    """A new group: it was given all up to `last`, and of that these are pending; those in `again` were delivered once.
+    """Creates a component's consumer group anew: all up to `last` was delivered, and `unread` of that is pending.
 
-    They lie with a consumer called `bridge` and count as idle for a day, so that the first XAUTOCLAIM finds them.
+    Those in `again` count as delivered once, the others never. They are pending for a consumer called `bridge` and
+    count as idle for a day, so that the first XAUTOCLAIM finds them.
     """
     drop_group(connection, stream, name)
     connection.call("XGROUP", "CREATE", stream, name, format_id(last), "MKSTREAM")
@@ -282,7 +293,7 @@ def make_group(
 
 
 def drop_group(connection: Connection, stream: bytes, name: str) -> None:
-    """The group is no more; nothing happens when there is none."""
+    """Destroys a component's consumer group; nothing happens when there is none."""
     try:
         connection.call("XGROUP", "DESTROY", stream, name)
     except RedisRefused as error:
@@ -294,10 +305,11 @@ def flip(
     connection: Connection, keys: Keys, component: str, mapping: str, token: str, modes: ComponentModes,
     position: dict[str, Any] | None, group: ComponentGroup | None,
 ) -> str:  # fmt: skip
-    """Switches a component to the other side in Redis, at once with its position; returns what came of it.
+    """Switches a component to the other side in `bridge:components`, with its position, and says how that went.
 
-    "flipped": done; "lapsed": no switch is under way; "moved": its group was given something meanwhile.
-    `group`: the component's, as it was looked at. It is destroyed, if nobody was given or acknowledged anything since.
+    "flipped": done; "lapsed": no switch is under way; "moved": its group was given something meanwhile. `group` is the
+    component's consumer group, as it was looked at. It is destroyed, if nobody was given or acknowledged anything
+    since.
     """
     last, count = (format_id(group.last), len(group.pending)) if group is not None else (b"", 0)
     return bytes(connection.call(
@@ -308,7 +320,10 @@ def flip(
 
 
 def announced_positions(connection: Connection, keys: Keys) -> dict[str, dict[str, Any]]:
-    """What components (`<component>`) and their workers (`<component>/<worker>`) say of themselves; junk left out."""
+    """Reads from Redis the positions that components and their workers announce, by `<component>[/<worker>]`.
+
+    Values that are no JSON objects are left out.
+    """
     found: dict[str, dict[str, Any]] = {}
     for name, raw in paired(connection.call("HGETALL", keys.positions)).items():
         try:
@@ -322,7 +337,10 @@ def announced_positions(connection: Connection, keys: Keys) -> dict[str, dict[st
 
 @dataclass(frozen=True, slots=True)
 class ComponentWorker:
-    """A process of a component, by what it said last: `paused` holds the tokens of the switches it waits for."""
+    """A worker, one process of a component, by its last announcement in Redis.
+
+    `paused` holds the tokens of the switches it waits for; `at` is in milliseconds since 1970.
+    """
 
     name: str
     at: int
@@ -333,7 +351,7 @@ class ComponentWorker:
 
 
 def workers_of(announced: dict[str, dict[str, Any]], component: str, now_ms: int) -> list[ComponentWorker]:
-    """The component's workers that are alive."""
+    """Lists the workers of a component that are alive, by the announced positions."""
     found = []
     for name, said in announced.items():
         of, _, worker = name.partition("/")
@@ -350,7 +368,7 @@ def workers_of(announced: dict[str, dict[str, Any]], component: str, now_ms: int
 
 
 def to_id(said: object) -> EntryId:
-    """An entry's ID out of JSON; 0-0 for anything else."""
+    """Parses an entry ID out of a component's JSON; 0-0 for anything else."""
     try:
         return parse_id(str(said).encode())
     except ValueError:

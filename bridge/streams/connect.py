@@ -1,4 +1,4 @@
-"""Connections to Redis: redis-py dials, authenticates and speaks TLS; after that the bridge owns the socket.
+"""Connects to Redis: redis-py dials, authenticates and speaks TLS; after that the bridge owns the socket.
 
 redis-py would retry a write on its own and so write it twice, and a silent reconnect would lose a WATCH. So a
 connection here is used once, read with hiredis directly, and closed after any exception.
@@ -46,9 +46,9 @@ NEEDED = ("XADD", "XREAD", "XRANGE", "XREVRANGE", "XINFO", "WATCH", "MULTI", "EX
 
 
 def refused(error: Exception | str, where: str) -> RedisRefused:
-    """Turns a server's error reply into a RedisRefused with its hint."""
+    """Turns an error reply of Redis into a RedisRefused, with its code and a hint what to do."""
     text = str(error)
-    if text.startswith("EXECABORT"):  # what matters is why: it may be room that ran out between queueing and EXEC
+    if text.startswith("EXECABORT"):  # its cause matters: memory may have run out between queueing and EXEC
         text = text.partition("because of: ")[2] or text
     code = text.split(" ", 1)[0].rstrip(":")
     lowered = text.lower()
@@ -64,10 +64,10 @@ CUTS = b"client_output_buffer_limit_disconnections:"
 
 
 class EntryBudget:
-    """How many entries may be asked for at once, over all connections of one dialler.
+    """Limits how many entries a page may ask for at once, over all connections that one dial function makes.
 
     A server closes a connection whose reply is over its output-buffer limit. Where INFO counts that, or, as Redis 7.0
-    does not, where there is such a limit, pages are half as large after a loss in reading one.
+    does not, where there is such a limit, pages are half as large after a connection was lost in reading one.
     """
 
     FIRST, GROWTH = 64, 16
@@ -81,17 +81,20 @@ class EntryBudget:
         """The entries of the page in which the last connection was lost; 0: no page was lost."""
 
     def first(self, page: int) -> int:
-        """How many entries to ask for with a first page, `page` at most."""
+        """Returns how many entries a connection asks for with the first page of a reading, `page` at most."""
         return max(1, min(page, self.most, self.FIRST))
 
     def next(self, page: int, most_bytes: int, asked: int, rows: int, size: int) -> int:
-        """How many entries to ask for behind a page that came through: `asked` gave so many rows of `size` bytes."""
+        """Returns how many entries a connection asks for with the next page, after one of `rows` rows and `size` bytes.
+
+        `asked` is how many that page asked for; the next has about `most_bytes` at most.
+        """
         return max(1, min(page, self.most, asked * self.GROWTH, most_bytes * rows // max(1, size)))
 
     def lost(self, asked: int, error: RedisLost) -> RedisLost:
-        """Notes that the connection was lost in reading a page of `asked` entries, and returns the error.
+        """Notes that the connection was lost in reading a page of `asked` entries, and returns the error to raise.
 
-        It is in plainer words where the page was one entry.
+        The error is in plainer words where the page was one entry.
         """
         self._lost = asked
         if asked > 1 or self.most > 1:
@@ -100,7 +103,7 @@ class EntryBudget:
         return RedisLost(f"the connection is lost in reading one entry: {error.what}", where=error.where, hint=hint)
 
     def met(self, connection: Connection) -> None:
-        """Asks the next connection why the one before was lost, and halves the pages if they were too large.
+        """Asks, over a new connection, why the last was lost, and halves the pages of entries if they were too large.
 
         Raises RedisLost.
         """
@@ -110,7 +113,7 @@ class EntryBudget:
             told = bytes(connection.call("INFO", "stats"))
             counted = told.partition(CUTS)[2].split()
             cuts = int(counted[0]) if counted else self._cuts + self._limited(connection)
-        except RedisRefused:  # nobody may know: then it may well have been that
+        except RedisRefused:  # it may be forbidden to ask: then the page counts as too large
             cuts = self._cuts + 1
         if cuts > self._cuts:
             self.most = max(1, min(self.most, self._lost) // 2)
@@ -124,9 +127,9 @@ class EntryBudget:
 
 
 class Connection:
-    """One connected socket to Redis.
+    """A connected socket to Redis, with hiredis as its parser.
 
-    `timeout` bounds every read and write, in seconds; `budget` every page of entries.
+    `timeout` bounds every read and write, in seconds; `budget` bounds every page of entries.
     """
 
     def __init__(self, url: str, *, timeout: float = 5.0, budget: EntryBudget | None = None) -> None:
@@ -181,11 +184,11 @@ class Connection:
             raise RedisLost(error.what, where=self.shown, hint=hint) from None
 
     def close(self) -> None:
-        """Closes the connection's socket; never raises."""
+        """Closes the socket of the connection to Redis; never raises."""
         self._dialled.disconnect()
 
     def closed(self) -> bool:
-        """Whether the server closed the connection while nothing was asked: something is to be read, or it is gone."""
+        """Whether the server closed the connection to Redis while nothing was asked, or sent something unasked."""
         poll = select.poll()
         try:
             poll.register(self._sock, select.POLLIN)
@@ -194,21 +197,24 @@ class Connection:
         return bool(poll.poll(0))
 
     def interrupt(self) -> None:
-        """Wakes a thread that is blocked in `read`, from another thread; the connection is of no use afterwards."""
+        """Wakes another thread that is blocked in reading from Redis, by shutting the socket down.
+
+        The connection is of no use afterwards.
+        """
         try:
             self._sock.shutdown(socket.SHUT_RDWR)
         except OSError:
             return
 
     def send(self, buffer: bytes) -> None:
-        """Writes the whole buffer to the server. Raises RedisLost."""
+        """Writes packed commands to the Redis server. Raises RedisLost."""
         try:
             self._sock.sendall(buffer)
         except OSError as error:
             raise self._lost("while writing", error) from None
 
     def read(self) -> Reply:
-        """Reads the server's next reply: bytes, int, list, None; an error reply is returned as a `Refusal`.
+        """Reads the next reply of the Redis server: bytes, int, list, None; an error reply is returned as a `Refusal`.
 
         Raises RedisLost.
         """
@@ -220,7 +226,7 @@ class Connection:
         return reply
 
     def pushes(self) -> list[Reply]:
-        """Reads what the server sent without being asked, as far as it is here: nothing is waited for.
+        """Reads the pushes that the Redis server sent unasked, as far as they have arrived, without waiting.
 
         Raises RedisLost.
         """
@@ -232,8 +238,10 @@ class Connection:
         return found
 
     def read_small(self) -> Reply:
-        """Reads the server's next reply, parsing no byte more than its own: for the few that stand before ones to be
-        compared."""
+        """Reads the next reply of the Redis server, parsing no byte beyond that reply.
+
+        For the few replies that stand before those that `read_expected` compares.
+        """
         if self._reader.has_data():
             return self.read()
         line = self._line()
@@ -254,7 +262,7 @@ class Connection:
         return rest if kind == b"+" else Refusal(rest.decode(errors="replace"))
 
     def read_array_lines(self, bulks: int, lines: int) -> list[bytes] | None:
-        """Reads the lines of an array reply of `bulks` short bulk strings and then `lines` integers, unparsed.
+        """Reads an array reply of Redis, `bulks` short bulk strings and then `lines` integers, as unparsed lines.
 
         None, with nothing taken, when the reply is another or holds an error: `read_small` tells what it is.
         """
@@ -262,7 +270,7 @@ class Connection:
             return None
         total = 1 + 2 * bulks + lines
         head = b"*%d\r\n" % (bulks + lines)
-        while self._unfed.count(b"\r\n") < total:  # as long as that is so, all that is here is of this array
+        while self._unfed.count(b"\r\n") < total:  # with fewer lines, all bytes here are of this array
             if not head.startswith(self._unfed[: len(head)]) or b"\r\n-" in self._unfed or b"$-1" in self._unfed:
                 return None
             self._unfed += self._receive()
@@ -281,7 +289,7 @@ class Connection:
         return line
 
     def read_expected(self, expected: bytes, replies: int) -> list[Refusal]:
-        """Reads `replies` status replies that should be `expected` to the byte; returns the errors among them.
+        """Reads `replies` status replies of Redis that should be `expected` to the byte; returns the errors among them.
 
         Comparing bytes costs a fifth of parsing 400 `+QUEUED`.
         """
@@ -294,14 +302,14 @@ class Connection:
         return [reply for reply in (self.read() for _ in range(replies)) if isinstance(reply, Refusal)]
 
     def call(self, *args: bytes | str | int) -> Reply:
-        """Sends one command and returns its reply.
+        """Sends one command to Redis and returns its reply.
 
         Raises RedisRefused for an error reply, RedisLost for a lost connection.
         """
         return self.calls(pack(*args))[0]
 
     def calls(self, *packed: bytes) -> list[Reply]:
-        """Sends several packed commands in one write and returns their replies.
+        """Sends several packed commands to Redis in one write and returns their replies.
 
         Raises RedisRefused for the first error reply, after reading all.
         """
@@ -313,7 +321,10 @@ class Connection:
         return replies
 
     def probe(self) -> None:
-        """Raises RedisRefused when the server lacks a command the bridge needs."""
+        """Asks the Redis server whether it has the commands that the bridge needs.
+
+        Raises RedisRefused where one is missing.
+        """
         try:
             rows = self.call("COMMAND", "INFO", *NEEDED)
         except RedisRefused:

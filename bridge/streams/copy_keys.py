@@ -1,7 +1,7 @@
-"""Copies keys from one server to another, whatever the versions: by commands, as DUMP is read by newer ones alone.
+"""Copies keys from one Redis server to another of any version: by commands, as only newer servers read a DUMP.
 
-A stream goes with its counters, its consumer groups, their consumers and pending entries. What a key holds is summed
-up in one digest on either side, by which a copy is verified.
+A stream goes with its counters, its consumer groups, their consumers and pending entries. What a key holds is summed up
+in one digest on either side, by which a copy is verified.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from bridge.streams.reader import pages
 from bridge.streams.resp import pack
 
 COPY_PAGE, PAGE_BYTES = 1000, 1 << 20
-"""Entries, members or fields that are read at once, and bytes of entries."""
+"""Entries, members or fields that are read at once of a key to be copied, and bytes of entries."""
 
 KEY_TYPES = ("string", "hash", "list", "set", "zset", "stream")
 
@@ -41,15 +41,19 @@ for i = 1, #KEYS, 2 do
   else redis.call('RENAME', KEYS[i], KEYS[i + 1]) end
 end
 return 1"""
-"""Gives all copies their names at once, or none where a name is taken. A hash that others use too is merged."""
+"""A script that gives all copies of keys their names at once, or none where a name is taken.
+
+A hash that others use too is merged.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class KeyContent:
-    """What a key holds: its kind, a digest of all of it, and in numbers: entries, groups and pending ones of a stream.
+    """A summary of what a key holds, to compare the key with its copy: its kind, a digest of all, and counts.
 
-    `size` counts members, fields, bytes of a string, or entries. `expires`: when it does, in milliseconds since 1970;
-    0: never. `deleted`: pending entries whose message is no more: no server gives them to anybody.
+    `size` counts members, fields, bytes of a string, or entries; `groups` and `pending` are a stream's. `expires`: when
+    the key does, in milliseconds since 1970; 0: never. `deleted`: pending entries whose message is no more: no server
+    gives them to anybody.
     """
 
     kind: str
@@ -76,14 +80,17 @@ def _scanned(connection: Connection, *command: bytes | str) -> Iterator[bytes]:
 
 
 def kind_of(connection: Connection, key: bytes) -> str:
-    """Tells a key's type, as TYPE does; `none`: it is not there. Raises RedisLost, RedisRefused."""
+    """Asks Redis for the type of a key to be copied, as TYPE does; `none`: the key is not there.
+
+    Raises RedisLost, RedisRefused.
+    """
     return str(connection.call("TYPE", key).decode())
 
 
 def held(connection: Connection, key: bytes, tend: Callable[[], object] = lambda: None) -> KeyContent | None:
-    """Reads all that a key holds, and sums it up; None: it is not there. `tend` is called between two pages.
+    """Reads all that a key holds, to compare it with its copy, and sums it up; None: the key is not there.
 
-    Raises RedisRefused for a type that is none of these, RedisLost.
+    `tend` is called between two pages. Raises RedisRefused for a type that is not in `KEY_TYPES`, RedisLost.
     """
     kind = kind_of(connection, key)
     if kind == "none":
@@ -101,7 +108,7 @@ def held(connection: Connection, key: bytes, tend: Callable[[], object] = lambda
 
 
 def _parts(connection: Connection, key: bytes, kind: str) -> Iterable[Sequence[bytes]]:
-    """What a key of these kinds holds, in an order that is the same on every server."""
+    """Reads what a key to be copied holds, but a stream, in an order that is the same on every server."""
     if kind == "string":
         return [(bytes(connection.call("GET", key) or b""),)]
     if kind == "list":
@@ -144,7 +151,7 @@ def _held_stream(connection: Connection, key: bytes, expires: int, tend: Callabl
 
 @dataclass(slots=True)
 class _Group:
-    """A consumer group as it stands; `pending`: ID, consumer, milliseconds since it was given, how often."""
+    """A consumer group of a stream to be copied; `pending`: ID, consumer, ms since it was given, how often."""
 
     name: bytes
     last: bytes
@@ -176,9 +183,9 @@ def _groups(connection: Connection, key: bytes) -> list[_Group]:
 def copy(
     source: Connection, target: Connection, key: bytes, to: bytes, tend: Callable[[], object] = lambda: None
 ) -> None:  # fmt: skip
-    """Copies what a key holds to a key `to` of another server, that is not there. `tend` is called between two pages.
+    """Copies what a key holds to a key `to` of another Redis server, which must not exist yet.
 
-    Raises RedisLost, RedisRefused.
+    `tend` is called between two pages. Raises RedisLost, RedisRefused.
     """
     kind = kind_of(source, key)
     expires = int(source.call("PEXPIRETIME", key))
@@ -204,7 +211,7 @@ def _copy_stream(
             target.calls(*(pack("XADD", to, raw_id, *fields) for raw_id, fields in rows))
         tend()
     about: dict[bytes, Any] = paired(source.call("XINFO", "STREAM", key))
-    if not about[b"length"]:  # a stream that holds nothing, and knows what it has held
+    if not about[b"length"]:  # XADD made no key, and an empty stream has counters too
         target.call("XGROUP", "CREATE", to, "made", "0", "MKSTREAM")
         target.call("XGROUP", "DESTROY", to, "made")
     target.call(

@@ -1,4 +1,4 @@
-"""Makes the bridge's connections to Redis, and says how long to wait before the next try."""
+"""Dials Redis for the bridge, by url or as the embedded server, and backs off between tries that fail."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from bridge.streams.embedded import embedded_server
 
 
 class Backoff:
-    """Waiting times between tries that fail: exponential, with jitter, from 50 ms to 5 s."""
+    """Exponential backoff with jitter between tries to reach Redis, from 50 ms to 5 s."""
 
     def __init__(self, first: float = 0.05, most: float = 5.0) -> None:
         self._first, self._most, self._tries = first, most, 0
 
     def next(self) -> float:
-        """Returns the seconds to wait before the next try, which grow with each call."""
+        """Returns the seconds to back off before the next try, which grow with each call."""
         wait = min(self._most, self._first * 2 ** min(self._tries, 16))
         self._tries += 1
         return float(wait * random.uniform(0.5, 1.0))
 
     def reset(self) -> None:
-        """Begins again at the shortest waiting time, after a try that worked."""
+        """Sets the backoff to its shortest time again, after a try that worked."""
         self._tries = 0
 
 
 def dialler(settings: Settings, *, timeout: float = 5.0, may_start: bool = True) -> Callable[[], Connection]:
-    """Returns the function by which this bridge connects: to the url, or to the embedded server.
+    """Returns the function by which the bridge dials Redis: the url of the settings, or the embedded server.
 
     The embedded server is started if it never was, and again if it died; but not for a command that only looks
     (`may_start` is False), which gets RedisLost.

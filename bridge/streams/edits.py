@@ -1,6 +1,6 @@
-"""What Redis keeps of edited logs: which stretches of a file were carried before, as another generation's.
+"""Keeps the edits of logs in the Redis hash `bridge:{S}:aligned`: which spans of a file were carried before.
 
-The ledger knows it; where that is lost, nothing else tells it, as the file of before is gone (`bridge:{S}:aligned`).
+The ledger knows the same; where the ledger is lost, nothing else tells it, as the earlier file is gone.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from bridge.streams.keys import Keys
 from bridge.streams.validation import WRONG, junk
 
 FIELD_SPANS = 1000
-"""Stretches in one field of the hash, at most."""
+"""Spans of an edited log in one field of the Redis hash, at most."""
 
 
 class LogEditRecord(NamedTuple):
-    """A generation of a log whose file took the place of generation `rewrites`.
+    """An edit of a log as Redis keeps it: a generation whose file took the place of generation `rewrites`.
 
     `stretches` of it were carried before, each as (start, end, generation, offset in that one, CRC-32), in file order.
     """
@@ -28,7 +28,7 @@ class LogEditRecord(NamedTuple):
 
 
 def packed(source: int, generation: int, edit: LogEditRecord) -> Iterator[bytes]:
-    """Makes the fields that hold an edit of the source of this number, in turn their names and values, for HSET."""
+    """Makes the fields for HSET that hold an edit of a log, names and values in turn; `source` is a number."""
     parts = max(1, -(-len(edit.stretches) // FIELD_SPANS))
     for n in range(parts):
         some = [*map(list, edit.stretches[n * FIELD_SPANS : (n + 1) * FIELD_SPANS])]
@@ -37,7 +37,7 @@ def packed(source: int, generation: int, edit: LogEditRecord) -> Iterator[bytes]
 
 
 def edits_of(connection: Connection, keys: Keys) -> dict[int, dict[int, LogEditRecord]]:
-    """Reads all edits of a stream's logs from Redis, by the source's number and generation.
+    """Reads all edits of a stream's logs from the Redis hash `bridge:{S}:aligned`, by source number and generation.
 
     An edit of which a part is missing is left out. Raises RedisLost, RedisRefused.
     """

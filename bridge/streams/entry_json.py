@@ -1,4 +1,4 @@
-"""Entries of a stream as JSON, for where they cannot be kept as lines of a log: quarantine and archive. Pure."""
+"""Packs entries of a stream as JSON, for quarantine and archive, where they cannot be lines of a log. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def pack_fields(fields: list[bytes]) -> bytes:
 
 
 def unpack_fields(raw: bytes) -> list[bytes]:
-    """Returns the fields and values of an entry from what `pack_fields` made. Raises ValueError: it was cut."""
+    """Returns the fields and values of an entry from the JSON of `pack_fields`. Raises ValueError: it was cut."""
     return [value.encode("utf-8", "surrogateescape") for value in json.loads(raw)]
 
 
@@ -24,5 +24,5 @@ def entry_as_json(entry: Entry) -> bytes:
 
 
 def fields_from_json(line: bytes) -> list[bytes]:
-    """Returns the fields and values of an entry that `entry_as_json` made a line of."""
+    """Returns the fields and values of an entry from the JSON line that `entry_as_json` made."""
     return [value.encode("utf-8", "surrogateescape") for value in json.loads(line)["fields"]]

@@ -1,4 +1,4 @@
-"""A stream for a person who reads along: its newest entries, and those that come."""
+"""Follows a stream for a person who reads along, as `tail` does: its newest entries, and those that come."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ from bridge.streams.reader import BlockingReader, Entry, entries, entries_back, 
 
 FOLLOW_BLOCK_MS = 1000
 PAUSES = (0.1, 0.3, 1.0)
-"""Seconds between tries to connect again; the last one stays."""
+"""Seconds between tries to connect again while a stream is followed; the last one stays."""
 
 
 @dataclass(frozen=True, slots=True)
 class EntryFilter:
-    """Entries from ID `since` on, below ID `until`, of one of these roles and types; empty: of any."""
+    """A filter for entries that a person follows: from ID `since` on, below ID `until`, of these roles and types.
+
+    Empty: of any.
+    """
 
     since: EntryId | None = None
     until: EntryId | None = None
@@ -27,7 +30,7 @@ class EntryFilter:
     types: frozenset[bytes] = frozenset()
 
     def has(self, entry: Entry) -> bool:
-        """Whether role and type are among those."""
+        """Whether an entry passes the filter by its role and type."""
         if not (self.roles or self.types):
             return True
         values = paired(entry.fields)
@@ -38,9 +41,9 @@ class EntryFilter:
 def newest(
     connection: Connection, stream: bytes, wanted: EntryFilter, count: int | None
 ) -> tuple[list[Entry], EntryId]:
-    """The last `count` entries (None: all) that are wanted, oldest first; and the ID behind which new ones come.
+    """Reads the last `count` entries (None: all) of a stream that pass the filter, oldest first, before following.
 
-    Raises RedisRefused (the key is no stream), RedisLost.
+    Returns also the ID behind which new entries come. Raises RedisRefused (the key is no stream), RedisLost.
     """
     last = stream_info(connection, stream).last_id
     top = last if wanted.until is None else min(last, before(wanted.until))
@@ -56,7 +59,10 @@ def follow(
     dial: Callable[[], Connection], keys: Keys, cursor: EntryId, wanted: EntryFilter, wait: Callable[[float], object],
     say: Callable[[str], None],
 ) -> Iterator[Entry]:  # fmt: skip
-    """Yields a stream's new entries behind `cursor`, without end; connects again, and says so, where Redis is lost."""
+    """Follows a stream: yields its new entries behind `cursor`, without end, as far as they pass the filter.
+
+    Where Redis is lost, it connects again and says so.
+    """
     tries = 0
     while True:
         connection = None

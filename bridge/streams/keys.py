@@ -1,16 +1,16 @@
-"""Every key the bridge touches (DESIGN §5.3), in one table. Braces keep a stream's keys in its cluster slot."""
+"""Names every Redis key the bridge touches (DESIGN §5.3). Braces keep a stream's keys in one cluster slot."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
 FORMAT = b"1"
-"""The layout version that `bridge:{S}:meta` carries."""
+"""The layout version of the bridge's keys, which `bridge:{S}:meta` carries."""
 
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """The Redis keys of one stream and of what the bridge keeps about it, as bytes."""
+    """The names of the Redis keys of one stream and of what the bridge keeps about the stream, as bytes."""
 
     stream: bytes
     meta: bytes
@@ -31,7 +31,7 @@ class Keys:
 
     @classmethod
     def of(cls, stream: str) -> Keys:
-        """Makes the table of Redis keys for stream `stream`."""
+        """Makes the names of the Redis keys for a stream."""
         s = stream.encode()
         names = ("meta", "checkpoint", "sources", "generations", "mirror", "late", "floor", "artifacts", "positions",
                  "producers", "trimmed", "aligned", "redacted", "lease", "retired")  # fmt: skip
@@ -39,10 +39,10 @@ class Keys:
 
     @property
     def own(self) -> tuple[bytes, ...]:
-        """The keys that the bridge needs while it carries a stream: all but the stream, and the word of its end."""
+        """The Redis keys that the bridge needs to carry a stream: all but the stream and `bridge:{S}:retired`."""
         return tuple(getattr(self, field.name) for field in fields(self) if field.name not in ("stream", "retired"))
 
 
 def health(instance: str) -> bytes:
-    """The Redis key of an instance's heartbeat."""
+    """Makes the name of the Redis key of an instance's heartbeat, `bridge:health:{instance}`."""
     return f"bridge:health:{instance}".encode()

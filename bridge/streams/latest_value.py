@@ -1,4 +1,7 @@
-"""The Redis hash that holds a state's latest value: all of it changes at once, and only from what was seen."""
+"""Reads and writes the Redis hash with a state's latest value: all of it at once, and only if nobody changed it.
+
+Somebody may change the hash between reading and writing; then nothing is written.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +21,15 @@ LIMIT = 1 << 28
 """Bytes of the largest value that a state may have."""
 
 IN_PASSING = 1 << 16
-"""Bytes of data that the server hashes for us at most: other clients wait meanwhile, a fifth of a millisecond."""
+"""Bytes of a state's data, at most, that the server hashes for the bridge.
+
+Other clients wait meanwhile, a fifth of a millisecond.
+"""
 
 
 @dataclass(frozen=True)
 class StateValue:
-    """The value of a state: its data, timestamp and role."""
+    """The latest value of a state: its data, timestamp and role."""
 
     data: bytes
     timestamp: bytes
@@ -31,20 +37,20 @@ class StateValue:
 
     @cached_property
     def sha256(self) -> bytes:
-        """The SHA-256 of a value's data, in hex."""
+        """The SHA-256 of the data of a state's value, in hex."""
         return hashlib.sha256(self.data).hexdigest().encode()
 
     @cached_property
     def sha1(self) -> bytes:
-        """The SHA-1 of a value's data, in hex, as the server takes it."""
+        """The SHA-1 of the data of a state's value, in hex, as the server computes it."""
         return hashlib.sha1(self.data, usedforsecurity=False).hexdigest().encode()
 
 
 class SeenValue(NamedTuple):
-    """What the hash of a state says of itself.
+    """What the Redis hash of a state's latest value says: digest, timestamp, role and size.
 
-    `kind` is its type, `none` where there is none; `size` that of its data, or -1. `sha1` of the data is empty where it
-    was not asked for, or they are too long to be hashed in passing.
+    `kind` is the key's type, `none` where there is no key; `size` that of the data, or -1. `sha1` of the data is empty
+    where it was not asked for, or the data are too long for the server to hash.
     """
 
     kind: bytes
@@ -55,21 +61,24 @@ class SeenValue(NamedTuple):
     sha1: bytes = b""
 
     def says(self, value: StateValue) -> bool:
-        """Whether the hash of a state says what a hash of this value does, as far as the hash was asked."""
+        """Whether the Redis hash of a state holds this value, as far as the hash was read."""
         said = (self.sha256, self.timestamp, self.role, self.size)
         if said != (value.sha256, value.timestamp, value.role, len(value.data)):
             return False
         return not self.sha1 or self.sha1 == value.sha1
 
     def differs(self, before: SeenValue, *, deep: bool) -> bool:
-        """Whether the hash of a state may hold another value than before; long data that are due are read to know."""
+        """Whether the Redis hash of a state may hold another value than before.
+
+        With `deep`, data too long for the server's digest count as different, so that they are read.
+        """
         if self.sha1 and before.sha1 and self.sha1 != before.sha1:
             return True
         return self[:-1] != before[:-1] or (deep and not self.sha1)
 
 
 def key_of(keys: Keys, name: bytes) -> bytes:
-    """The key of the Redis hash that holds the state of this name."""
+    """Makes the key of the Redis hash that holds the latest value of a state."""
     return b"bridge:{%b}:state:%b" % (keys.stream, name)
 
 
@@ -83,9 +92,9 @@ return {kind, said[1] or '', said[2] or '', said[3] or '', size, sha1}"""
 
 
 def look(connection: Connection, keys: Keys, names: Sequence[tuple[bytes, bool]]) -> dict[bytes, SeenValue]:
-    """Reads what the hashes of these states say; of those with True, the digest of their data too, if they are short.
+    """Reads from Redis what the hashes of these states' latest values say: digest, timestamp, role and size.
 
-    Raises RedisRefused, RedisLost.
+    For a state with True, also the server's digest of its data, if they are short. Raises RedisRefused, RedisLost.
     """
     if not names:
         return {}
@@ -94,9 +103,9 @@ def look(connection: Connection, keys: Keys, names: Sequence[tuple[bytes, bool]]
 
 
 def read(connection: Connection, keys: Keys, name: bytes) -> tuple[StateValue, bytes] | None:
-    """Reads a state's value, and what its hash says the SHA-256 is; None: there is no value.
+    """Reads a state's latest value from its Redis hash, and the SHA-256 that the hash says; None: there is no value.
 
-    Where the hash says nothing, that is the SHA-256 of its data.
+    Where the hash says no SHA-256, that of its data. Raises RedisLost, RedisRefused.
     """
     raw = connection.call("HGETALL", key_of(keys, name))
     found = paired(raw)
@@ -110,12 +119,13 @@ def put(
     connection: Connection, keys: Keys, mine: tuple[bytes, bytes], name: bytes, value: StateValue, notify: bytes, *,
     fields: list[bytes] | None = None, only_entry: bool = False, above: int = 0,
 ) -> tuple[bool, EntryId | None, int]:  # fmt: skip
-    """Sets the hash of a state to `value`, with an entry of these fields if there are any, in one transaction.
+    """Sets the Redis hash of a state to its latest value, with an entry of these fields if any, in one transaction.
 
-    Nothing is done where the hash is so already; an entry that was added says so in the hash, so it is added once.
-    `only_entry`: the hash is the owner's and stays as it is, but for that word. `\\0version` in a field is this write's
-    number, which is higher than `above`. Returns False where somebody else wrote meanwhile, or carries the stream (try
-    again), the entry's ID, and the number. Raises RedisRefused, RedisLost.
+    Nothing is done where the hash is so already; an entry that was added is noted in the hash (`entered`), so it is
+    added once. `mine` is the owner and nonce that `meta` must have. `only_entry`: the hash is its owner's and stays as
+    it is, but for that note. `\\0version` in a field is this write's number, which is higher than `above`. Returns
+    False where somebody else wrote meanwhile, or carries the stream (try again), the entry's ID, and the number. Raises
+    RedisRefused, RedisLost.
     """
     key, digest = key_of(keys, name), value.sha256
     replies = connection.calls(

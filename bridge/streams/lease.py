@@ -1,7 +1,7 @@
-"""The lease says who carries a stream just now: one process, for ten seconds at a time (DESIGN §5.3, `lease`).
+"""Takes, renews and releases the lease on a stream: one process carries it, for ten seconds at a time (DESIGN §5.3).
 
-`meta.nonce` is this process's: what it writes is guarded by it, so a process that slept while another took over writes
-nothing any more, whatever its clock says.
+`meta.nonce` is that process's: its writes are guarded by the nonce, so a process that slept while another took the
+lease over writes nothing any more, whatever its clock says.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from bridge.streams.stream_metadata import StreamMetadata, read_books
 from bridge.streams.validation import a_target, checked
 
 LASTS_MS = 10_000
-"""Milliseconds that a lease holds; the process that carries renews it every two seconds."""
+"""Milliseconds that a lease on a stream holds; the process that carries renews it every two seconds."""
 
 _TAKE = b"""if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
@@ -48,7 +48,7 @@ return 1"""
 
 @dataclass(frozen=True, slots=True)
 class LeaseHolder:
-    """A process that carries a stream: where it runs, and on which state directory (device and inode)."""
+    """The holder of a lease: a process that carries a stream, its host, and its state directory (device and inode)."""
 
     nonce: str
     host: str
@@ -65,7 +65,7 @@ class LeaseHolder:
 
     @classmethod
     def parsed(cls, raw: bytes) -> LeaseHolder | None:
-        """Parses who holds the lease on a stream, as Redis has it in JSON; None where that is no such thing."""
+        """Parses the holder of a lease from its JSON in Redis; None where that is no such thing."""
         try:
             facts = json.loads(raw)
             return cls(str(facts["nonce"]), str(facts["host"]), str(facts["boot"]), int(facts["device"]),
@@ -74,11 +74,14 @@ class LeaseHolder:
             return None
 
     def to_json(self) -> bytes:
-        """The holder of a lease as the lease in Redis holds it."""
+        """Makes the JSON of a lease's holder, as the lease in Redis has it."""
         return json.dumps(asdict(self)).encode()
 
     def same_place(self, other: LeaseHolder) -> bool:
-        """Whether two holders work on one state directory: whoever has its lock knows that the other has ended."""
+        """Whether two holders of a lease work on one state directory.
+
+        Whoever has the directory's lock knows that the other has ended.
+        """
         return (self.host, self.boot, self.device, self.inode) == (other.host, other.boot, other.device, other.inode)
 
     @property
@@ -89,7 +92,7 @@ class LeaseHolder:
 
 @functools.cache
 def boot_id() -> str:
-    """Tells which start of this machine it is; empty where the system does not tell."""
+    """Returns the ID of this machine's boot, by which lease holders are compared; empty where it is not told."""
     try:
         if sys.platform == "darwin":
             asked = ["sysctl", "-n", "kern.bootsessionuuid"]
@@ -101,7 +104,7 @@ def boot_id() -> str:
 
 @dataclass(frozen=True, slots=True)
 class LeaseState:
-    """What Redis says of who carries a stream: lease, holder, nonce, timeline, what was mirrored, and the last ID."""
+    """The state of a stream's lease in Redis: lease, holder, nonce, timeline, newest mirrored entry, and last ID."""
 
     lease: bytes
     holder: LeaseHolder | None
@@ -112,7 +115,7 @@ class LeaseState:
 
 
 def standing(connection: Connection, keys: Keys) -> LeaseState:
-    """Reads what Redis says of who carries the stream, in one go. Raises RedisLost, RedisRefused."""
+    """Reads the state of a stream's lease from Redis, in one go. Raises RedisLost, RedisRefused."""
     connection.send(
         pack("GET", keys.lease) + pack("HMGET", keys.meta, "nonce", "timeline") + pack("HGETALL", keys.mirror)
         + pack("XINFO", "STREAM", keys.stream)
@@ -131,10 +134,10 @@ def standing(connection: Connection, keys: Keys) -> LeaseState:
 
 
 def take(connection: Connection, keys: Keys, mine: LeaseHolder, found: bytes, timeline: str | None) -> bool:
-    """Takes the lease on the stream, if it is still as it was `found`; else returns False.
+    """Takes the lease on the stream in Redis, if it is still as it was `found`; else returns False.
 
-    The nonce is left alone, so that nothing is written, where Redis holds another timeline than the one that the
-    ledger knows; None: it knows none. Raises RedisLost, RedisRefused.
+    The nonce is left alone, so that nothing is written, where Redis holds another timeline than the one that the ledger
+    knows; None: it knows none. Raises RedisLost, RedisRefused.
     """
     known = [timeline] if timeline is not None else []
     done = connection.call(
@@ -144,15 +147,16 @@ def take(connection: Connection, keys: Keys, mine: LeaseHolder, found: bytes, ti
 
 
 def writing(keys: Keys, nonce: str, command: str, key: bytes, *args: bytes | str | int) -> bytes:
-    """Packs a command on one of the bridge's keys that does nothing, and answers 0, unless this process's nonce stands.
+    """Packs a command on one of the bridge's keys that is run only while this process's nonce stands, else answers 0.
 
-    It does not where another process took over, or where Redis holds other data than those this process compared.
+    The nonce does not stand where another process took the lease over, or where Redis holds other data than those this
+    process compared.
     """
     return pack("EVAL", _WRITE, 2, keys.meta, key, nonce, command, *args)
 
 
 def watch(connection: Connection, keys: Keys) -> None:
-    """Watches `meta`, so that `unchanged` tells whether all that is read until then is of the same data.
+    """Watches the stream's `meta` in Redis: `unchanged` then tells whether all that was read is of the same data.
 
     A server that holds other data for a moment (SWAPDB, FLUSHALL, a resynchronisation) touches what is watched.
     """
@@ -160,15 +164,15 @@ def watch(connection: Connection, keys: Keys) -> None:
 
 
 def unchanged(connection: Connection, keys: Keys) -> bool:
-    """Whether Redis held the same data all the time since `meta` was watched; it is watched no more."""
+    """Whether Redis held the same data of the stream since its `meta` was watched; ends the WATCH."""
     return connection.calls(pack("MULTI"), pack("HGET", keys.meta, "nonce"), pack("EXEC"))[-1] is not None
 
 
 def take_anew(connection: Connection, keys: Keys, mine: LeaseHolder, books: StreamMetadata) -> bool:
-    """Takes the lease on the stream under another nonce, if the bridge's books of it are still these; else False.
+    """Takes the lease on the stream under a new nonce, if the stream's metadata is still as in `books`; else False.
 
-    The nonce names the timeline that begins here: data without it are of before, or of beside, and are compared anew.
-    Raises RedisLost, RedisRefused.
+    The nonce names the timeline that begins here: data without it are from before, or from a fork, and are compared
+    anew. Raises RedisLost, RedisRefused.
     """
     connection.calls(pack("WATCH", keys.meta, keys.checkpoint, keys.generations))
     if not read_books(connection, keys).of_the_same(books):
@@ -182,7 +186,7 @@ def take_anew(connection: Connection, keys: Keys, mine: LeaseHolder, books: Stre
 
 
 def renew(connection: Connection, keys: Keys, mine: LeaseHolder) -> bool:
-    """Holds the lease on the stream for ten seconds more; False when another process took over.
+    """Renews the lease on the stream for ten seconds more; False when another process took over.
 
     Raises RedisLost, RedisRefused.
     """
@@ -192,5 +196,5 @@ def renew(connection: Connection, keys: Keys, mine: LeaseHolder) -> bool:
 
 
 def release(connection: Connection, keys: Keys, nonce: str) -> None:
-    """Gives the lease on the stream back, if this process's nonce is still there. Raises RedisLost, RedisRefused."""
+    """Releases the lease on the stream, if this process's nonce is still there. Raises RedisLost, RedisRefused."""
     connection.call("EVAL", _RELEASE, 2, keys.lease, keys.meta, nonce.encode())

@@ -1,4 +1,4 @@
-"""Reading streams: blocking after a cursor, forwards, backwards, and what the server knows about one."""
+"""Reads streams: blocking after a cursor, forwards, backwards, by ID; and what the server knows about a stream."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from bridge.streams.keys import Keys
 from bridge.streams.resp import pack
 
 READER_PAGE_BYTES, AT_ONCE = 1 << 20, 500
-"""About how many bytes a page of entries has; and how many entries are asked for by their IDs at once."""
+"""About how many bytes a page of entries has; and how many entries the reader asks for by their IDs at once."""
 
 
 class Entry(NamedTuple):
-    """One entry of a stream: its ID, and field, value, field, value … as they stand."""
+    """An entry of a stream as the reader has it: its ID, and field, value, field, value … as they stand."""
 
     id: EntryId
     fields: list[bytes]
@@ -41,7 +41,7 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StreamInfo:
-    """XINFO STREAM, as far as the bridge cares. A stream that does not exist has last ID 0-0 and 0 added.
+    """The facts about a stream from XINFO STREAM; a stream that does not exist has last ID 0-0 and 0 added.
 
     `first_id` is its oldest entry's, 0-0 when it holds none.
     """
@@ -56,13 +56,16 @@ class StreamInfo:
 
 
 def stream_info(connection: Connection, stream: bytes) -> StreamInfo:
-    """Asks the server what it knows about a stream. Raises RedisRefused (WRONGTYPE) when the key is no stream."""
+    """Asks the server for the facts about a stream (XINFO STREAM).
+
+    Raises RedisRefused (WRONGTYPE): the key is no stream.
+    """
     connection.send(pack("XINFO", "STREAM", stream))
     return to_info(connection.read(), stream)
 
 
 def to_info(reply: Reply, stream: bytes) -> StreamInfo:
-    """Turns an XINFO STREAM reply into facts; "no such key" is an answer, not an error."""
+    """Turns an XINFO STREAM reply into the facts about a stream; "no such key" is an answer, not an error."""
     if isinstance(reply, Refusal):
         if "no such key" in str(reply):
             return StreamInfo(False, ZERO_ID, 0, 0)
@@ -88,7 +91,7 @@ class ServerMemory:
 
 
 class GroupInfo(NamedTuple):
-    """A consumer group, as XINFO GROUPS has it. `lag` is None where the server cannot tell it."""
+    """A consumer group of a stream, as XINFO GROUPS has it. `lag` is None where the server cannot tell it."""
 
     name: bytes
     last: EntryId
@@ -114,13 +117,13 @@ def groups_of(connection: Connection, stream: bytes) -> list[GroupInfo]:
 
 
 def server_info(connection: Connection, *sections: str) -> dict[str, str]:
-    """Reads sections of the server's INFO as facts by name. Raises RedisLost, RedisRefused."""
+    """Reads sections of the Redis server's INFO as facts by name. Raises RedisLost, RedisRefused."""
     text = connection.call("INFO", *sections).decode(errors="replace")
     return dict(line.split(":", 1) for line in text.splitlines() if ":" in line and not line.startswith("#"))
 
 
 def room(connection: Connection) -> ServerMemory:
-    """Reads what INFO says about the server's memory. Raises RedisLost, RedisRefused."""
+    """Reads from INFO the memory of the Redis server. Raises RedisLost, RedisRefused."""
     facts = server_info(connection, "memory")
     return ServerMemory(
         int(facts.get("used_memory", 0)), int(facts.get("maxmemory", 0)), int(facts.get("total_system_memory", 0)),
@@ -130,7 +133,10 @@ def room(connection: Connection) -> ServerMemory:
 
 @dataclass(frozen=True, slots=True)
 class Durability:
-    """Whether a server keeps an append-only file, which keys it may throw away (empty: none), what fails of saving."""
+    """How durably a Redis server keeps its data: append-only file or not, eviction, and failing saves.
+
+    `evicts` is the policy by which it may throw keys away; empty: none.
+    """
 
     aof: bool
     evicts: str
@@ -138,7 +144,7 @@ class Durability:
 
 
 def durability(connection: Connection) -> Durability:
-    """Reads what INFO says about how the server keeps its data. Raises RedisLost, RedisRefused."""
+    """Reads from INFO how durably the Redis server keeps its data. Raises RedisLost, RedisRefused."""
     memory, facts = room(connection), server_info(connection, "persistence")
     statuses = ("aof_last_write_status", "aof_last_bgrewrite_status", "rdb_last_bgsave_status")
     failing = [f"{name} is {facts[name]}" for name in statuses if facts.get(name, "ok") != "ok"]
@@ -147,15 +153,17 @@ def durability(connection: Connection) -> Durability:
 
 
 def to_entries(rows: Reply) -> list[Entry]:
-    """Turns an XRANGE reply into entries; one that was deleted while it was read has no fields and is left out."""
+    """Turns an XRANGE reply into entries; an entry that was deleted while it was read has no fields and is left out."""
     whole = [row for row in rows or () if row[1] is not None]
     return list(map(Entry, parse_ids([row[0] for row in whole]), [row[1] for row in whole]))
 
 
 @dataclass(slots=True)
 class RidingCommand:
-    """A packed command sent along with the request for each page; `reply` is its answer, as of just after the page was
-    read."""
+    """A packed command that the reader sends along with the request for each page of a stream.
+
+    `reply` is its answer, as of just after the page was read.
+    """
 
     command: bytes
     reply: Reply = None
@@ -165,11 +173,11 @@ def pages(
     connection: Connection, stream: bytes, start: bytes, end: bytes, page: int, *, most_bytes: int = 0,
     beside: RidingCommand | None = None,
 ) -> Generator[list[Reply], None, None]:  # fmt: skip
-    """Reads a stream in XRANGE replies of `page` entries.
+    """Reads a stream in pages, XRANGE replies of `page` entries at most.
 
-    The next reply is asked for before this one is looked at, so that the server works meanwhile; the connection is of
-    no other use until the iteration is over. A reply has about `most_bytes` at most (a megabyte, where none are said):
-    where entries are long, it has fewer.
+    The next page is asked for before this one is looked at, so that the server works meanwhile; the connection is of no
+    other use until the iteration is over. A page has about `most_bytes` at most (a megabyte, where none are said):
+    where entries are long, it has fewer. `beside` is sent along with each request.
     """
     budget, most_bytes = connection.budget, most_bytes or READER_PAGE_BYTES
     asked, also = budget.first(page), beside.command if beside else b""
@@ -232,7 +240,7 @@ def entries_back(
 def file_born(
     connection: Connection, stream: bytes, start: bytes = b"-", *, page: int = 1000
 ) -> Iterator[tuple[Entry, Origin]]:
-    """Reads the file-born entries of a stream from `start` on, in order, with their origins; quick over the others."""
+    """Reads the file-born entries of a stream from `start` on, in order, with their origins; passes others quickly."""
     for rows in pages(connection, stream, start, b"+", page):
         for raw_id, fields in rows:
             if fields is not None and ORIGIN_FIELD in fields:
@@ -244,12 +252,12 @@ def file_born(
 
 
 def origins_taken(connection: Connection, keys: Keys, origins: set[bytes]) -> set[bytes]:
-    """Tells which of these origins an entry of the stream has already. Raises RedisLost, RedisRefused."""
+    """Finds those of these origins that an entry of the stream has already. Raises RedisLost, RedisRefused."""
     return {raw for entry, _ in file_born(connection, keys.stream) if (raw := entry.origin()) in origins and raw}
 
 
 def existing(connection: Connection, stream: bytes, ids: list[EntryId]) -> dict[EntryId, list[bytes]]:
-    """Reads those of these entries that stand in the stream, and returns their fields by ID."""
+    """Reads by their IDs those of these entries that stand in the stream, and returns their fields by ID."""
     standing: dict[EntryId, list[bytes]] = {}
     budget, at = connection.budget, 0
     asked = budget.first(AT_ONCE)
@@ -266,9 +274,9 @@ def existing(connection: Connection, stream: bytes, ids: list[EntryId]) -> dict[
 
 
 class BlockingReader:
-    """Reads a stream with XREAD BLOCK after a cursor.
+    """Reads a stream with XREAD BLOCK after a cursor: `ask`, then `answer`.
 
-    Who carries the stream is read in the same buffer, so it is known as of these entries.
+    Who carries the stream is read in the same write, so it is known as of these entries.
     """
 
     def __init__(self, connection: Connection, keys: Keys) -> None:
@@ -279,11 +287,11 @@ class BlockingReader:
 
     @property
     def asked(self) -> bool:
-        """Whether a request for entries is under way."""
+        """Whether a blocking request for entries of the stream is under way."""
         return bool(self._owed)
 
     def ask(self, cursor: EntryId, *, count: int, block_ms: int, before: list[bytes]) -> None:
-        """Asks for the stream's entries after the cursor.
+        """Asks Redis for the stream's entries after the cursor (XREAD), without waiting for them.
 
         `answer` waits for them up to `block_ms`, 0: takes what is there. `before` is packed commands that go out in the
         same write. The connection's timeout must exceed `block_ms`. Raises RedisLost.
@@ -297,10 +305,10 @@ class BlockingReader:
         self._owed = len(before) + 2
 
     def answer(self) -> tuple[list[Entry], tuple[bytes | None, bytes | None], int]:
-        """Waits for the entries that were asked for.
+        """Waits for the entries of the stream that `ask` asked for, and returns them.
 
-        Returns them, the ledger that owns the stream and the nonce of who carries it, and the answer's size in bytes.
-        Raises RedisRefused, RedisLost.
+        With them the ledger that owns the stream and the nonce of the process that carries it, and the answer's size in
+        bytes. Raises RedisRefused, RedisLost.
         """
         begun = self._connection.received
         try:

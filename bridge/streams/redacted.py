@@ -1,6 +1,6 @@
-"""What Redis keeps of entries that were deleted on purpose, so that a ledger which is lost can be rebuilt with it.
+"""Keeps in the Redis hash `bridge:{S}:redacted` the entries deleted on purpose, so that a lost ledger can be rebuilt.
 
-A hash, `bridge:{S}:redacted`: by the entry's ID, JSON of where its line was sent from, its length and digest.
+By the entry's ID, JSON of where its line was sent from, its length and digest.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ from bridge.streams.validation import WRONG, junk
 
 
 class RedactedEntry(NamedTuple):
-    """An entry that was deleted on purpose, and its line in the log `name`, which was sent from there; empty: none."""
+    """A redacted entry, deleted on purpose, and its line in the log `name`; empty: no line.
+
+    The line was sent from `offset` of `generation`.
+    """
 
     entry: EntryId
     name: str
@@ -28,14 +31,14 @@ class RedactedEntry(NamedTuple):
 
 
 def write_deleted(connection: Connection, keys: Keys, deleted: Iterable[RedactedEntry]) -> None:
-    """Writes entries that were, or will be, deleted on purpose into Redis. Raises RedisLost, RedisRefused."""
+    """Writes redacted entries, deleted on purpose or about to be, into Redis. Raises RedisLost, RedisRefused."""
     parts = [part for gone in deleted for part in (format_id(gone.entry), json.dumps(gone[1:]))]
     if parts:
         connection.calls(pack("HSET", keys.redacted, *parts))
 
 
 def read_deleted(connection: Connection, keys: Keys) -> list[RedactedEntry]:
-    """Reads the entries of a stream that were deleted on purpose. Raises RedisLost, RedisRefused."""
+    """Reads the redacted entries of a stream, deleted on purpose, from Redis. Raises RedisLost, RedisRefused."""
     found, reply = [], connection.call("HGETALL", keys.redacted)
     for field, raw in zip(reply[::2], reply[1::2], strict=True):
         try:

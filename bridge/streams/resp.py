@@ -1,4 +1,4 @@
-"""RESP2 requests, packed by hand: a batch of XADDs is one `%` an entry and one join."""
+"""Packs RESP2 requests by hand: a batch of XADDs is one `%` an entry and one join."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from bridge.core.model import ORIGIN_FIELD
 
 
 def pack(*args: bytes | str | int) -> bytes:
-    """One command."""
+    """Packs one Redis command as a RESP2 request."""
     parts = [b"*%d\r\n" % len(args)]
     for arg in args:
         raw = arg if isinstance(arg, bytes) else str(arg).encode()
@@ -23,16 +23,19 @@ def _bulk(raw: bytes) -> bytes:
 
 Places = Sequence[int] | Sequence[bytes]
 Packer = Callable[[Sequence[Sequence[bytes]], Sequence[int] | None, bytes | None, Places, bool], bytes]
-"""(rows, milliseconds for explicit IDs or None for `*`, the origins' prefix, their offsets, whether the stream exists)
-→ packed XADDs. Without a prefix whole origins stand for the offsets. Into a stream that exists `*` goes with
-NOMKSTREAM: a deleted one must not begin in its middle."""
+"""A function that packs a batch of entries as XADDs in RESP2.
+
+(rows, milliseconds for explicit IDs or None for `*`, the origins' prefix, their offsets, whether the stream exists) →
+packed XADDs. Without a prefix whole origins stand for the offsets. Into a stream that exists `*` goes with NOMKSTREAM:
+a deleted one must not begin in its middle.
+"""
 
 
 def entry_packer(stream: bytes, fields: tuple[bytes, ...]) -> Packer:
-    """A packer for entries of these fields, `origin` last.
+    """Makes a function that packs entries of these fields, `origin` last, as XADDs in RESP2.
 
-    What is the same in a whole batch is folded into one template, the lengths of IDs and origins too, so that an
-    entry costs one formatting.
+    What is the same in a whole batch is folded into one template, the lengths of IDs and origins too, so that an entry
+    costs one formatting.
     """
     slot = b"$%d\r\n%b\r\n"
     make = b"*%d\r\n" % (3 + 2 * (len(fields) + 1)) + _bulk(b"XADD") + _bulk(stream)
@@ -77,7 +80,10 @@ def entry_packer(stream: bytes, fields: tuple[bytes, ...]) -> Packer:
 
 
 def _same_width(values: Places, at: int) -> int:
-    """The end of the run, from `at`, of ascending numbers with as many digits as the first, or of texts as long."""
+    """Finds the end of the run, from `at`, of numbers with as many digits as the first, or of texts as long.
+
+    The numbers ascend.
+    """
     first = values[at]
     if isinstance(first, bytes):
         width = len(first)

@@ -1,7 +1,8 @@
-"""What `bridge:{S}:retired` says: the migration of a stream has ended, and no program may fall back to its files.
+"""Reads and writes the Redis key `bridge:{S}:retired`: a stream's migration has ended, and its files are dead.
 
-It is the one key of ours that outlives `bridge purge` (DESIGN P10, §5.3). Whatever it holds, it says that; what it
-holds tells who ended it and when, and how far each file was carried, for whoever has no ledger any more.
+No program may fall back to the files. It is the one key of the bridge that outlives `bridge purge` (DESIGN P10, §5.3).
+Whatever it holds, it says that; what it holds tells who ended it and when, and how far each file was carried, for
+whoever has no ledger any more.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from bridge.streams.keys import Keys
 
 @dataclass(frozen=True, slots=True)
 class Retirement:
-    """The end of a stream's migration: who retired which mapping, when (`at`, seconds since 1970), at which last entry.
+    """The retirement of a stream: who retired which mapping, when (`at`, seconds since 1970), at which last entry.
 
     `files`: the checkpoint of each file as JSON, as `bridge:{S}:checkpoint` has it, with the source's `number`.
     `groups`: the consumer groups that the stream had, by which a component that was here is told from one that comes
@@ -34,19 +35,22 @@ class Retirement:
     components: Mapping[str, int] = field(default_factory=dict)
 
     def said(self) -> str:
-        """The end of a migration in words: who, and when (UTC)."""
+        """The retirement of a stream in words: who, and when (UTC)."""
         when = time.strftime(", %Y-%m-%dT%H:%M:%SZ", time.gmtime(self.at)) if self.at else ""
         return f"{self.who}{when}"
 
     def to_json(self) -> bytes:
-        """The end of a migration as Redis keeps it."""
+        """Makes the JSON of a stream's retirement, as `bridge:{S}:retired` holds it."""
         told = {"mapping": self.mapping, "who": self.who, "at": self.at, "last": format_id(self.last).decode()}
         more = {"files": dict(self.files), "groups": list(self.groups), "components": dict(self.components)}
         return json.dumps(told | more).encode()
 
     @classmethod
     def from_json(cls, raw: bytes) -> Retirement:
-        """Parses what Redis says of the end of a migration; what somebody else wrote there says that it has ended."""
+        """Parses the retirement of a stream from `bridge:{S}:retired`.
+
+        What somebody else wrote there says that the stream is retired as well.
+        """
         try:
             said = json.loads(raw)
             files = {str(name): str(stored) for name, stored in said["files"].items()}
@@ -60,13 +64,13 @@ class Retirement:
 
 
 def ending_of(connection: Connection, keys: Keys) -> Retirement | None:
-    """Reads whether and how a stream's migration has ended; None: it has not. Raises RedisLost, RedisRefused."""
+    """Reads from Redis the retirement of a stream; None: the stream is not retired. Raises RedisLost, RedisRefused."""
     raw = connection.call("GET", keys.retired)
     return None if raw is None else Retirement.from_json(bytes(raw))
 
 
 def note_ending(connection: Connection, keys: Keys, ending: Retirement) -> bool:
-    """Tells Redis that a stream's migration has ended, unless it knows; returns whether it did not.
+    """Writes the retirement of a stream into Redis, unless one is there; returns whether it wrote.
 
     Raises RedisLost, RedisRefused.
     """

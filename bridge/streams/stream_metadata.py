@@ -1,4 +1,4 @@
-"""What the bridge keeps in Redis about one stream (DESIGN §5.3), read in one go."""
+"""Reads the stream metadata: all that the bridge keeps in Redis about one stream (DESIGN §5.3), in one go."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bridge.streams.validation import a_checkpoint, a_generation, a_target, chec
 
 @dataclass(frozen=True, slots=True)
 class StreamMetadata:
-    """All the bridge keeps in Redis about one stream, read in one go."""
+    """The stream metadata that the bridge keeps in Redis about one stream, as it was read in one go."""
 
     meta: dict[bytes, bytes]
     checkpoint: dict[bytes, bytes]
@@ -28,27 +28,30 @@ class StreamMetadata:
 
     @property
     def timeline(self) -> str:
-        """The nonce under which the last loss of these data was settled, as `meta` has it; empty before any."""
+        """The nonce under which the last loss of the stream's data was settled, as `meta` has it; empty: no loss."""
         return self.meta.get(b"timeline", b"").decode(errors="replace")
 
     def of_the_same(self, other: StreamMetadata) -> bool:
-        """Whether these are what forward alone writes of the same stream: the mirror and trimming go on meanwhile."""
+        """Whether two readings of a stream's metadata agree in what forward alone writes.
+
+        The mirror and trimming go on meanwhile, so their keys may differ.
+        """
         mine, theirs = ((books.meta, books.checkpoint, books.generations) for books in (self, other))
         return mine == theirs
 
     def number_for(self, name: bytes, taken: Collection[int]) -> int:
-        """Returns the short number that stands for a source in origins: as Redis has it, or one above all `taken`."""
+        """Returns the number that stands for a source in origins: as Redis has it, or one above all `taken`."""
         found = self.sources.get(name)
         return int(found) if found is not None else max(taken, default=0) + 1
 
     def batch(self, path: str) -> int:
-        """The number of the last batch of a folder's messages that Redis holds; 0 when there was none."""
+        """The number of the last batch of a folder's messages, by its checkpoint in Redis; 0: there was none."""
         stored = self.checkpoint.get(os.fsencode(path))
         return Checkpoint.from_json(stored).generation if stored else 0
 
 
 def read_books(connection: Connection, keys: Keys) -> StreamMetadata:
-    """Reads the books that the bridge keeps in Redis about a stream.
+    """Reads the stream metadata that the bridge keeps in Redis about a stream.
 
     Raises RedisRefused when one of the bridge's keys has another type, or holds what the bridge never wrote.
     """
@@ -56,10 +59,10 @@ def read_books(connection: Connection, keys: Keys) -> StreamMetadata:
 
 
 def read_stream(connection: Connection, keys: Keys) -> tuple[StreamInfo, StreamMetadata]:
-    """Reads, at one moment, what the server knows of a stream and what the bridge keeps in Redis about it.
+    """Reads, at one moment, the facts about a stream (XINFO STREAM) and the bridge's stream metadata.
 
     `meta` is watched from there on, and nothing else: `lease.unchanged` tells whether what is read behind this is of
-    the same data. Raises NotYet where it became other data at once, and as `read_books`.
+    the same data. Raises NotYet where the stream became another one meanwhile, and what `read_books` raises.
     """
     where = keys.stream.decode(errors="replace")
     asked = (pack("XINFO", "STREAM", keys.stream), *_reads_of_books(keys))

@@ -1,4 +1,4 @@
-"""Trimming on purpose: the floor is set first, then what stands below it goes, a few nodes of the stream at a time.
+"""Trims a stream on purpose: sets the floor first, then removes what stands below it, a few stream nodes at a time.
 
 The floor is the ID below which entries were trimmed on purpose: who compares or fills again looks at nothing below it,
 be it gone yet or not. So a trim that dies in between is finished by whoever comes next.
@@ -20,10 +20,10 @@ from bridge.streams.resp import pack
 from bridge.streams.validation import parsed
 
 STEP = 1000
-"""Entries that one command removes, at most: under a millisecond of the server's time."""
+"""Entries that one trim command removes, at most: under a millisecond of the server's time."""
 
-# What a group was not given yet, or did not acknowledge, is looked for in the moment the floor is set: a group may
-# have been made, or set back, since anybody looked.
+# The script that sets the floor also looks for entries that a consumer group still needs: a group may have been made,
+# or set back, since anybody looked.
 _SET = b"""local function less(a, b)
   if #a ~= #b then return #a < #b end
   return a < b
@@ -64,8 +64,7 @@ return gone"""
 
 
 class TrimmedSource(NamedTuple):
-    """What went of one source in trims: mirrored lines before `stays`, its own up to the one at `low`, and those at
-    `beyond`.
+    """The trimmed lines of one source: mirrored ones before `stays`, its own up to `low`, and those at `beyond`.
 
     The sides interleave differently: `low` is before `stays`, and behind that stand some whose entries went earlier.
     """
@@ -76,7 +75,7 @@ class TrimmedSource(NamedTuple):
 
     @classmethod
     def of(cls, positions: Iterable[Position], stays: Position | None, end: Position | None = None) -> TrimmedSource:
-        """Sums up the lines of a source that went in a trim.
+        """Sums up the positions of a source's own lines that a trim removed.
 
         `stays`: the first mirrored line that stays; None: all went up to `end`.
         """
@@ -85,19 +84,19 @@ class TrimmedSource(NamedTuple):
         return cls(max(low, default=None), tuple(beyond), stays if stays is not None else end)
 
     def has(self, at: Position) -> bool:
-        """Whether the line at this position went in a trim, if no entry that stands claims it."""
+        """Whether the line at this position was trimmed, if no entry that stands claims it."""
         own = self.low is not None and at <= self.low
         return own or (self.stays is not None and at < self.stays) or at in self.beyond
 
     @property
     def positions(self) -> list[Position]:
-        """All positions of a source's own lines that are named as gone: `low`, and `beyond`."""
+        """All positions of a source's own trimmed lines that are named: `low`, and `beyond`."""
         return [*([self.low] if self.low is not None else []), *self.beyond]
 
 
 @dataclass(frozen=True, slots=True)
 class TrimState:
-    """What was trimmed of a stream on purpose: all below `floor` (0-0: nothing), `count` entries so far.
+    """The trim state of a stream: all below `floor` was trimmed on purpose (0-0: nothing), `count` entries so far.
 
     `origins`: which lines of each source, by number, went with their entries. `base`: the position on both sides that
     the floor stands for, as parity noted it; None of a stream whose files have no order.
@@ -109,18 +108,18 @@ class TrimState:
     base: dict[str, Any] | None = None
 
     def origins_json(self) -> str:
-        """The lines of each source that were trimmed, as Redis and the ledger keep them."""
+        """Makes the JSON of each source's trimmed lines, as Redis and the ledger keep it."""
         return json.dumps(
             {str(number): [origin.low, origin.beyond, origin.stays] for number, origin in self.origins.items()}
         )
 
     def base_json(self) -> str:
-        """The position that a stream's floor stands for, as Redis and the ledger keep it; empty: none."""
+        """Makes the JSON of the position that a trim floor stands for, as Redis and the ledger keep it; empty: none."""
         return json.dumps(self.base) if self.base is not None else ""
 
     @classmethod
     def of(cls, floor: bytes | None, count: bytes | None, origins: bytes | None, base: bytes | None) -> TrimState:
-        """Parses what Redis or the ledger keep of what was trimmed. Raises ValueError for what is none."""
+        """Parses a stream's trim state from what Redis or the ledger keep. Raises ValueError for what is none."""
         ends = {
             int(number): TrimmedSource(_place(low), tuple(Position(*at) for at in beyond), _place(stays))
             for number, (low, beyond, stays) in json.loads(origins or b"{}").items()
@@ -129,7 +128,7 @@ class TrimState:
 
 
 def read_trimmed(connection: Connection, keys: Keys) -> TrimState:
-    """Reads what Redis says was trimmed of a stream on purpose. Raises RedisLost, RedisRefused."""
+    """Reads the trim state of a stream from Redis. Raises RedisLost, RedisRefused."""
     floor, rest = connection.calls(pack("GET", keys.floor), pack("HMGET", keys.trimmed, "count", "origins", "base"))
     parsed(keys.floor, floor or b"", lambda: parse_id(floor) if floor else ZERO_ID)
     return parsed(keys.trimmed, b" ".join(part or b"" for part in rest), lambda: TrimState.of(floor, *rest))
@@ -141,7 +140,7 @@ def _place(at: list[int] | None) -> Position | None:
 
 @dataclass(frozen=True, slots=True)
 class HoldingGroup:
-    """A consumer group that was not given, or did not acknowledge, the entry `first`."""
+    """A consumer group that holds up a trim, as the entry `first` is pending or was not delivered to it yet."""
 
     group: str
     first: EntryId
@@ -149,15 +148,16 @@ class HoldingGroup:
 
 
 class FloorConflict(Exception):
-    """Somebody else set the stream's floor meanwhile, or took the stream over."""
+    """The trim floor cannot be set: somebody else set it meanwhile, or took the stream over."""
 
 
 def set_floor(
     connection: Connection, keys: Keys, owner: bytes, now: TrimState, upto: EntryId, then: TrimState
 ) -> HoldingGroup | None:
-    """Sets a stream's floor behind `upto`, unless a consumer group still needs something up to there; returns that one.
+    """Sets a stream's trim floor behind `upto`, unless a consumer group still needs an entry up to there.
 
-    Raises Moved where the floor is not `now`'s any more or the stream another's, RedisLost, RedisRefused.
+    Returns that group, else None. Raises FloorConflict where the floor is not `now`'s any more or the stream another's,
+    RedisLost, RedisRefused.
     """
     expected = format_id(now.floor) if now.floor > ZERO_ID else b""
     reply = connection.call(
@@ -172,9 +172,9 @@ def set_floor(
 
 
 def put_floor(connection: Connection, keys: Keys, now: TrimState, nonce: str) -> bool:
-    """Writes what was trimmed into Redis in one go, for a stream that begins anew; False: this process is not its own.
+    """Writes a trim floor and the trim state into Redis in one go, for a stream that begins anew.
 
-    Raises RedisLost, RedisRefused.
+    Returns False where the process of this nonce does not carry the stream. Raises RedisLost, RedisRefused.
     """
     facts = ("count", now.count, "origins", now.origins_json(), "base", now.base_json())
     replies = connection.calls(
@@ -188,7 +188,7 @@ def put_floor(connection: Connection, keys: Keys, now: TrimState, nonce: str) ->
 
 
 def groups_hold(connection: Connection, keys: Keys, floor: EntryId) -> list[HoldingGroup]:
-    """The first entry that each consumer group still needs, of those groups that need one that stands."""
+    """Lists the consumer groups that hold up a trim behind the floor, each with the first entry that it needs."""
     held = []
     for group in groups_of(connection, keys.stream):
         last = max(group.last, before(floor))
@@ -203,9 +203,9 @@ def groups_hold(connection: Connection, keys: Keys, floor: EntryId) -> list[Hold
 
 
 def step(connection: Connection, keys: Keys) -> int | HoldingGroup:
-    """Removes about `STEP` entries that stand below the floor; returns how many. 0: at most a part of a node is left.
+    """Trims about `STEP` entries that stand below the floor; returns how many. 0: at most a part of a node is left.
 
-    A group that was made since and was given one of them holds them all, and is returned. Raises RedisLost,
+    A consumer group that was made since and was given one of them holds them all, and is returned. Raises RedisLost,
     RedisRefused.
     """
     gone = connection.call("EVAL", _STEP, 3, keys.stream, keys.floor, keys.trimmed, STEP, "")
@@ -217,15 +217,15 @@ def step(connection: Connection, keys: Keys) -> int | HoldingGroup:
     rows = connection.call("XRANGE", keys.stream, "-", b"(" + floor, "COUNT", STEP)
     if len(rows) < STEP:
         return 0
-    exactly = after(parse_id(rows[-1][0]))  # a node that holds more than the limit is left alone by it
+    exactly = after(parse_id(rows[-1][0]))  # `~` with LIMIT leaves a node of more entries alone
     gone = connection.call("EVAL", _STEP, 3, keys.stream, keys.floor, keys.trimmed, STEP, exactly)
     return gone if isinstance(gone, int) else 0
 
 
 def cut(connection: Connection, keys: Keys) -> HoldingGroup | None:
-    """Removes exactly what stands below the stream's floor, so that an archive ends where the stream begins.
+    """Trims exactly what stands below the stream's floor, so that an archive ends where the stream begins.
 
-    Returns the group that still needs some of it, and holds it; None: nothing stands there. Raises RedisLost,
+    Returns the consumer group that still needs some of it, and holds it; None: nothing stands there. Raises RedisLost,
     RedisRefused.
     """
     floor = connection.call("GET", keys.floor)
@@ -237,6 +237,6 @@ def cut(connection: Connection, keys: Keys) -> HoldingGroup | None:
 
 
 def trimmed_to(connection: Connection, keys: Keys, info: StreamInfo) -> EntryId:
-    """Returns the ID of the first entry that stands in a stream, where some below it were trimmed; 0-0: none were."""
+    """Returns the ID of the first entry in a stream from which some entries were trimmed; 0-0: none were."""
     first = to_entries(connection.call("XRANGE", keys.stream, "-", "+", "COUNT", 1))
     return first[0].id if first and info.added > info.length else ZERO_ID

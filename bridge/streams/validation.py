@@ -1,4 +1,4 @@
-"""Checks what the bridge keeps in Redis as it is read: anybody may write into the bridge's keys."""
+"""Validates the values of the bridge's keys as they are read from Redis: anybody may write into them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from bridge.core.model import Checkpoint, parse_id, shown
 
 T = TypeVar("T")
 WRONG = (ValueError, KeyError, TypeError, AttributeError, IndexError)
-"""What parsing raises for a value that is not as it should be."""
+"""The exceptions that parsing raises for a value in Redis that is not valid."""
 
 
 def junk(key: bytes, field: bytes | None, raw: bytes) -> RedisRefused:
-    """Makes the error for a value in Redis that the bridge never wrote, with its key and field named."""
+    """Makes the error for a value in the bridge's keys that the bridge never wrote, with key and field named."""
     where = shown(key) + (f" field {shown(field)}" if field is not None else "")
     verb = f"HDEL {shown(key)} {shown(field)}" if field is not None else f"DEL {shown(key)}"
     hint = f"`{verb}` removes it: what it said is found again by comparing stream and files"
@@ -23,7 +23,7 @@ def junk(key: bytes, field: bytes | None, raw: bytes) -> RedisRefused:
 
 
 def checked(key: bytes, found: Mapping[bytes, bytes], parse: Callable[[bytes], object]) -> None:
-    """Raises RedisRefused, with key and field named, for the first field of a hash that `parse` does not take."""
+    """Raises RedisRefused, with key and field named, for the first field of a Redis hash that `parse` does not take."""
     for field, raw in found.items():
         try:
             parse(raw)
@@ -32,7 +32,7 @@ def checked(key: bytes, found: Mapping[bytes, bytes], parse: Callable[[bytes], o
 
 
 def parsed(key: bytes, raw: bytes, parse: Callable[[], T]) -> T:
-    """Returns what `parse` makes of the value of a Redis string. Raises RedisRefused where it makes nothing of it."""
+    """Returns what `parse` makes of the value of a Redis string. Raises RedisRefused where the value is not valid."""
     try:
         return parse()
     except WRONG:
@@ -40,15 +40,15 @@ def parsed(key: bytes, raw: bytes, parse: Callable[[], T]) -> T:
 
 
 def a_checkpoint(raw: bytes) -> object:
-    """Parses a field of the Redis hash `bridge:{S}:checkpoint`, which may be a folder's.
+    """Validates a field of the Redis hash `bridge:{S}:checkpoint`, which may be a folder's, by parsing it.
 
-    Raises one of `WRONG` for a value that is none.
+    Raises one of `WRONG` for a value that is no checkpoint.
     """
     return Checkpoint.from_json(raw)
 
 
 def a_generation(raw: bytes) -> object:
-    """Parses a field of the Redis hash `bridge:{S}:generations` into size and fingerprint of a closed generation.
+    """Validates a field of the Redis hash `bridge:{S}:generations`: size and fingerprint of a closed generation.
 
     Raises one of `WRONG` for a value that is none.
     """
@@ -57,7 +57,7 @@ def a_generation(raw: bytes) -> object:
 
 
 def a_target(raw: bytes) -> object:
-    """Parses a field of the Redis hash `bridge:{S}:mirror`: the last entry mirrored into a file, generation and end.
+    """Validates a field of the Redis hash `bridge:{S}:mirror`: last entry mirrored into a file, generation and end.
 
     Raises one of `WRONG` for a value that is none.
     """

@@ -1,8 +1,8 @@
-"""The transaction of DESIGN §6.1: entries and the cursor behind them land together or not at all.
+"""Writes batches of entries to a stream: the entries and the cursor behind them in one transaction (DESIGN §6.1).
 
 WATCH and read the cursor; MULTI, the XADDs, a guard script that sets the cursor only if the stream's last entry is this
 batch's; EXEC. A reply that is lost leaves nothing to guess: the next connection reads the cursor. An EXEC of an older
-connection that arrives late finds the watched key changed, or makes ours find it so.
+connection that arrives late finds the watched key changed, or makes this connection's EXEC find it so.
 
 Only EXEC has to wait for what was read under WATCH. So in a backlog all the rest of a batch is sent while the batch
 before it is executed; and WATCH and the reads for a batch travel with the EXEC before it, so that they are answered
@@ -38,16 +38,15 @@ return 0"""
 
 REFILLED, RETRIED, REPAIRED = b'{"why":"refill"}', b'{"why":"retry"}', b'{"why":"repair"}'
 REWRITTEN = b'{"why":"rewrite"}'
-"""What `bridge:{S}:late` says of an origin or an entry ID that stands out of order."""
+"""The reasons in `bridge:{S}:late` for which an origin or an entry ID stands out of order."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """Which cursor a batch moves: a field of `key` to `value`.
+    """A cursor that a batch of the stream writer moves: a field of the Redis hash `key`, to `value`.
 
-    `key` is the checkpoint's, or a closed generation's; a line from quarantine sets its mark in `late` instead.
-
-    `value` is a JSON object; with entries the guard adds `entry`, the ID of the batch's last one.
+    `key` is the checkpoint's, or a closed generation's; a line from quarantine sets its mark in `late` instead. `value`
+    is a JSON object; with entries the guard adds `entry`, the ID of the batch's last one.
     """
 
     key: bytes
@@ -55,17 +54,17 @@ class Cursor:
     value: bytes
 
     def stored(self, last: EntryId | None) -> bytes:
-        """The value of a cursor that Redis holds after a batch with this last entry; None: with no entries."""
+        """Returns the value that Redis holds of a cursor after a batch with this last entry; None: with no entries."""
         return self.value if last is None else self.value[:-1] + b',"entry":"%d-%d"}' % last
 
 
 @dataclass(frozen=True, slots=True)
 class Transaction:
-    """A batch for one transaction: packed XADDs and their count, the origin of the last of them, and the cursors that
-    go with them, all of one key.
+    """A batch of the stream writer for one transaction: packed XADDs, their count, the last origin, and the cursors.
 
-    `watch_stream` is for explicit IDs: the stream must not hold an ID above `first_ms`, and nobody may write meanwhile.
-    `closing` holds fields of the generations hash that are set alongside, `late` origins that stand out of order.
+    The cursors are all of one key. `watch_stream` is for explicit IDs: the stream must not hold an ID above `first_ms`,
+    and nobody may write meanwhile. `closing` holds fields of the generations hash that are set alongside, `late`
+    origins that stand out of order.
     """
 
     cursors: tuple[Cursor, ...]
@@ -80,13 +79,13 @@ class Transaction:
 
     @property
     def arm(self) -> Watch:
-        """The WATCH that a batch has to be sent under."""
+        """The WATCH that a transaction of the stream writer has to be sent under."""
         return Watch(self.cursors[0].key, tuple(cursor.field for cursor in self.cursors), self.watch_stream)
 
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """A batch that is in the stream: first and last entry ID, None when it held no entries."""
+    """A batch of the stream writer that is in the stream: first and last entry ID, None when it held no entries."""
 
     first: EntryId | None
     last: EntryId | None
@@ -94,20 +93,20 @@ class Committed:
 
 
 class Watch(NamedTuple):
-    """A WATCH for a batch: which cursors are read under it, and whether the stream is watched as well as their key."""
+    """The writer's WATCH for a batch: the cursors that are read under it, and whether the stream is watched too."""
 
     key: bytes
     fields: tuple[bytes, ...]
     watches_stream: bool
 
     def serves(self, wanted: Watch) -> bool:
-        """Whether a batch that needs the WATCH `wanted` can be sent under this one, if other fields are read again."""
+        """Whether a batch that needs the WATCH `wanted` can be sent under this one, if other cursors are read again."""
         return self.key == wanted.key and self.watches_stream >= wanted.watches_stream
 
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """What the writer read under WATCH: the cursors' stored values, owner and nonce of `meta`, the stream's last ID."""
+    """The values that the writer read under WATCH: stored cursors, owner and nonce of `meta`, the stream's last ID."""
 
     stored: tuple[bytes | None, ...]
     holder: tuple[bytes | None, ...]
@@ -115,15 +114,21 @@ class Watched:
 
 
 class Conflict(Exception):
-    """EXEC answered nil, or the cursor was not where it was left: somebody else wrote. Reconnect and compare."""
+    """The writer's EXEC answered nil, or a cursor was not where it was left: somebody else wrote.
+
+    Reconnect and compare.
+    """
 
 
 FULL = (1 << 64) - (1 << 32)
-"""Above this sequence number a millisecond is taken to be full."""
+"""The sequence number above which the writer takes a millisecond to be full."""
 
 
 class StaleId(Exception):
-    """The stream holds entries newer than an explicit ID, up to `last`: nothing was sent, pack the batch again."""
+    """The stream holds entries newer than an explicit ID of the writer's batch, up to `last`.
+
+    Nothing was sent: pack the batch again.
+    """
 
     def __init__(self, last: EntryId) -> None:
         super().__init__(last)
@@ -131,7 +136,7 @@ class StaleId(Exception):
 
 
 class StreamWriter:
-    """Writes batches over one connection: `stage` the next one, `finish` the one before, `execute` the staged one.
+    """Writes batches to a stream over one connection: `stage` the next, `finish` the one before, `execute` the staged.
 
     `holder`: the ledger that owns the stream, and the nonce of the process that carries it.
     """
@@ -149,7 +154,7 @@ class StreamWriter:
         self._owed = 0
 
     def stage(self, batch: Transaction) -> None:
-        """Sends all of a batch's transaction but EXEC; the batch before it may still be under way."""
+        """Sends the transaction of a batch but for EXEC; the batch before it may still be under way."""
         cursors, keys = batch.cursors, self._keys
         wanted, commands = batch.arm, []
         if self._arm is None or not self._arm.serves(wanted):
@@ -174,14 +179,14 @@ class StreamWriter:
         self._connection.send(b"".join(commands))
 
     def stages(self, batch: Transaction) -> bool:
-        """Whether this batch may be staged while another is under way."""
+        """Whether the stream writer may stage this batch now, perhaps while another is under way."""
         return self._executed is None or (self._arm is not None and self._arm.serves(batch.arm))
 
     def execute(self, expected: tuple[bytes | None, ...]) -> None:
         """Sends EXEC for the staged batch, if the cursors are as `expected` and this process carries the stream.
 
-        The cursors are watched and read again in the same write, for the batch after it. Raises Overtaken when one is
-        another, Newer when an explicit ID would stand below another producer's entry.
+        The cursors are watched and read again in the same write, for the batch after it. Raises Conflict when one is
+        another, StaleId when an explicit ID would stand below another producer's entry.
         """
         batch, self._staged = self._staged, None
         if batch is None:
@@ -203,9 +208,9 @@ class StreamWriter:
         self._connection.send(b"".join((pack("EXEC"), again, *self._waiting())))
 
     def finish(self) -> Committed:
-        """Waits until the executed batch has landed, and returns it.
+        """Waits until the executed batch has landed in the stream, and returns its IDs.
 
-        Raises Overtaken, RedisRefused, RedisLost; then discard the connection.
+        Raises Conflict, RedisRefused, RedisLost; then discard the connection.
         """
         batch, self._executed = self._executed, None
         if batch is None:
@@ -230,7 +235,7 @@ class StreamWriter:
         raise RedisRefused("the guard found another entry at the stream's end", code="GUARD")
 
     def rest(self, cursor: Cursor | None) -> None:
-        """Sends what waits, as no batch follows for now, and arms a WATCH for the next batch for `cursor`.
+        """Sends the stream writer's unsent commands, as no batch follows now, and arms a WATCH on `cursor` for later.
 
         The stream is not watched meanwhile: others write into it.
         """
@@ -242,7 +247,7 @@ class StreamWriter:
             self.quiet()
 
     def quiet(self) -> None:
-        """Sends what waits and reads all that is owed, so that the connection can be used for something else."""
+        """Sends the stream writer's unsent commands and reads all replies, so that its connection is free."""
         if self._unsent:
             self._connection.send(b"".join(self._waiting()))
         if self._arm is not None:
@@ -250,7 +255,10 @@ class StreamWriter:
         self._settle()
 
     def publish(self, channel: bytes, landed: Committed) -> None:
-        """Announces a batch that landed, best effort, with the next write. The reply is not looked at."""
+        """Announces on a channel a batch that the writer has landed, best effort, with the next write.
+
+        The reply is not looked at.
+        """
         if landed.first is None or landed.last is None:
             return
         word = json.dumps({
@@ -260,7 +268,7 @@ class StreamWriter:
         self._unsent.append(pack("PUBLISH", channel, word))
 
     def _waiting(self) -> list[bytes]:
-        """Takes the commands that go out with the next write, behind it; their replies are owed from now on."""
+        """Takes the writer's unsent commands, which go out with the next write; their replies are read later."""
         waiting, self._unsent = self._unsent, []
         self._owed += len(waiting)
         return waiting
@@ -275,7 +283,7 @@ class StreamWriter:
         return self._connection.read_expected(b"+OK\r\n" + b"+QUEUED\r\n" * queued, queued + 1)
 
     def _arming(self, arm: Watch) -> bytes:
-        """Packs UNWATCH, WATCH and reads for `arm`.
+        """Packs the writer's UNWATCH, WATCH and reads of the cursors for a batch.
 
         UNWATCH comes first, as less may have to be watched than before; the reads come after the WATCH, so they hold.
         """
@@ -287,12 +295,12 @@ class StreamWriter:
 
     def _reads(self, arm: Watch) -> bytes:
         reads = pack("HMGET", arm.key, *arm.fields) + pack("HMGET", self._keys.meta, "owner", "nonce")
-        if arm.watches_stream:  # its last entry may have been deleted: only XINFO knows which ID the next must exceed
+        if arm.watches_stream:  # the last entry may have been deleted: only XINFO knows which ID the next must exceed
             reads += pack("XINFO", "STREAM", self._keys.stream)
         return reads
 
     def _read_armed(self) -> Watched:
-        """Returns what was read under the last WATCH, or read again since, and reads it first if it was not.
+        """Returns what the stream writer read under its last WATCH, or read again since, reading replies if it must.
 
         The replies to whatever was sent along with the WATCH are read as well.
         """
@@ -316,7 +324,10 @@ class StreamWriter:
 
 
 def claim(connection: Connection, keys: Keys, owner: bytes, instance: str) -> bytes:
-    """Makes the ledger `owner` the stream's owner if it has none; returns who owns it now. Raises RedisRefused."""
+    """Makes the ledger `owner` the owner of a stream in `bridge:{S}:meta` if the stream has none.
+
+    Returns the owner. Raises RedisRefused.
+    """
     connection.call("HSETNX", keys.meta, "owner", owner)
     holder = connection.call("HGET", keys.meta, "owner")
     if holder == owner:

@@ -159,7 +159,7 @@ def test_figures(one_rig: Rig) -> None:
     assert _one(told, "info", bridge="test", carries="both", version="0.1.0") == 1
     assert watched.health()[0] == 200
 
-    chapter = (ROOT / "MIGRATION.md").read_text().partition("## On a dashboard")[2].partition("## ")[0]
+    chapter = (ROOT / "MIGRATION.md").read_text().partition("## On a dashboard\n")[2].partition("## ")[0]
     names = {re.sub(r"_(bucket|count|sum|created)$", "", name) for name, _ in told if name.startswith("bridge_")}
     assert {name for name in names if f"`{name}`" not in chapter} == set()
     kind, text = get(f"{watched.url}/metrics", Accept="application/openmetrics-text; version=1.0.0")[1:]

@@ -1,1 +1,1 @@
-"""`bridge demo`: three programs, a bridge and a server, two of them killed, and a check of the raw sides at the end."""
+"""`bridge demo`: runs three programs, a bridge and a server, kills the last two, and checks both sides at the end."""

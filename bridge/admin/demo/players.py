@@ -1,9 +1,9 @@
-"""The programs of the demo, each a process of its own that knows nothing of a bridge.
+"""The players of the demo: programs that write messages to a file or to Redis, each in a process of its own.
 
 `file PATH ROLE PER_SECOND` appends lines as a legacy program does, one write a line; `redis URL ROLE PER_SECOND` adds
-entries with a plain XADD. Each ends when its standard input does, and says how many messages it wrote. `component
-CONFIG NAME PER_SECOND` reads and writes through `open_log`, on command. `keep SCRATCH`
-waits for the same and takes away what a demo that was killed left behind.
+entries with a plain XADD. Neither knows of a bridge; each ends when its standard input does, and prints how many
+messages it wrote. `component CONFIG NAME PER_SECOND` reads and writes through `open_log`, on command. `keep SCRATCH`
+waits for the end of its standard input, and removes what a demo that was killed left behind.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from bridge.streams.reader import entries_back
 
 STREAM = "hestai:messages"
 REPLY_SECONDS = 3.0
-"""Seconds."""
+"""Seconds after the end of its input for which a player still tries to find out whether Redis has its last message."""
 
 TEXTS = (
     "session started", "anchor loaded: XYZ123", "is the draft ready?", "reading section 3 | 4", "a line with \\ and ✓",
@@ -35,7 +35,10 @@ TEXTS = (
 
 
 def messages(role: str, per_second: float, stop: Event) -> Iterator[tuple[int, bytes, bytes]]:
-    """(number, timestamp, data) at this pace until the stop event; data says when it was sent."""
+    """Yields the messages that a player of the demo writes, at a given pace, until the stop event.
+
+    Yields (number, timestamp, data); the data hold the time of sending.
+    """
     begun, n = time.monotonic(), 0
     while not stop.wait(max(0.0, begun + n / per_second - time.monotonic())):
         n += 1
@@ -45,7 +48,7 @@ def messages(role: str, per_second: float, stop: Event) -> Iterator[tuple[int, b
 
 
 def write_file(path: str, role: str, per_second: float, stop: Event) -> int:
-    """What a legacy program does; returns how many."""
+    """Plays a legacy program of the demo: appends messages to a file as lines, and returns how many."""
     n = 0
     fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     for n, stamp, data in messages(role, per_second, stop):  # noqa: B007 - the last one is the count
@@ -55,9 +58,10 @@ def write_file(path: str, role: str, per_second: float, stop: Event) -> int:
 
 
 def write_redis(url: str, role: str, per_second: float, stop: Event) -> int:
-    """What a program on Redis does; one that lost a reply looks whether its message is there before it goes on.
+    """Plays a Redis program of the demo: adds messages to the stream with XADD, and returns how many.
 
-    One that still does not know of its last message some seconds after its input ended gives it up.
+    After a lost reply it checks whether its message is in the stream before it goes on. `REPLY_SECONDS` after its input
+    ended it gives up a last message of which it has no reply.
     """
     written, connection, ended = 0, None, 0.0
     for n, stamp, data in messages(role, per_second, stop):
@@ -83,7 +87,7 @@ def write_redis(url: str, role: str, per_second: float, stop: Event) -> int:
 
 
 def _last_of(connection: Connection, role: str) -> bytes | None:
-    """What this one said last, however much of others came after it."""
+    """Finds the data of the last message that a player of the demo wrote to the stream; None: it has written none."""
     for entry in entries_back(connection, STREAM.encode()):
         said = paired(entry.fields)
         if said[b"role"] == role.encode():
@@ -92,7 +96,7 @@ def _last_of(connection: Connection, role: str) -> bytes | None:
 
 
 def keep(scratch: Path) -> int:
-    """Ends a bridge and a server that nobody minds any more, and removes their folder."""
+    """Kills the bridge and the server that a killed demo left running, and removes the demo's scratch folder."""
     from bridge.core.state_folder import lock_holder
     from bridge.streams.embedded import embedded_server
 
@@ -113,12 +117,13 @@ def keep(scratch: Path) -> int:
 
 
 def component(config: str, name: str, per_second: str, before: str = "{}") -> None:
-    """Writes and reads through `open_log`, and counts. Each line of its input is a command.
+    """Plays a component of the demo's story: writes and reads messages through `open_log`, as its input commands.
 
-    `before`: how many messages of each component it has been given, as JSON, when it was there before.
+    Each line of standard input is a command. `talk`: begins to write. `hush`: stops writing, and prints the number of
+    its last message. `count`: prints as JSON how many messages of each component it was given, and all that were
+    missing, twice, or out of order. The end of the input ends the component.
 
-    `talk` and `hush`: it writes, and writes no more; then it says the number of its last message. The end of its input:
-    it says what it was given of each component, as JSON, with all that was missing, twice, or out of order.
+    `before`: how many messages of each component it was given before a restart, as JSON.
     """
     from bridge import open_log
 
@@ -165,7 +170,7 @@ def component(config: str, name: str, per_second: str, before: str = "{}") -> No
 
 
 def main(kind: str, *rest: str) -> None:
-    """Plays one part until standard input ends."""
+    """Runs one player of the demo, chosen by its kind (file, redis, component, keep), until standard input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     stop = Event()
     if kind == "keep":

@@ -1,4 +1,4 @@
-"""The demo's stage: a scratch folder, a server, a bridge and three programs; and what is seen of them."""
+"""The demo's stage: starts and kills a server, a bridge and three programs in a scratch folder, and watches them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from bridge.streams.keys import Keys
 from bridge.streams.reader import BlockingReader, entries
 
 PROGRAMS = {"agent": 60, "daemon": 40, "ui": 50}
-"""Messages a second of each: agent and daemon write the file, ui writes Redis."""
+"""Messages a second of each program: agent and daemon write the file, ui writes Redis."""
 
 FILE_BORN = {"agent", "daemon"}
 KILL_BRIDGE, START_BRIDGE, KILL_SERVER, LAST_EVENT = 3.0, 4.5, 7.0, 10.0
@@ -38,24 +38,30 @@ STAGE_CONFIG = 'instance = "demo"\nmappings = ["hestai-message"]\n'
 
 @dataclass(slots=True)
 class Crossing:
-    """One direction: messages seen on the side they were not written to, how long each took, in seconds, the last."""
+    """Counts the messages of the demo that crossed in one direction: how long each took, in seconds, and the last one.
+
+    A message has crossed when it is seen on the side that it was not written to.
+    """
 
     took: list[float] = field(default_factory=list)
     last: str = ""
 
     @property
     def count(self) -> int:
-        """How many came over."""
+        """How many messages of the demo crossed to the other side."""
         return len(self.took)
 
     def middle(self, newest: int = 0) -> float:
-        """The median of all, or of the newest so many; 0 of none."""
+        """Computes the median time of the demo's crossings, of all or of the newest so many; 0 where there are none."""
         return median(self.took[-newest:]) if self.took else 0.0
 
 
 @dataclass(slots=True)
 class Scene:
-    """What the screen shows. `written`: by each program; `events`: after how many seconds what happened."""
+    """Holds what the demo's screen shows: messages written and crossed, events, and whether bridge and server run.
+
+    `written`: by each program; `events`: after how many seconds what happened.
+    """
 
     written: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PROGRAMS, 0))
     into_stream: Crossing = field(default_factory=Crossing)
@@ -66,12 +72,12 @@ class Scene:
 
     @property
     def from_file(self) -> int:
-        """Messages that programs wrote into the file."""
+        """How many messages the demo's programs wrote into the file."""
         return sum(self.written[role] for role in FILE_BORN)
 
 
 class Stage:
-    """Everything the demo started, and where it is."""
+    """Starts, kills and watches everything that the demo runs in its scratch folder: server, bridge and programs."""
 
     def __init__(self, root: Path, config: str) -> None:
         self.root = root
@@ -92,7 +98,7 @@ class Stage:
         self.start_bridge()
 
     def start_bridge(self) -> None:
-        """`bridge run --dual`, as anybody would."""
+        """Starts the demo's bridge with `bridge run --dual`, as a user would."""
         with (self.root / "bridge.log").open("ab") as out:
             self.bridge = subprocess.Popen(
                 [sys.executable, "-m", "bridge", "run", "--dual", "--config", str(self.config)],
@@ -101,37 +107,37 @@ class Stage:
         self.scene.bridge = True
 
     def kill_bridge(self) -> None:
-        """SIGKILL: it has no chance to tidy up."""
+        """Kills the demo's bridge with SIGKILL, so that it cannot clean up."""
         if self.bridge is not None:
             self.bridge.kill()
             self.bridge.wait()
         self.scene.bridge = False
 
     def stop_bridge(self) -> None:
-        """SIGTERM: it carries what is there, and ends."""
+        """Stops the demo's bridge with SIGTERM, after which it carries what is there, and ends."""
         if self.bridge is not None:
             self.bridge.terminate()
             self.bridge.wait()
         self.scene.bridge = False
 
     def start_programs(self) -> None:
-        """Agent, daemon and ui."""
+        """Starts the demo's three programs: agent, daemon and ui."""
         for role, rate in PROGRAMS.items():
             where = ("file", str(self.log)) if role in FILE_BORN else ("redis", self.server.url)
             self.programs[role] = player(*where, role, str(rate))
         self._begun = time.monotonic()
 
     def tell(self, what: str) -> None:
-        """An event."""
+        """Adds an event to the demo's scene, with the seconds since the start."""
         self.scene.events.append((self.age, what))
 
     @property
     def age(self) -> float:
-        """Seconds since the programs were started."""
+        """Seconds since the demo's programs were started."""
         return time.monotonic() - self._begun if self._begun else 0.0
 
     def stop_programs(self) -> dict[str, int]:
-        """Ends their input; what each says it wrote."""
+        """Ends the demo's programs by closing their input, and returns how many messages each says it wrote."""
         for program in self.programs.values():
             if program.stdin is not None:
                 program.stdin.close()
@@ -145,7 +151,7 @@ class Stage:
     # -- what is seen ----------------------------------------------------------------------------------------
 
     def watch_file(self) -> None:
-        """Reads the file as it grows: what programs wrote there, and what came from Redis."""
+        """Tails the demo's log until the end, and counts lines that programs wrote and lines that came from Redis."""
         with self.log.open("rb") as file:
             rest = b""
             while not self.over.wait(0.001):
@@ -156,7 +162,7 @@ class Stage:
                     self._seen(line.split(b"|", 1)[0].decode(), line.split(b"|", 3)[3], now, in_file=True)
 
     def watch_stream(self) -> None:
-        """Reads the stream as it grows, over connections that come and go."""
+        """Follows the demo's stream until the end, and counts its entries; connects again when Redis was killed."""
         cursor: EntryId = ZERO_ID
         while not self.over.is_set():
             connection = None
@@ -189,7 +195,7 @@ class Stage:
             crossing.last = f"{role} {said['n']}: {said['text']}"
 
     def verdict(self, written: dict[str, int]) -> Verdict:
-        """Both sides, read anew."""
+        """Reads file and stream of the demo anew, and judges them against what each program says it wrote."""
         connection = Connection(self.server.socket_url)
         try:
             held = [entry.fields for entry in entries(connection, STREAM.encode())]
@@ -198,7 +204,7 @@ class Stage:
         return judge(self.log.read_bytes(), held, written, FILE_BORN)
 
     def close(self) -> None:
-        """Ends whatever runs."""
+        """Kills everything that the demo still runs: programs, bridge and server."""
         self.over.set()
         for program in self.programs.values():
             program.kill()
@@ -210,7 +216,7 @@ class Stage:
 
 @contextmanager
 def staged(config: str = STAGE_CONFIG) -> Iterator[Stage]:
-    """A stage in a scratch folder that is gone afterwards, even if this process is killed."""
+    """Sets up the demo's stage in a scratch folder, and removes both afterwards, even if this process is killed."""
     root = Path(tempfile.mkdtemp(prefix="bridge-demo-"))
     keeper = player("keep", str(root))
     stage = None
@@ -225,7 +231,10 @@ def staged(config: str = STAGE_CONFIG) -> Iterator[Stage]:
 
 
 def play(stage: Stage, show: Callable[[Scene], None], wait: Callable[[float], object]) -> Verdict:
-    """The whole piece; `show` is called ten times a second. Raises ServerError when the two sides never agree."""
+    """Plays the whole demo on a stage: kills and restarts bridge and server, and judges both sides at the end.
+
+    `show` is called with the scene at least ten times a second. Raises ServerError when the two sides never agree.
+    """
     watchers = [Thread(target=stage.watch_file, daemon=True), Thread(target=stage.watch_stream, daemon=True)]
     for watcher in watchers:
         watcher.start()
@@ -270,7 +279,7 @@ def play(stage: Stage, show: Callable[[Scene], None], wait: Callable[[float], ob
 
 
 def player(*parts: str) -> subprocess.Popen[bytes]:
-    """A program of the demo, as a process of its own."""
+    """Starts a player of the demo, as a process of its own."""
     return subprocess.Popen(
         [sys.executable, "-m", "bridge.admin.demo.players", *parts], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL, start_new_session=True, env=plain_environment(),
@@ -278,5 +287,5 @@ def player(*parts: str) -> subprocess.Popen[bytes]:
 
 
 def plain_environment() -> dict[str, str]:
-    """Without what would turn the demo's bridge to somebody's own files."""
+    """Copies the environment without BRIDGE_ variables, which could point the demo's bridge to the user's own files."""
     return {name: value for name, value in os.environ.items() if not name.startswith("BRIDGE_")}

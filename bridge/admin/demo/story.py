@@ -1,6 +1,6 @@
-"""The whole story: three components go over to Redis one by one while they talk, and one comes back and goes again.
+"""The demo's story of a whole migration: cuts three components over to Redis one by one, rolls one back, and retires.
 
-Everything that changes anything is a command of the bridge's, as an operator gives it.
+Every change is made by a command of the bridge, as an operator types it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ RATES = {"agent": 60, "daemon": 40, "ui": 50}
 """Messages a second of each component; each reads all of them."""
 
 TALK_SECONDS = 0.7
-"""Seconds in which they talk between two commands."""
+"""Seconds for which the components talk between two commands."""
 
 SETTLE_SECONDS = 20.0
 MAPPING = "hestai-message"
@@ -41,7 +41,7 @@ MAPPING = "hestai-message"
 
 @dataclass(slots=True)
 class StoryResult:
-    """What came out: messages each component wrote, what was wrong, and every command with its exit code and output."""
+    """Reports the demo's story: messages that each component wrote, faults, and every command with its output."""
 
     written: dict[str, int] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
@@ -49,7 +49,10 @@ class StoryResult:
 
 
 class Story:
-    """`say` is given each line of the transcript; `wait` waits so many seconds."""
+    """Plays the demo's story of a migration on a stage, and checks it.
+
+    `say` is called with each line of the transcript; `wait` waits so many seconds.
+    """
 
     def __init__(self, stage: Stage, say: Callable[[str], None], wait: Callable[[float], object]) -> None:
         self._stage = stage
@@ -58,7 +61,10 @@ class Story:
         self.told = StoryResult()
 
     def run(self) -> StoryResult:
-        """All of it. Raises ServerError where a component never gets what was written."""
+        """Plays the whole story of the demo's migration, and returns the result.
+
+        Raises ServerError where a component never gets what was written.
+        """
         stage = self._stage
         for name, rate in RATES.items():
             stage.programs[name] = player("component", str(stage.config), name, str(rate))
@@ -106,7 +112,7 @@ class Story:
         return self.told
 
     def _begins(self) -> None:
-        """The bridge carries, and the components have talked for a moment."""
+        """Waits until the story's bridge carries, and the components have talked for a moment. Raises ServerError."""
         said, deadline = self._stage.root / "bridge.log", time.monotonic() + SETTLE_SECONDS
         while "carrying" not in said.read_text(errors="replace"):
             if time.monotonic() > deadline:
@@ -116,7 +122,7 @@ class Story:
         self._wait(2 * TALK_SECONDS)
 
     def _restart(self) -> None:
-        """Ends every component and starts it again: it goes on counting where it was."""
+        """Restarts every component of the story, which goes on counting where it was."""
         for name, program in self._stage.programs.items():
             if program.stdin is not None:
                 program.stdin.close()
@@ -125,7 +131,7 @@ class Story:
             self._stage.programs[name] = player("component", str(self._stage.config), name, str(RATES[name]), given)
 
     def _command(self, *args: str, expect: int = 0) -> None:
-        """One command, as it would be typed; what it says is a part of the transcript."""
+        """Runs one command of the bridge for the demo's story, and adds command and output to the transcript."""
         text = " ".join(["bridge", *(f'"{arg}"' if " " in arg else arg for arg in args)])
         self._say(f"$ {text}")
         done = subprocess.run(
@@ -147,7 +153,7 @@ class Story:
                 program.stdin.flush()
 
     def _answers(self, word: str) -> dict[str, str]:
-        """What each says to that."""
+        """Gives an order to every component of the story, and returns the line with which each answers."""
         self._order(word)
         return {
             name: program.stdout.readline().decode().strip()
@@ -155,7 +161,10 @@ class Story:
         }  # fmt: skip
 
     def _count(self, what: str, others: Mapping[str, int] = MappingProxyType({})) -> None:
-        """They write no more, and each must have been given all of all, and so many of `others`."""
+        """Stops the story's components from writing, and checks that each was given every message, once and in order.
+
+        `others`: how many messages of other writers each must have been given.
+        """
         self._say(what)
         self.told.written = {name: int(said) for name, said in self._answers("hush").items()}
         deadline = time.monotonic() + SETTLE_SECONDS

@@ -1,4 +1,4 @@
-"""The check at the end, from the raw file and the raw stream alone. Pure."""
+"""The demo's verdict: compares the raw file and the raw stream with what the programs say they wrote. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """How many messages each program wrote, and what is wrong on which side; nothing is wrong: `equal`."""
+    """Holds the demo's verdict: how many messages each program wrote, how many each side holds, and what is wrong."""
 
     written: dict[str, int]
     lines: int
@@ -17,15 +17,15 @@ class Verdict:
 
     @property
     def equal(self) -> bool:
-        """Every message on both sides, once, and each program's in the order it wrote them."""
+        """Whether the demo's two sides hold every message once, and each program's messages in the order of writing."""
         return not self.wrong
 
 
 def judge(file: bytes, entries: list[list[bytes]], written: dict[str, int], file_born: set[str]) -> Verdict:
-    """Compares both sides with what the programs say they wrote. `entries` are fields and values as they stand.
+    """Judges the demo: compares file and stream with what the programs say they wrote.
 
-    Each program's messages must stand on both sides once, in its order; file-born ones of all programs in the file's
-    order in the stream too.
+    Each program's messages must stand on both sides once, in the program's order; file-born messages of all programs
+    must stand in the stream in the file's order. `entries`: the stream's fields and values as they are.
     """
     lines = [line.split(b"|", 3) for line in file.split(b"\n") if line]
     there = [(row[0].decode(errors="replace"), row[3]) for row in lines]

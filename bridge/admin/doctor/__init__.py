@@ -1,1 +1,1 @@
-"""What goes wrong with files and with Redis as a local bus: seen, said, and what to do about it."""
+"""The doctor: checks the machine, Redis and the installation for common faults, and says what to do about each."""

@@ -1,4 +1,4 @@
-"""Runs all checks of `bridge doctor`, in the order in which they are told."""
+"""Runs every check of `bridge doctor`, and collects the findings in the order in which the command prints them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from bridge.streams.embedded import embedded_server
 
 
 def examine(settings: Settings, dial: Callable[[], Connection]) -> list[Finding]:
-    """Runs every check of `bridge doctor` once; starts and changes nothing. What cannot be looked at is unknown."""
+    """Runs every check of `bridge doctor` once, and returns the findings; starts and changes nothing.
+
+    A check that cannot look at its subject makes a finding with the verdict "unknown".
+    """
     findings: list[Finding] = []
     try:
         with closing(dial()) as connection:
@@ -34,9 +37,9 @@ def examine(settings: Settings, dial: Callable[[], Connection]) -> list[Finding]
 
 
 def _silent(settings: Settings, error: BridgeError) -> Finding:
-    """Makes the doctor's finding of a server that does not answer.
+    """Makes the doctor's finding about a Redis server that does not answer.
 
-    That our own server was not started yet is no fault: who needs it starts it.
+    An embedded server that was not started yet is no fault ("note"): the program that needs it starts it.
     """
     mine = embedded_server.known(settings.state_dir) if settings.redis_url == "embedded" else None
     pid = embedded_server.pid_of(mine) if mine is not None else None

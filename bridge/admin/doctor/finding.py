@@ -1,4 +1,4 @@
-"""What one check found: a verdict, the evidence for it, and what to do."""
+"""A finding, the result of one check of the doctor: its verdict, the evidence for that, and a hint what to do."""
 
 from __future__ import annotations
 
@@ -9,19 +9,23 @@ from typing import Any, Literal
 from bridge.core.errors import BridgeError
 
 Verdict = Literal["good", "note", "bad", "unknown"]
-"""good: nothing to do. note: worth knowing. bad: messages are at risk, or it will stop. unknown: it cannot be told."""
+"""The verdict of a finding. good: nothing to do. note: worth knowing. bad: messages are at risk, or the bridge will
+stop. unknown: the check could not tell."""
 
 
 ServerFacts = Mapping[str, str]
-"""What INFO or CONFIG GET say, by name."""
+"""The values that Redis's INFO or CONFIG GET reports, by name."""
 
 Judgement = tuple[Verdict, str, str]
-"""A verdict, its evidence, and what to do."""
+"""One part of a finding: a verdict, its evidence, and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """`check` is its name, for a program to go by; `evidence` what was seen, `hint` what to do."""
+    """Holds the finding of one check of the doctor: the check's name, the verdict, the evidence and a hint.
+
+    `check` is the name by which a program recognizes the check; `evidence` says what was seen, `hint` what to do.
+    """
 
     check: str
     verdict: Verdict
@@ -29,12 +33,15 @@ class Finding:
     hint: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """For `--json`."""
+        """Turns a finding of the doctor into the object that `bridge doctor --json` prints."""
         return {"check": self.check, "verdict": self.verdict, "evidence": self.evidence, "hint": self.hint or None}
 
 
 def worst(check: str, parts: Iterable[Judgement]) -> Finding:
-    """One finding of several things that were looked at: the gravest verdict, what led to it first."""
+    """Merges several judgements of one check into a single finding that has the worst of their verdicts.
+
+    The evidence of the worst judgements comes first; the hints are theirs alone. Without judgements it is "good".
+    """
     order: list[Verdict] = ["bad", "note", "unknown", "good"]
     ranked = sorted(parts, key=lambda part: order.index(part[0]))
     if not ranked:
@@ -45,7 +52,10 @@ def worst(check: str, parts: Iterable[Judgement]) -> Finding:
 
 
 def asked(check: str, look: Callable[[], Finding]) -> Finding:
-    """The same, where looking may be refused: then it is unknown."""
+    """Runs one check of the doctor, and makes a finding with the verdict "unknown" where looking fails.
+
+    `look` fails by a BridgeError or an OSError: Redis refused a command, or the system a file.
+    """
     try:
         return look()
     except (BridgeError, OSError) as error:

@@ -1,5 +1,8 @@
-"""The doctor's checks of our own side: which `bridge` it is, whether one runs, ledger, mappings, components, and the
-last comparison."""
+"""The doctor's checks of the bridge's own installation and state, on disk and in Redis.
+
+Checked are: which program `bridge` on the PATH is, whether a bridge runs, the ledger, logs that were changed in place,
+mappings, components, origins, consumer groups, and the last comparison by parity.
+"""
 
 from __future__ import annotations
 
@@ -34,19 +37,19 @@ from bridge.streams.resp import pack
 from bridge.streams.trim import groups_hold, read_trimmed
 
 COMPONENT_SILENT_AFTER = 600.0
-"""Seconds without a word after which a component that was switched is called silent."""
+"""Seconds without a heartbeat after which the doctor calls a switched component silent."""
 
 OLD = 86_400.0
-"""Seconds after which a comparison is old, and a consumer group far behind."""
+"""Seconds after which the doctor calls a comparison old, and a consumer group's lag long."""
 
 ORIGINS_LOOKED_AT = 1000
-"""How many of the newest entries of each stream have their origins looked at."""
+"""How many of the newest entries of each stream the doctor checks for foreign origins."""
 
 
 def program(found: str | None, ours: Sequence[str]) -> Finding:
-    """Checks whether the `bridge` on the path is this installation's. Pure.
+    """Checks for the doctor whether the program `bridge` on the PATH belongs to this installation. Pure.
 
-    `found`: what `bridge` on the path is; `ours`: the folders of this installation's programs.
+    `found`: the path of the `bridge` that PATH leads to; `ours`: the folders of this installation's programs.
     """
     if found is None:
         return Finding("program", "note", "no `bridge` is on the path", f"add {ours[0]} to PATH" if ours else "")
@@ -57,14 +60,14 @@ def program(found: str | None, ours: Sequence[str]) -> Finding:
 
 
 def _folders() -> list[str]:
-    """Lists the folders in which this installation keeps its programs."""
+    """Lists the folders in which this installation of the bridge keeps its programs."""
     return list(dict.fromkeys(str(Path(name).parent) for name in (sys.executable, sys.argv[0])))
 
 
 def process(holder: str, beat: Mapping[str, object] | None, now: float, *, needed: bool = True) -> Finding:
-    """Checks whether a process is at work, by who has the lock and the last heartbeat. Pure.
+    """Checks for the doctor whether a bridge process is at work, by the state lock and the last heartbeat. Pure.
 
-    `now` in seconds since 1970. `needed`: whether any mapping is to be carried still.
+    `holder`: who has the lock; `now` in seconds since 1970. `needed`: whether any mapping is not retired yet.
     """
     if not holder and not needed:
         return Finding("process", "good", "no bridge runs, and none need: every mapping is retired")
@@ -85,7 +88,10 @@ def process(holder: str, beat: Mapping[str, object] | None, now: float, *, neede
 
 
 def ledger(path: Path) -> Finding:
-    """Checks, for the doctor, whether the bridge's ledger is sound, and tells how large it is."""
+    """Checks for the doctor whether the bridge's ledger passes SQLite's `quick_check`, and says how large it is.
+
+    `path` is the ledger's file.
+    """
     if not path.exists():
         return Finding("ledger", "note", "there is none yet", "`bridge run` makes one; a lost one: `bridge repair`")
     try:
@@ -100,7 +106,7 @@ def ledger(path: Path) -> Finding:
 
 
 def rewrites(found: Mapping[str, int]) -> Finding:
-    """Tells how often each log was changed in place, as far as the ledger knows. Pure."""
+    """Makes the doctor's finding about logs that were changed in place, from the counts that the ledger gives. Pure."""
     if found:
         named = ", ".join(f"{name} {counted(many, 'time')}" for name, many in sorted(found.items())[:3])
         said = f"changed in place, not appended to: {named}. It was emptied, or a program wrote over lines in it"
@@ -110,10 +116,10 @@ def rewrites(found: Mapping[str, int]) -> Finding:
 
 
 def _rewritten(ledger: Ledger, settings: Settings) -> dict[str, int]:
-    """Counts for each log the generations that were written over or emptied.
+    """Counts for the doctor, from the ledger, the generations of each log that were overwritten or emptied in place.
 
-    Such a generation ended, and was neither renamed nor copied. One that was changed while no bridge ran never ended:
-    its file is that of the next one.
+    Such a generation ended, but its file was neither renamed nor copied. A generation whose file was changed while no
+    bridge ran never ended: the next generation has the same file.
     """
     found = {}
     for mapping in settings.mappings:
@@ -128,14 +134,14 @@ def _rewritten(ledger: Ledger, settings: Settings) -> dict[str, int]:
 
 
 def _same_file(before: GenerationRecord, after: GenerationRecord) -> bool:
-    """Whether one generation followed another in the same file, which was changed in place while no bridge ran."""
+    """Whether one generation of a log followed another in the same file, changed in place while no bridge ran."""
     if (before.device, before.inode) != (after.device, after.inode):
         return False
     return not before.closed or bool(before.born and before.born == after.born)
 
 
 def mappings(files: Mapping[str, Sequence[Path]]) -> Finding:
-    """Checks for files that several mappings read: each would carry them into its own stream. Pure."""
+    """Checks for the doctor whether several mappings read one file: each would carry it into its own stream. Pure."""
     readers: dict[Path, list[str]] = {}
     for name, paths in files.items():
         for path in paths:
@@ -153,9 +159,9 @@ def components(
     modes: Mapping[tuple[str, str], ComponentModes], heard: Mapping[tuple[str, str], float], declared: frozenset[str],
     mine: frozenset[str],
 ) -> Finding:  # fmt: skip
-    """Checks for components that were switched and are not in bridge.toml, or have been silent for long.
+    """Makes the doctor's finding about switched components that bridge.toml does not declare, or that are silent.
 
-    `heard`: seconds since the last word of each component in each mapping. Pure.
+    `heard`: seconds since the last announced position of each component in each mapping. Pure.
     """
     parts: list[Judgement] = []
     for (name, mapping), mode in sorted(modes.items()):
@@ -172,7 +178,7 @@ def components(
 
 
 def look_at_components(connection: Connection, settings: Settings) -> Finding:
-    """Checks the components of this bridge's mappings, by the modes and positions that Redis holds of them."""
+    """Checks for the doctor the components of this bridge's mappings, by their modes and positions in Redis."""
     seconds, _ = connection.call("TIME")
     heard: dict[tuple[str, str], float] = {}
     for mapping in settings.mappings:
@@ -186,16 +192,16 @@ def look_at_components(connection: Connection, settings: Settings) -> Finding:
 
 @dataclass(frozen=True, slots=True)
 class Foreign:
-    """Entries of a stream that name an origin and are not the bridge's: how many of the newest, and the first ID."""
+    """Counts for the doctor the newest entries of a stream whose origin the bridge did not send; keeps the first ID."""
 
     count: int
     first: EntryId
 
 
 def origins(found: Mapping[str, Foreign], writers: Sequence[str]) -> Finding:
-    """Checks whether producers other than the bridge name origins, which only the bridge may. Pure.
+    """Makes the doctor's finding about producers other than the bridge that write the field `origin`. Pure.
 
-    `writers`: clients that added entries just now.
+    `found`: the foreign entries of each stream that has any; `writers`: clients that added entries just now.
     """
     parts: list[Judgement] = []
     for stream, foreign in found.items():
@@ -208,15 +214,15 @@ def origins(found: Mapping[str, Foreign], writers: Sequence[str]) -> Finding:
 
 
 def look_at_origins(connection: Connection, settings: Settings) -> Finding:
-    """Checks the newest entries of this bridge's streams for origins that the bridge did not send.
+    """Checks for the doctor the newest entries of this bridge's streams for origins that the bridge did not send.
 
-    Such an origin is beyond the bridge's checkpoint, there twice, or of a source that has no number.
+    Such an origin lies beyond the checkpoint, occurs twice, or names a source that has no number.
     """
     found: dict[str, Foreign] = {}
     for mapping in settings.mappings:
         keys = Keys.of(mapping.stream.key)
         if connection.call("EXISTS", keys.retired):
-            continue  # what it knew them by was purged, or may be
+            continue  # the checkpoint that tells the bridge's own origins may be purged
         replies = connection.calls(
             pack("MULTI"), pack("HGETALL", keys.checkpoint), pack("HGETALL", keys.sources),
             pack("XREVRANGE", keys.stream, "+", "-", "COUNT", ORIGINS_LOOKED_AT), pack("EXEC"),
@@ -257,9 +263,10 @@ def _foreign(
 
 
 def groups(behind: Mapping[str, Sequence[tuple[str, float, int]]]) -> Finding:
-    """Checks, for the doctor, whether any consumer group of this bridge's streams is far behind. Pure.
+    """Makes the doctor's finding about consumer groups whose lag is longer than a day. Pure.
 
-    `behind`: of each stream the groups that still need entries, as name, seconds since the first of these, consumers.
+    `behind`: for each stream the groups that still need entries, as name, age in seconds of the first such entry, and
+    number of consumers.
     """
     parts: list[Judgement] = []
     for stream, some in behind.items():
@@ -272,7 +279,7 @@ def groups(behind: Mapping[str, Sequence[tuple[str, float, int]]]) -> Finding:
 
 
 def look_at_groups(connection: Connection, settings: Settings) -> Finding:
-    """Checks for consumer groups of this bridge's streams that are far behind."""
+    """Checks for the doctor how far each consumer group of this bridge's streams is behind, as read from Redis."""
     seconds, _ = connection.call("TIME")
     behind = {}
     for mapping in settings.mappings:
@@ -288,7 +295,7 @@ def look_at_groups(connection: Connection, settings: Settings) -> Finding:
 
 
 def parity(last: Mapping[str, ParityRun | None], now: float) -> Finding:
-    """Checks the verdict and the age of the last comparison of each mapping. Pure."""
+    """Checks for the doctor the verdict and the age of the last parity run of each mapping. Pure."""
     parts: list[Judgement] = []
     for name, run in last.items():
         hint = f"bridge parity {name}"
@@ -306,7 +313,10 @@ def parity(last: Mapping[str, ParityRun | None], now: float) -> Finding:
 
 
 def examine(settings: Settings, files: Mapping[str, Sequence[Path]]) -> list[Finding]:
-    """Runs all of the doctor's checks of our own side that need no server; `files`: those that each mapping reads."""
+    """Runs the doctor's checks of the installation that need no server: program, process, ledger, mappings, parity.
+
+    `files`: the files that each mapping reads, by the mapping's name.
+    """
     path, now = settings.state_dir / "ledger.db", time.time()
     sound = ledger(path)
     beat, last, rewritten, needed = None, dict[str, ParityRun | None](), dict[str, int](), True

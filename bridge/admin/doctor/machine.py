@@ -1,4 +1,7 @@
-"""This machine: room, rights, what the system allows, and what other programs do with the files."""
+"""The doctor's checks of this machine: permissions, disk space, limits of the system, file systems, other programs.
+
+The checks of other programs find those that write a log without O_APPEND, and logrotate's `copytruncate`.
+"""
 
 from __future__ import annotations
 
@@ -32,16 +35,16 @@ NETWORK = (
     "virtiofs",
     "vboxsf",
 )
-"""Beginnings of the names of file systems whose files other machines may change without an event here."""
+"""Prefixes of the types of network file systems: another machine may change a file there without an event here."""
 
 LOW, FULL_SHARE = 1 << 30, 0.05
-"""Bytes, and share of a disk, below which it is nearly full."""
+"""Free bytes, and free share of a disk, below which the doctor calls the disk nearly full."""
 
 ROTATORS = ("/etc/logrotate.conf", "/etc/logrotate.d", "/usr/local/etc/logrotate.d", "/opt/homebrew/etc/logrotate.d")
 
 
 def files_of(settings: Settings) -> dict[str, list[Path]]:
-    """The files there are of each mapping, by its name."""
+    """Lists, for the doctor's checks of this machine, the files of each mapping that exist, by the mapping's name."""
     found: dict[str, list[Path]] = {}
     for mapping in settings.mappings:
         shared = MappingContext(mapping, settings)
@@ -58,7 +61,11 @@ def files_of(settings: Settings) -> dict[str, list[Path]]:
 
 
 def permissions(settings: Settings, files: Mapping[str, Sequence[Path]]) -> Finding:
-    """Whether what is to be read may be read, what is to be written may be written, and nobody else reads ours."""
+    """Checks for the doctor the permissions of source files, mirrored files, the root folder and the state directory.
+
+    The bridge must be able to read the sources, to write the mirrored files and to list the root; no other user may
+    have access to the state directory.
+    """
     parts: list[Judgement] = []
     closed = [path for some in files.values() for path in some if not os.access(path, os.R_OK)]
     if closed:
@@ -79,7 +86,7 @@ def permissions(settings: Settings, files: Mapping[str, Sequence[Path]]) -> Find
 
 
 def disk(folders: Iterable[Path]) -> Finding:
-    """Room on the disks of these folders."""
+    """Checks for the doctor whether the disks on which the given folders lie have enough free space."""
     parts: list[Judgement] = []
     for device in {folder.stat().st_dev: folder for folder in folders if folder.exists()}.values():
         usage = shutil.disk_usage(device)
@@ -93,7 +100,10 @@ def disk(folders: Iterable[Path]) -> Finding:
 
 
 def descriptors(files: int, soft: int, hard: int) -> Finding:
-    """Whether so many files may be held open. Pure."""
+    """Checks for the doctor whether the limit of file descriptors lets the bridge hold so many files open. Pure.
+
+    `soft` and `hard` are the limits of RLIMIT_NOFILE.
+    """
     wanted = files + 64
     may = "any number of" if hard == resource.RLIM_INFINITY else f"{hard:,}"
     said = f"{counted(files, 'file')} to hold open, and {may} may be (now {soft:,})"
@@ -103,7 +113,10 @@ def descriptors(files: int, soft: int, hard: int) -> Finding:
 
 
 def inotify(watches: int, most_watches: int, instances: int, most_instances: int) -> Finding:
-    """Linux: `watches` that the bridge needs, `instances` that this user has open already. Pure."""
+    """Checks for the doctor whether Linux's inotify limits leave the bridge enough watches and instances. Pure.
+
+    `watches`: how many the bridge needs; `instances`: how many this user has open already.
+    """
     parts: list[Judgement] = []
     hint = "sysctl fs.inotify.max_user_{0}={1}; or `bridge run --poll`"
     if watches > 0.5 * most_watches:
@@ -117,7 +130,7 @@ def inotify(watches: int, most_watches: int, instances: int, most_instances: int
 
 
 def look_at_inotify(settings: Settings, files: Mapping[str, Sequence[Path]]) -> Finding:
-    """Checks whether this machine lets a bridge watch the folders of each mapping's files for changes."""
+    """Checks for the doctor whether this machine's inotify limits let a bridge watch all folders of its mappings."""
     limits = Path("/proc/sys/fs/inotify")
     if not limits.exists():
         return Finding("inotify", "good", "this system has other events")
@@ -134,11 +147,11 @@ def look_at_inotify(settings: Settings, files: Mapping[str, Sequence[Path]]) -> 
 
 
 def _descriptors() -> Iterable[tuple[int, str, str]]:
-    """Linux: process, number and target of each descriptor that this user may see."""
+    """Yields from Linux's /proc each open file descriptor that this user may see: process, number and target."""
     for process in Path("/proc").glob("[0-9]*"):
         try:
             links = [(path.name, str(path.readlink())) for path in list((process / "fd").iterdir())]
-        except OSError:  # another user's, or gone by now
+        except OSError:  # the process is another user's, or has ended
             continue
         yield from ((int(process.name), number, link) for number, link in links)
 
@@ -147,7 +160,7 @@ def _descriptors() -> Iterable[tuple[int, str, str]]:
 
 
 def mounted(path: Path, table: str) -> str:
-    """The type of the file system that a path is on, by /proc/mounts. Pure."""
+    """Finds the type of the file system that a path is on, in a table of this machine's mounts (/proc/mounts). Pure."""
     best, kind = "", "?"
     for row in table.splitlines():
         parts = row.split(" ")
@@ -170,7 +183,7 @@ def _kind_of(path: Path) -> str:
 
 
 def ignores_case(folder: Path) -> bool:
-    """Whether names that differ in case alone are one there, told by a name that is there."""
+    """Whether this machine's file system ignores the case of names in a folder, tried with a name that exists."""
     for value in [folder, *(folder.iterdir() if folder.is_dir() else ())]:
         other = value.with_name(value.name.swapcase())
         if other.name != value.name:
@@ -179,7 +192,10 @@ def ignores_case(folder: Path) -> bool:
 
 
 def file_systems(root: tuple[str, bool], state: str) -> Finding:
-    """`root`: the type of the file system of the files, and whether it ignores case; and of the state. Pure."""
+    """Makes the doctor's finding about the file systems that the files and the state directory are on. Pure.
+
+    `root`: the type of the files' file system, and whether it ignores case; `state`: the type of the state directory's.
+    """
     parts: list[Judgement] = []
     if state.startswith(NETWORK):
         said = f"the state directory is on {state}: SQLite's locks do not hold there, and the ledger may be damaged"
@@ -197,7 +213,10 @@ def file_systems(root: tuple[str, bool], state: str) -> Finding:
 
 
 def writers(found: Sequence[tuple[str, str, bool]]) -> Finding:
-    """Program, file, and whether it appends, of those that have a log open for writing. Pure."""
+    """Makes the doctor's finding about programs that have a log open for writing without O_APPEND. Pure.
+
+    `found`: program, file, and whether the program appends, of every program that has a log open for writing.
+    """
     bad = [(program, file) for program, file, appends in found if not appends]
     if bad:
         named = ", ".join(f"{program} ({file})" for program, file in sorted(set(bad))[:3])
@@ -210,12 +229,15 @@ def writers(found: Sequence[tuple[str, str, bool]]) -> Finding:
 
 
 def look_at_writers(logs: Iterable[Path]) -> Finding:
-    """Checks how programs have these logs open for writing at this moment, as Linux tells."""
+    """Checks for the doctor, by Linux's /proc, which programs have the given logs open for writing, and in which mode.
+
+    The finding is "unknown" where the system has no /proc.
+    """
     if not Path("/proc/self/fdinfo").exists():
         return Finding("writers", "unknown", "this system does not tell how files are opened")
     folders: dict[Path, Path] = {}
     names: dict[str, str] = {}
-    for path in logs:  # of thousands in a folder each would ask for all of its parents
+    for path in logs:  # a folder is resolved once: each resolve asks the system about all parents
         folder = folders.get(path.parent) or folders.setdefault(path.parent, path.parent.resolve())
         names[str(path.resolve() if path.is_symlink() else folder / path.name)] = path.name
     found = []
@@ -234,7 +256,7 @@ def look_at_writers(logs: Iterable[Path]) -> Finding:
 
 
 def copytruncate(configuration: str) -> list[str]:
-    """The paths that a logrotate configuration copies and empties. Pure."""
+    """Lists the path patterns that a logrotate configuration rotates by `copytruncate`. Pure."""
     text = re.sub(r"(?m)#.*$", "", configuration)
     blocks = re.findall(r"([^{}]*)\{([^{}]*)\}", text)
     outside = re.sub(r"[^{}\n]*\{[^{}]*\}", "", text)
@@ -248,7 +270,7 @@ def copytruncate(configuration: str) -> list[str]:
 
 
 def rotation(logs: Iterable[Path], configurations: Iterable[str]) -> Finding:
-    """Logs that logrotate empties in place. Pure."""
+    """Makes the doctor's finding about logs that logrotate copies and truncates in place (`copytruncate`). Pure."""
     patterns = [pattern for text in configurations for pattern in copytruncate(text)]
     hit = sorted({str(log) for log in logs for pattern in patterns if fnmatch(str(log), pattern)})
     if hit:
@@ -274,7 +296,10 @@ def _rotators(places: Iterable[str]) -> list[str]:
 
 
 def examine(settings: Settings, rotators: Sequence[str] = ROTATORS) -> tuple[list[Finding], dict[str, list[Path]]]:
-    """All checks of this machine, and the files of each mapping."""
+    """Runs all of the doctor's checks of this machine; returns the findings, and the files of each mapping by its name.
+
+    `rotators`: the files and folders that hold logrotate's configuration.
+    """
     try:
         files = files_of(settings)
     except (OSError, SourceError) as error:

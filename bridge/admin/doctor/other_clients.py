@@ -1,4 +1,8 @@
-"""The doctor's checks of who else is at the server: connections, neighbours in its database, and who may reach it."""
+"""The doctor's checks of other clients of the Redis server: connections, neighbours in the database, and access.
+
+Access means who can reach the server (exposure), and the ACL rights of the bridge's own user. The checks of output
+buffers and of replication are here as well.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +17,10 @@ from bridge.streams.connect import CLIENT_NAME, Connection
 from bridge.streams.keys import Keys
 
 IDLE_AFTER = 3600.0
-"""Seconds after which a connection that does nothing is worth a word."""
+"""Seconds without a command after which the doctor mentions a subscriber's connection."""
 
 SCANNED = 5000
-"""Keys that are looked at to tell who else uses the database."""
+"""How many keys SCAN looks at to tell who else uses the database."""
 
 
 # -- who is there --------------------------------------------------------------------------------------------
@@ -24,7 +28,7 @@ SCANNED = 5000
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """A connection to the server, from a row of CLIENT LIST; `idle` in seconds, `owed` the bytes that wait for it."""
+    """Holds a client's connection, a row of Redis's CLIENT LIST; `idle` in seconds, `owed`: bytes that wait for it."""
 
     id: str
     name: str
@@ -35,7 +39,7 @@ class Client:
 
     @classmethod
     def of(cls, row: str) -> Client:
-        """Parses a row of CLIENT LIST, as the server writes it."""
+        """Parses a row of CLIENT LIST, as the Redis server writes it, into a client's connection."""
         facts = dict(part.split("=", 1) for part in row.split(" ") if "=" in part)
         channels = int(facts.get("sub", 0)) + int(facts.get("psub", 0)) + int(facts.get("ssub", 0))
         return cls(facts.get("id", "?"), facts.get("name", ""), facts.get("addr", "?"), float(facts.get("idle", 0)),
@@ -43,7 +47,11 @@ class Client:
 
 
 def clients(facts: ServerFacts, rows: Sequence[Client], asked_for: ServerFacts) -> Finding:
-    """Checks whether there is room for connections, and looks for those that nobody is behind any more. Pure."""
+    """Checks for the doctor whether the Redis server has room for more clients, and finds stale or stuck connections.
+
+    Stale is a subscriber that has been idle for long; stuck a client that does not read its output buffer.
+    `facts`: from INFO; `rows`: CLIENT LIST; `asked_for`: from CONFIG GET. Pure.
+    """
     there, most = int(facts.get("connected_clients", len(rows))), int(facts.get("maxclients", 0) or 10000)
     ours = [row for row in rows if row.name == CLIENT_NAME]
     parts: list[Judgement] = []
@@ -76,7 +84,10 @@ def clients(facts: ServerFacts, rows: Sequence[Client], asked_for: ServerFacts) 
 
 
 def buffers(asked_for: ServerFacts) -> Finding:
-    """Checks the server's output-buffer limits, as CONFIG has them: class, hard, soft, seconds. Pure."""
+    """Checks for the doctor the limits of Redis's client output buffers, from `client-output-buffer-limit`. Pure.
+
+    CONFIG GET gives them as class, hard limit, soft limit, seconds.
+    """
     words = asked_for.get("client-output-buffer-limit", "").split()
     limits = {words[i]: int(words[i + 1]) for i in range(0, len(words) - 3, 4)}
     parts: list[Judgement] = []
@@ -97,9 +108,10 @@ def buffers(asked_for: ServerFacts) -> Finding:
 
 
 def exposure(asked_for: ServerFacts, *, open_to_all: bool, socket: bool) -> Finding:
-    """Checks who can reach the server. Pure.
+    """Checks for the doctor the exposure of the Redis server: its addresses, and the guard before them. Pure.
 
-    `open_to_all`: the server's default user needs no password; `socket`: we came by a Unix socket.
+    `asked_for`: from CONFIG GET; `open_to_all`: the server's default user needs no password; `socket`: the bridge is
+    connected by a Unix socket.
     """
     binds = asked_for.get("bind", "").split()
     addresses = [bind.lstrip("-") for bind in binds]
@@ -125,7 +137,7 @@ def exposure(asked_for: ServerFacts, *, open_to_all: bool, socket: bool) -> Find
 
 
 def rights(user: str, told: Mapping[str, str]) -> Finding:
-    """Checks whether our user may do more than the bridge needs, from ACL GETUSER. Pure."""
+    """Checks for the doctor, from ACL GETUSER, whether the bridge's Redis user has more rights than it needs. Pure."""
     may_all = "+@all" in told.get("commands", "") and "-" not in told.get("commands", "").replace("-@all", "")
     if may_all and "~*" in told.get("keys", "").split():
         said = f"user {user} may do everything, FLUSHALL and CONFIG among it: more than the bridge needs"
@@ -134,7 +146,10 @@ def rights(user: str, told: Mapping[str, str]) -> Finding:
 
 
 def look_at_rights(connection: Connection) -> Finding:
-    """Checks the rights of the user that the bridge is connected as; where these are not told, we have not all."""
+    """Reads from Redis the ACL rights of the user that the bridge is connected as, and checks them for the doctor.
+
+    A user who may not read the rights does not have all rights, so that is good.
+    """
     try:
         user = connection.call("ACL", "WHOAMI").decode(errors="replace")
         reply = connection.call("ACL", "GETUSER", user)
@@ -145,7 +160,7 @@ def look_at_rights(connection: Connection) -> Finding:
 
 
 def is_open_to_all(connection: Connection) -> bool:
-    """Whether the server's default user is on and needs no password."""
+    """Whether the Redis server is open to other clients without a password, by ACL GETUSER of its default user."""
     reply = connection.call("ACL", "GETUSER", "default")
     flags = dict(zip(reply[0::2], reply[1::2], strict=True))[b"flags"]
     return b"on" in flags and b"nopass" in flags
@@ -155,10 +170,10 @@ def is_open_to_all(connection: Connection) -> bool:
 
 
 def neighbours(types: Mapping[str, tuple[str, str]], prefixes: Mapping[str, int], *, whole: bool) -> Finding:
-    """Checks who else uses the database, and whether a key of ours is somebody else's.
+    """Makes the doctor's finding about neighbours in the Redis database, and about bridge keys of the wrong type. Pure.
 
-    `types`: of our keys that hold another type, which and which it should be. `prefixes`: other keys by what stands
-    before their first colon. Pure.
+    `types`: the bridge's keys that hold another type, with the type found and the type wanted. `prefixes`: how many
+    other keys there are, by the text before their first colon. `whole`: whether SCAN went through all keys.
     """
     parts: list[Judgement] = []
     for key, (found, wanted) in types.items():
@@ -182,7 +197,7 @@ def neighbours(types: Mapping[str, tuple[str, str]], prefixes: Mapping[str, int]
 
 
 def look_at_neighbours(connection: Connection, settings: Settings) -> Finding:
-    """Checks the types of this bridge's keys, and who else has keys in the database, of about `SCANNED` keys."""
+    """Reads from Redis the types of this bridge's keys and the names of about `SCANNED` keys, to find neighbours."""
     wanted = {"bridge:components": "hash", f"bridge:health:{settings.instance}": "string"}
     for mapping in settings.mappings:
         keys = Keys.of(mapping.stream.key)
@@ -210,7 +225,7 @@ def look_at_neighbours(connection: Connection, settings: Settings) -> Finding:
 
 
 def replication(facts: ServerFacts) -> Finding:
-    """Checks from INFO replication whether the server is a replica or has replicas. Pure."""
+    """Checks for the doctor, from INFO replication, whether the Redis server is a replica or has replicas. Pure."""
     if facts.get("role") == "slave":
         link = facts.get("master_link_status", "?")
         return Finding(

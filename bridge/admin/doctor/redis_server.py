@@ -1,4 +1,4 @@
-"""The server: can it keep messages, has it room for them, and is it quick enough."""
+"""The doctor's checks of the Redis server: version, commands, persistence, memory, load, latency and clock."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from bridge.streams.reader import server_info, stream_info
 
 OLDEST = (7, 0)
 PINGS, BETWEEN = 50, 0.002
-"""How many round trips, and seconds between two."""
+"""How many PINGs measure the latency, and seconds between two of them."""
 
 HOUR, DAY = 3600, 86_400
 GROWTH_AGES, GROWTH_ENTRIES = (HOUR, 7 * HOUR, 13 * HOUR, 19 * HOUR), 1000
-"""Seconds ago at which it is looked how fast a stream grew, and entries that are read to tell."""
+"""Seconds ago at which the growth of a stream is sampled, and the entries that are read for one sample."""
 
 
 def config(connection: Connection, *names: str) -> dict[str, str]:
-    """CONFIG GET. Raises RedisRefused where the server does not tell."""
+    """Reads for the doctor parameters of the Redis server by CONFIG GET. Raises RedisRefused: that is not allowed."""
     found: dict[str, str] = {}
     for name in names:
         reply = connection.call("CONFIG", "GET", name)
@@ -38,7 +38,7 @@ def config(connection: Connection, *names: str) -> dict[str, str]:
 
 
 def version(facts: ServerFacts) -> Finding:
-    """Flavour and version, from INFO server. Pure."""
+    """Checks for the doctor, from INFO server, whether the server is a single Redis 7.0 or newer, or Valkey. Pure."""
     valkey = facts.get("valkey_version")
     name, text = ("Valkey", valkey) if valkey else ("Redis", facts.get("redis_version", "?"))
     numbers = [int(part) for part in facts.get("redis_version", "0").split(".")[:2] if part.isdigit()]
@@ -52,7 +52,10 @@ def version(facts: ServerFacts) -> Finding:
 
 
 def commands(known: Mapping[str, bool]) -> Finding:
-    """`known`: of each command we need, whether the server has it. Pure."""
+    """Checks for the doctor whether the Redis server has all commands that the bridge needs. Pure.
+
+    `known`: for each needed command, whether the server has it.
+    """
     missing = [name for name, there in known.items() if not there]
     if missing:
         hint = "were they renamed in its configuration? The bridge needs them by their names"
@@ -66,7 +69,10 @@ def _known(connection: Connection) -> dict[str, bool]:
 
 
 def persistence(facts: ServerFacts, asked_for: ServerFacts) -> Finding:
-    """What a crash of the server takes (P8), from INFO persistence and its configuration. Pure."""
+    """Checks for the doctor how much a crash of the Redis server would lose (P8), by its persistence settings. Pure.
+
+    `facts`: from INFO persistence; `asked_for`: from CONFIG GET.
+    """
     parts: list[Judgement] = []
     statuses = ("aof_last_write_status", "aof_last_bgrewrite_status", "rdb_last_bgsave_status")
     for name in statuses:
@@ -85,7 +91,7 @@ def persistence(facts: ServerFacts, asked_for: ServerFacts) -> Finding:
         else:
             said = "append-only file, synced every second: a power failure takes the last second of what only Redis has"
             slow = int(facts.get("aof_delayed_fsync", 0))
-            # Meanwhile it acknowledges what is not written (flushAppendOnlyFile in Redis' aof.c).
+            # While fsync is late, Redis acknowledges writes that are not on disk yet (flushAppendOnlyFile in aof.c).
             said += f"; the disk was too slow for it {counted(slow, 'time')}, and a kill then takes two" if slow else ""
             parts.append(("note" if slow else "good", said, "CONFIG SET appendfsync always" if slow else ""))
     else:
@@ -105,7 +111,10 @@ def persistence(facts: ServerFacts, asked_for: ServerFacts) -> Finding:
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """How a stream grows: its entries, bytes, how many entries come in a day, and whether it is trimmed."""
+    """Holds for the doctor a stream's size and growth on the server: entries, bytes, entries a day, if it is limited.
+
+    `limited`: whether the mapping's `[retention]` limits the stream.
+    """
 
     name: str
     length: int
@@ -115,12 +124,15 @@ class Growth:
 
     @property
     def bytes_a_day(self) -> float:
-        """How many bytes of the server's memory the stream takes in a day."""
+        """How many more bytes of the Redis server's memory the stream takes per day."""
         return self.a_day * self.bytes / self.length if self.length else 0.0
 
 
 def memory(facts: ServerFacts, streams: Sequence[Growth]) -> Finding:
-    """Limit, policy, and when it is full, from INFO memory. Pure."""
+    """Checks for the doctor Redis's memory limit and eviction policy, and estimates when streams will have filled it.
+
+    `facts`: from INFO memory. Pure.
+    """
     used, limit = int(facts.get("used_memory", 0)), int(facts.get("maxmemory", 0))
     policy, parts = facts.get("maxmemory_policy", ""), list[Judgement]()
     if limit and policy != "noeviction":
@@ -156,7 +168,7 @@ def memory(facts: ServerFacts, streams: Sequence[Growth]) -> Finding:
 
 
 def growth(connection: Connection, stream: str, *, limited: bool) -> Growth:
-    """Of a stream: how fast it grew at several times of the last day, on an average."""
+    """Measures for the doctor a stream's memory on the server and its growth, from samples over the last day."""
     info = stream_info(connection, stream.encode())
     if not info.exists:
         return Growth(stream, 0, 0, 0.0, limited)
@@ -175,7 +187,11 @@ def growth(connection: Connection, stream: str, *, limited: bool) -> Growth:
 
 
 def load(slow: Sequence[tuple[str, float, str]], stats: ServerFacts, cpu: ServerFacts, uptime: float) -> Finding:
-    """`slow`: command, milliseconds, client's name, of the slow log; and INFO commandstats and cpu. Pure."""
+    """Checks for the doctor the load of the Redis server: CPU, the share of the bridge's commands, and the slow log.
+
+    `slow`: command, milliseconds and client's name of each row of SLOWLOG; `stats` and `cpu`: from INFO commandstats
+    and INFO cpu; `uptime` in seconds. Pure.
+    """
     ours = [(name, ms) for name, ms, client in slow if client == CLIENT_NAME]
     spent = {name.removeprefix("cmdstat_"): float(row.partition("usec=")[2].partition(",")[0])
              for name, row in stats.items() if name.startswith("cmdstat_")}  # fmt: skip
@@ -205,7 +221,7 @@ def _slow(connection: Connection) -> list[tuple[str, float, str]]:
 
 
 def latency(millis: Sequence[float]) -> Finding:
-    """Round trips of PING, in milliseconds. Pure."""
+    """Makes the doctor's finding about the latency of the Redis server, from PING round trips in milliseconds. Pure."""
     middle, longest = median(millis), sorted(millis)[int(0.98 * len(millis))]
     said = f"{middle:.2f} ms there and back, {longest:.1f} ms at worst of {len(millis)}"
     if middle > 50:
@@ -220,7 +236,7 @@ def latency(millis: Sequence[float]) -> Finding:
 
 
 def clocks(ahead: float) -> Finding:
-    """By how many seconds the server's clock is ahead of ours. Pure."""
+    """Makes the doctor's finding about the Redis server's clock, which is `ahead` of ours by so many seconds. Pure."""
     said = f"the server's clock is {abs(ahead):.1f} s {'ahead of' if ahead > 0 else 'behind'} ours"
     if abs(ahead) > 60:
         return Finding("clock", "bad", said, "set the clocks: entry IDs are the server's time")
@@ -233,7 +249,10 @@ def clocks(ahead: float) -> Finding:
 
 
 def examine(connection: Connection, settings: Settings, now: Callable[[], float]) -> list[Finding]:
-    """All checks of the server, each by itself. Raises RedisLost."""
+    """Runs all of the doctor's checks of the Redis server and its clients, each by itself. Raises RedisLost.
+
+    `now`: this machine's clock, in seconds since 1970.
+    """
     facts = server_info(connection, "server", "clients", "memory", "persistence", "stats", "replication", "cpu")
     told: dict[str, str] = {}
     names = ("appendfsync", "save", "tcp-keepalive", "client-output-buffer-limit", "bind", "protected-mode", "port",

@@ -1,4 +1,4 @@
-"""The doctor's look at mappings that are retired, whose files nobody may write to, and at what waits to be sent."""
+"""The doctor's checks of retired mappings, whose files nobody may write to any more, and of components' outboxes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bridge.streams.connect import Connection
 
 
 def retirements(over: Mapping[str, RetiredMapping]) -> Finding:
-    """Checks what others wrote to the files of retired mappings. Pure."""
+    """Makes the doctor's finding about retired mappings with an error, such as new writes to their files. Pure."""
     parts: list[Judgement] = []
     for name, end in sorted(over.items()):
         if end.error:
@@ -26,7 +26,10 @@ def retirements(over: Mapping[str, RetiredMapping]) -> Finding:
 
 
 def look(connection: Connection | None, settings: Settings) -> Finding:
-    """Checks the retired mappings of this bridge; `connection`: None where Redis does not answer."""
+    """Checks for the doctor every retired mapping of this bridge, by ledger, Redis and files.
+
+    `connection`: None where Redis does not answer.
+    """
     path, over = settings.state_dir / "ledger.db", dict[str, RetiredMapping]()
     with closing(Ledger(path)) if path.exists() else nullcontext() as ledger:
         for mapping in settings.mappings:
@@ -41,7 +44,10 @@ def look(connection: Connection | None, settings: Settings) -> Finding:
 
 
 def look_at_outboxes(settings: Settings) -> Finding:
-    """Checks whether messages of components wait on disk to be sent: of one that has ended nobody sends them."""
+    """Checks for the doctor whether messages wait in the outboxes of components, on disk, to be sent to Redis.
+
+    Only the component itself sends the messages of its outbox: if it has ended, they wait until it is started again.
+    """
     parts: list[Judgement] = []
     for mapping in settings.mappings:
         for name, count in sorted(waiting(settings.state_dir, mapping.name).items()):

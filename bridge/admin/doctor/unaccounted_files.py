@@ -1,4 +1,4 @@
-"""The doctor's look at the account: whether anything explains what became of every file that a mapping names."""
+"""The doctor's check for unaccounted files: whether the account explains every byte of the files of all mappings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bridge.ledger.store import Ledger
 
 
 def look_at_files(settings: Settings) -> Finding:
-    """Checks whether every file that a mapping names is accounted for; not of mappings that are retired."""
+    """Checks for the doctor whether every file that a mapping names is accounted for; leaves out retired mappings."""
     path, over = settings.state_dir / "ledger.db", set[str]()
     parts: list[Judgement] = []
     if path.exists():

@@ -1,1 +1,1 @@
-"""What a running bridge tells a monitor, on this machine alone: counters as Prometheus reads them, and its health."""
+"""Metrics of a running bridge, for a monitor on this machine: counters in Prometheus' format, and health."""

@@ -1,4 +1,4 @@
-"""What a monitor is told, as Prometheus' families of samples."""
+"""Builds the Prometheus metric families that the page `/metrics` shows: counters, gauges and a latency histogram."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ VERDICTS = ("equal", "differs", "inconclusive")
 def families(
     status: Status, flows: Flows, going: Iterable[DirectionHealth], instance: str, silent: float
 ) -> Iterator[Metric]:
-    """All of them, at one moment; `silent`: seconds since the last heartbeat. Pure."""
+    """Builds all Prometheus metric families of a bridge at one moment. Pure.
+
+    `going`: the health of each direction; `instance`: the bridge's name; `silent`: seconds since the last heartbeat.
+    """
     ways = {way for _, way in flows}
     facts = (bridge.__version__, instance, "both" if "mirror" in ways else "forward")
     yield _gauge("info", "The bridge: 1.", ("version", "bridge", "carries"), [(facts, 1)])
@@ -118,7 +121,7 @@ def _parity(status: Status) -> Iterator[Metric]:
 
 
 def _label(name: bytes) -> str:
-    """Bytes as text, any two of them as two."""
+    """Turns a consumer group's name into the text of a Prometheus label, so that different names stay different."""
     return name.replace(b"\\", rb"\\").decode("utf-8", "backslashreplace")
 
 

@@ -1,4 +1,4 @@
-"""Whether messages go the ways they should: each direction moves, or has nothing to do."""
+"""Judges the health of each direction of a mapping: idle, moving, stuck, or off, for `/healthz` and the metrics."""
 
 from __future__ import annotations
 
@@ -12,16 +12,19 @@ from bridge.kinds.direction_stats import DirectionStats, SourceRates
 from bridge.ledger.heartbeat import SILENT_AFTER, Trouble
 
 STUCK_AFTER = 10.0
-"""Seconds that messages may wait while nothing moves."""
+"""Seconds after which a direction is stuck, when messages wait and none moves."""
 
 State = Literal["idle", "moving", "stuck", "off"]
 Flows = Mapping[tuple[str, str], DirectionStats]
-"""By mapping and direction, `forward` or `mirror`: those that are carried."""
+"""The statistics of each direction that is carried, by mapping and direction (`forward` or `mirror`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class DirectionHealth:
-    """One direction of a mapping. `waiting` is None where that is not known; `why` says what is stuck."""
+    """Holds the health of one direction of a mapping: its state, its lag, and why it is stuck.
+
+    `waiting`: the lag, None where it is not known.
+    """
 
     mapping: str
     direction: str
@@ -31,7 +34,10 @@ class DirectionHealth:
 
 
 class WatchedSource(NamedTuple):
-    """One source on its way, or the stream on its. `undue` of what waits is not complete yet; `place` moves with it."""
+    """Holds what the health check watches of one source, or of the stream as the mirror reads it.
+
+    `undue`: messages among the waiting ones that are not complete yet; `place`: a value that changes with progress.
+    """
 
     name: str
     waiting: Lag | None
@@ -40,14 +46,14 @@ class WatchedSource(NamedTuple):
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is due."""
+        """Whether the watched source has no complete message that waits."""
         return self.waiting is not None and self.waiting.messages <= self.undue
 
 
 class Health:
-    """Keeps in mind since when each source stands while messages wait.
+    """Judges the health of all directions, and remembers for how long each source has not moved while messages wait.
 
-    `steady` is a clock in seconds that never goes back.
+    `steady` is a monotonic clock in seconds.
     """
 
     def __init__(self, steady: Callable[[], float]) -> None:
@@ -55,7 +61,7 @@ class Health:
         self._seen: dict[tuple[str, str, str], tuple[object, float]] = {}
 
     def judge(self, status: Status, flows: Flows, silent: float) -> list[DirectionHealth]:
-        """How each direction goes, as far as this look and those before it tell.
+        """Judges the health of each direction of each mapping, by this status and those judged before.
 
         `silent`: seconds since the last heartbeat.
         """

@@ -1,4 +1,4 @@
-"""`/metrics` and `/healthz` on a loopback port, beside a bridge that runs."""
+"""Serves the pages `/metrics` and `/healthz` over HTTP on a loopback port, beside a running bridge."""
 
 from __future__ import annotations
 
@@ -25,22 +25,25 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 LOOK_SECONDS, LOOK_SHARE, LONG_LOOK = 2.0, 20.0, 10.0
-"""Seconds between two looks at files, ledger and Redis, how much longer than a look that is at least, and at most."""
+"""Seconds between two looks at files, ledger and Redis: at least, as a multiple of one look's time, and at most."""
 
 BLIND = 30.0
-"""Seconds after which a look that has not ended is itself what is wrong."""
+"""Seconds since the end of the last look after which both pages answer with an error."""
 
 SLOW = 10.0
-"""Seconds a client has for all it wants."""
+"""Seconds that a client of the metrics server has for its whole connection."""
 
 MOST_CLIENTS = 16
-"""Clients at once; more are turned away, as their descriptors are the carrying's too."""
+"""Clients at once; the metrics server turns more away, because it shares its file descriptors with the carrying."""
 
 WANTED = "pip install 'hestai-bridge[metrics]', or take [metrics] out of bridge.toml"
 
 
 class Monitor:
-    """What both pages say, of the last look. Safe for several threads."""
+    """Makes the content of the pages `/metrics` and `/healthz` from the last look at the bridge's status.
+
+    Safe for several threads.
+    """
 
     def __init__(self, settings: Settings, process: Process) -> None:
         self._settings = settings
@@ -51,7 +54,7 @@ class Monitor:
         self._at = time.monotonic()
 
     def look(self) -> float:
-        """Looks at everything once; returns after how many seconds to look again."""
+        """Samples the status and health of the bridge once; returns the seconds until the monitor's next look."""
         begun = time.monotonic()
         try:
             waits = {
@@ -72,12 +75,12 @@ class Monitor:
 
     @property
     def wrong(self) -> str:
-        """Why nothing is known; empty: something is."""
+        """Why the monitor has no current status for the pages; empty: it has one."""
         ago = time.monotonic() - self._at
         return self._error or (f"the last look ended {ago:.0f} s ago" if ago > BLIND else "")
 
     def collect(self) -> Iterator[Metric]:
-        """For a registry of prometheus-client."""
+        """Yields the Prometheus metric families of the last look; prometheus-client's registry calls this."""
         from bridge.admin.metrics.families import families
 
         if self._last is not None:
@@ -85,7 +88,7 @@ class Monitor:
             yield from families(status, self._process.flows(), going, self._settings.instance, self._process.silent())
 
     def healthz(self) -> tuple[int, bytes]:
-        """Status code and JSON."""
+        """Makes the HTTP status code and the JSON of the page `/healthz`: 200 where no direction is stuck, else 503."""
         if self.wrong or self._last is None:
             return 503, _json({"healthy": False, "error": self.wrong, "directions": []})
         going = self._last[1]
@@ -108,7 +111,10 @@ def _json(value: dict[str, Any]) -> bytes:
 
 
 class Server(ThreadingHTTPServer):
-    """Few clients at a time, and none for long: it shares its descriptors with who carries messages."""
+    """Serves the metrics pages over HTTP to few clients at a time, each for a short time.
+
+    The server shares its file descriptors with the threads that carry messages.
+    """
 
     request_queue_size = 128
 
@@ -118,12 +124,12 @@ class Server(ThreadingHTTPServer):
         super().__init__((HOST, port), handler)
 
     def server_bind(self) -> None:
-        """As the base class's, which asks the network for this address's name."""
+        """Binds the metrics server's socket, without the reverse DNS lookup that the base class makes."""
         TCPServer.server_bind(self)
         self.server_name, self.server_port = HOST, self.server_address[1]
 
     def get_request(self) -> tuple[socket.socket, Any]:
-        """As the base class says; where no descriptor is left it does not try at once again."""
+        """Accepts a client's connection to the metrics server; waits 0.1 s where no descriptor is left for it."""
         try:
             return super().get_request()
         except OSError:
@@ -131,7 +137,7 @@ class Server(ThreadingHTTPServer):
             raise
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
-        """Whether there is room for one more."""
+        """Accepts a request to the metrics server only while fewer than `MOST_CLIENTS` clients are connected."""
         with self._lock:
             if len(self._since) < MOST_CLIENTS:
                 self._since[request] = time.monotonic()
@@ -139,13 +145,13 @@ class Server(ThreadingHTTPServer):
         return False
 
     def shutdown_request(self, request: Any) -> None:
-        """It is over."""
+        """Closes a client's connection to the metrics server, and no longer counts the client."""
         with self._lock:
             self._since.pop(request, None)
         super().shutdown_request(request)
 
     def service_actions(self) -> None:
-        """Every half second: those that take too long are cut off, and their threads end."""
+        """Disconnects, every half second, clients of the metrics server that take too long; so their threads end."""
         with self._lock:
             late = [slow_client for slow_client, since in self._since.items() if time.monotonic() - since > SLOW]
         for client in late:
@@ -155,15 +161,21 @@ class Server(ThreadingHTTPServer):
                 continue
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that goes away is no concern; anything else is no reason to carry no messages."""
+        """Logs, for debugging only, a request to the metrics server that failed, so that the bridge goes on."""
         logger.debug("metrics: a request failed", exc_info=True)
 
 
 class MetricsServer:
-    """Bound when it is made, so that a port which is taken is known before anything is begun."""
+    """Serves `/metrics` and `/healthz` on the loopback port that bridge.toml's `[metrics]` names.
+
+    Its socket is bound by the constructor, so that a port in use is reported before the bridge begins to carry.
+    """
 
     def __init__(self, settings: Settings, process: Process) -> None:
-        """Raises ConfigError: the port is taken, or the extra `metrics` is not installed."""
+        """Binds the metrics server's port, and registers the monitor with a Prometheus registry.
+
+        Raises ConfigError: the port is taken, or the extra `metrics` is not installed.
+        """
         try:
             from prometheus_client import CollectorRegistry, ProcessCollector
             from prometheus_client.exposition import choose_encoder
@@ -213,7 +225,7 @@ class MetricsServer:
         self.url = f"http://{HOST}:{self._server.server_address[1]}"
 
     def serve(self, settings: Settings, stop: Event) -> None:
-        """Until the stop event."""
+        """Serves the metrics pages from a thread, and keeps the monitor looking, until the stop event."""
         with self._server:
             thread = Thread(target=self._server.serve_forever, name="metrics pages", daemon=True)
             thread.start()

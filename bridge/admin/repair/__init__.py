@@ -1,1 +1,1 @@
-"""What mends both sides, or says that a difference is meant."""
+"""Repair: mends differences between files and stream, retries the quarantine, redacts, or acknowledges differences."""

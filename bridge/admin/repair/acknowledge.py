@@ -1,4 +1,7 @@
-"""What a person says of a log: a difference that parity named is known, or a file that took its place is new."""
+"""Notes in the ledger what a person acknowledges: a difference that parity found, or what replaced a log's file.
+
+`bridge repair --accept` calls `accept`; `--as-edit` and `--as-new` call `declare`.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +23,11 @@ def accept(
     ledger: Ledger, results: Sequence[tuple[MappingContext, ParityResult]], ids: Sequence[str], who: str, why: str,
     at: float,
 ) -> int:  # fmt: skip
-    """Acknowledges the differences of these names that parity just found; returns how many.
+    """Acknowledges in ledger and journal the named differences that parity just found; returns how many.
 
     A name is an entry's ID, `FIRST..LAST` of entries whose lines were taken out of a log, or `log:generation:offset` of
-    a line without an entry. All of them or none. Raises ConfigError: parity names no such difference; LedgerError.
+    a line without an entry. All names are acknowledged, or none. Raises ConfigError: parity finds no difference of a
+    name; LedgerError.
     """
     found: list[tuple[MappingContext, list[AcknowledgedDifference]]] = []
     left = set(ids)
@@ -50,7 +54,10 @@ def accept(
 
 
 def _named(result: ParityResult, name: str, left: set[str]) -> list[AcknowledgedDifference]:
-    """The differences of one mapping that a person calls by this name; takes it out of `left` where there are any."""
+    """Finds the differences of one parity result that a person may acknowledge by a name.
+
+    Takes the name out of `left` where there are any.
+    """
     first, dots, last = name.partition("..")
     try:
         span = (parse_id(first.encode()), parse_id((last if dots else first).encode()))
@@ -78,7 +85,10 @@ def _named(result: ParityResult, name: str, left: set[str]) -> list[Acknowledged
 
 
 def _names(difference: Difference) -> set[str]:
-    """What a person may call a difference: by its entry, or its line as `bridge locate` takes it."""
+    """Lists the names by which a person may acknowledge a difference: the entry's ID, or the line's place.
+
+    The place of a line is written as `bridge locate` takes it.
+    """
     line = {f"{difference.file}:{difference.line}", f"{difference.file}@{difference.offset}"}
     return {name_of(difference), *(line if difference.entry is None and difference.file else ())}
 
@@ -88,7 +98,7 @@ def _said(entry: EntryId) -> str:
 
 
 def _within(entry: str | None, span: tuple[EntryId, EntryId], rows: Sequence[TakenOut]) -> bool:
-    """Whether an entry is between two, and in none of the rows that are named as a whole."""
+    """Whether a difference's entry lies in a span of IDs, and in none of the rows that are acknowledged as a whole."""
     if entry is None:
         return False
     at = parse_id(entry.encode())
@@ -99,9 +109,11 @@ def declare(
     ledger: Ledger, mappings: Sequence[MappingContext], names: Sequence[str], how: str, who: str, why: str, at: float,
     tell: Callable[[str], None],
 ) -> None:  # fmt: skip
-    """Notes of logs that wait for it what the file is that took their place; forward acts on it at its next look.
+    """Notes in the ledger a person's word on the file that replaced a log: an edit of the log, or a new log.
 
-    `names`: mappings, or logs by their paths; none: all that wait. Raises ConfigError: none of these waits.
+    Only for logs that wait for that word; forward acts on it at its next look. `names`: mappings, or logs by their
+    paths; empty: the one log that waits. `how`: "as-edit" or "as-new". Raises ConfigError: none of the named logs
+    waits, or no name is given and several logs wait.
     """
     waiting: list[tuple[MappingContext, LogEdit]] = []
     for shared in mappings:

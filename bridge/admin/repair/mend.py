@@ -1,7 +1,7 @@
-"""What parity found, mended where it can be: lines sent, lines appended, each once. Nothing is rewritten or deleted.
+"""Mends the differences that parity found: sends missing lines, appends missing entries' lines, each exactly once.
 
-`plan` decides (pure); `Mender` acts. What is sent or appended stands out of order, and is marked so; only a tail that
-was cut off a file is put back byte for byte, where all of it is known.
+Nothing is rewritten or deleted. `plan` decides (pure); `Mender` acts. A message that is sent or appended stands out of
+order, and is marked so; only a tail that was cut off a file is put back byte for byte, where all of it is known.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ ADVICE = {
     "duplicate": "one side holds it once too often: XDEL the entry, or bring the file back from a copy",
     "reordered": "both sides have it, in different places: bring back the side that was changed from a copy",
 }
-"""What a person can do about a difference that is left alone."""
+"""The advice what a person can do about a difference that repair does not mend, by its kind."""
 
 
 @dataclass(frozen=True, slots=True)
 class RepairAction:
-    """One thing to do: "send" a line, or "append" one; or nothing but `advice`."""
+    """Holds what repair does about one difference: "send" a line, "append" a line, or nothing but give `advice`."""
 
     action: str
     difference: Difference
@@ -53,7 +53,7 @@ class RepairAction:
 
 @dataclass(frozen=True, slots=True)
 class TailRestore:
-    """The end of a file that was cut off, to be put back: `raw` belongs at `offset` of the file of this source."""
+    """Holds the tail that was cut off a source's file, for repair to put back: `raw` belongs at the file's `offset`."""
 
     source: str
     offset: int
@@ -63,7 +63,10 @@ class TailRestore:
 
 @dataclass(slots=True)
 class RepairPlan:
-    """For one mapping. `untold`: differences beyond those that parity lists."""
+    """Holds the plan of a repair for one mapping: actions, and tails to restore.
+
+    `untold`: how many differences there are beyond those that parity lists.
+    """
 
     mapping: str
     stream: str
@@ -72,7 +75,7 @@ class RepairPlan:
     untold: int = 0
 
     def of(self, action: str) -> list[RepairAction]:
-        """Those of one kind."""
+        """Selects the repair actions of one kind: "send", "append", or "" for advice alone."""
         return [act for act in self.acts if act.action == action]
 
 
@@ -80,9 +83,10 @@ def plan(
     result: ParityResult, mapping: BridgeMapping, numbers: Mapping[str, int], roles: frozenset[str],
     taken: Callable[[set[bytes]], set[bytes]] = lambda origins: set(),
 ) -> RepairPlan:  # fmt: skip
-    """Plans what a repair does about each difference that parity found, or advises; `numbers`: the sources'. Pure.
+    """Plans what a repair does about each difference that parity found, or what it advises. Pure.
 
-    `taken` tells of origins, of which an entry has one already: somebody put a line in before the one it was made of.
+    `numbers`: of the sources, by name; `roles`: the components' roles, which a mirror's path may name. `taken` returns
+    those of the given origins that an entry has already: somebody inserted a line before the one it was made from.
     """
     made = RepairPlan(result.mapping, result.stream)
     made.untold = sum(result.counts().values()) - len(result.tally.differences)
@@ -104,7 +108,7 @@ def plan(
 
 
 def origin_of(difference: Difference, numbers: Mapping[str, int]) -> bytes:
-    """The origin under which the line of a difference would be sent as itself; empty where its file has no number."""
+    """Makes the origin under which repair would send the line of a difference; empty where the source has no number."""
     place = difference.place
     number = numbers.get(difference.source)
     return b"" if number is None or place < 0 else b"%d.%d:%d" % (number, place >> SHIFT, place & OFFSETS)
@@ -148,7 +152,7 @@ def _act(
             return RepairAction(
                 "", difference, f"{difference.source} was cut or changed: bring it back from a copy first"
             )
-        # A line that the file never had cannot be told from one that was taken out of an older piece.
+        # A line that the file never had looks the same as one that was taken out of an older piece.
         if any(row.has(difference.entry) for row in result.tally.taken_out):
             meant = f"`bridge repair --accept {difference.entry} --reason …`"
             advice = f"its line was changed or taken out of the log; {meant} says that it was meant"
@@ -162,7 +166,7 @@ def _act(
 
 
 def _of_folder(difference: Difference) -> RepairAction:
-    """The same for a folder with a file per message."""
+    """Decides what repair does about one difference of a folder with a file per message, a spool or artifacts."""
     if difference.kind == "missing_in_redis":
         return RepairAction("send", difference)
     if difference.kind == "missing_in_file" and not difference.file_born:
@@ -172,7 +176,10 @@ def _of_folder(difference: Difference) -> RepairAction:
 
 
 def _tail(source: str, cut: CutFile, differences: list[Difference]) -> tuple[TailRestore, set[int]] | None:
-    """The missing end of a file, if lines that are known fill it to the byte, and its digest is the one noted."""
+    """Rebuilds the missing tail of a file that was cut, if known lines fill it to the byte and the digest matches.
+
+    Returns the tail to restore and the indexes of the differences that this mends; None where it cannot be done.
+    """
     mine = [
         (n, difference)
         for n, difference in enumerate(differences)
@@ -201,7 +208,10 @@ def _tail(source: str, cut: CutFile, differences: list[Difference]) -> tuple[Tai
 
 
 class Mender:
-    """Carries a plan out. The state directory's lock is held. `who` goes into the journal."""
+    """Executes the plan of a repair for one mapping: restores tails, sends lines and appends lines.
+
+    The caller holds the state directory's lock. `who` goes into the journal.
+    """
 
     def __init__(
         self, shared: MappingContext, ledger: Ledger, late: OutOfOrderSender, who: str, clock: Callable[[], float]
@@ -216,7 +226,10 @@ class Mender:
         note(self._ledger, self._clock(), self._who, what, self._shared.mapping.stream.key, facts)
 
     def restore(self, end: TailRestore) -> None:
-        """Puts back the end of a file. Raises SourceError: somebody writes into it, or it cannot be written."""
+        """Puts back the tail that was cut off a file, for a repair.
+
+        Raises SourceError: somebody else writes into the file, or it cannot be written.
+        """
         path = self._shared.settings.root / end.source
         hint = "stop the programs that write it, and run it again"
         try:
@@ -244,9 +257,11 @@ class Mender:
         )
 
     def run(self, made: RepairPlan, numbers: Mapping[str, int]) -> Iterator[tuple[RepairAction, str]]:
-        """Sends and appends; yields each act when it is done, and where the message is now.
+        """Sends and appends the messages of a repair plan; yields each action that is done, and where the message is.
 
-        Raises RedisLost, RedisRefused, NotOwner, TargetError, LedgerError; run parity and repair again then.
+        `numbers`: of the sources, by name. After an error run parity and repair again.
+
+        Raises RedisLost, RedisRefused, NotOwner, TargetError, LedgerError.
         """
         if self._shared.folder is not None:
             yield from self._files(made)
@@ -291,7 +306,7 @@ class Mender:
             mirror.close()
 
     def _files(self, made: RepairPlan) -> Iterator[tuple[RepairAction, str]]:
-        """The same for a folder with a file per message."""
+        """Sends and writes the messages of a repair plan for a folder with a file per message, a spool or artifacts."""
         stream, sends, appends = self._shared.mapping.stream.key, made.of("send"), made.of("append")
         for act in sends:
             forget_file(self._ledger, stream, act.difference.raw_name)
@@ -320,7 +335,10 @@ class Mender:
         failpoint("repair.note.after")
 
     def _leave_range(self, difference: Difference) -> None:
-        """A mirrored line whose entry was removed is the file's own from here on."""
+        """Releases a line that repair sent from the mirror's range that holds it, if any does.
+
+        The entry that the line was mirrored from had been removed; from here on the line is file-born.
+        """
         stream = self._shared.mapping.stream.key
         held = range_at(self._ledger, stream, difference.source, difference.place >> SHIFT, difference.place & OFFSETS)
         if held is None:

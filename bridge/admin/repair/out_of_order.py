@@ -1,7 +1,7 @@
-"""Sends and writes single messages out of order for a retry and a repair, each exactly once and marked late.
+"""Sends and writes single messages out of order for a retry or a repair, each exactly once and marked late.
 
-A line is sent with its origin; the mark in `late` is set by the same transaction, guarded as forward's cursor is. An
-entry's line goes through the mirror, with an intent and a range.
+A line is sent with its origin; the same transaction sets the mark in the Redis hash `bridge:{S}:late`, guarded by
+compare-and-set as forward's cursor is. An entry's line goes through the mirror, with an intent and a range.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from bridge.streams.writer import Conflict, Cursor, StreamWriter, Transaction
 class OutOfOrderSender:
     """Carries single messages of one mapping out of order, for a retry or a repair, and marks them late.
 
-    The state directory's lock is held, so no bridge runs beside it. `why` is what the marks say.
+    The caller holds the state directory's lock, so no bridge runs meanwhile. `why` is the value of the marks.
     """
 
     def __init__(
@@ -51,9 +51,11 @@ class OutOfOrderSender:
         self._exists = False
 
     def own(self) -> None:
-        """Makes sure that this ledger owns the stream, and that Redis lost nothing that comes back by itself.
+        """Takes the lease on the stream, to send out of order, after checking that this ledger owns the stream.
 
-        Takes the lease on the stream. Raises NotOwner, RedisRefused.
+        Also checks that Redis lost no entries at the stream's end, which `bridge run` has to send again first.
+
+        Raises NotOwner, RedisRefused.
         """
         stream, keys = self._shared.mapping.stream.key, self._shared.keys
         known = stream_memory(self._ledger, stream)
@@ -71,14 +73,16 @@ class OutOfOrderSender:
             raise RedisRefused(f"Redis lost its tail: {lost}", code="LOST", where=stream, hint=hint)
 
     def mark(self, origin: bytes) -> bytes | None:
-        """Returns what the Redis hash `bridge:{S}:late` says of an origin by now; None: nothing."""
+        """Reads the late mark of an origin from the Redis hash `bridge:{S}:late`; None where there is none."""
         found = self._connection.call("HGET", self._shared.keys.late, origin)
         return None if found is None else bytes(found)
 
     def send(self, origin: Origin, name: str, row: Row, codec: Codec, mark: bytes | None) -> str:
-        """Sends one line of the source of this name to the stream, out of order; returns its entry's ID.
+        """Sends one line of the named source to the stream, out of order and marked late; returns its entry's ID.
 
-        Only if `bridge:{S}:late` still says `mark` of the origin. Raises RedisRefused, RedisLost, LedgerError.
+        Only if `bridge:{S}:late` still has the value `mark` for the origin.
+
+        Raises RedisRefused, RedisLost, LedgerError.
         """
         prefix = b"%d.%d:" % origin[:2]
         text = prefix + b"%d" % origin.offset
@@ -105,9 +109,9 @@ class OutOfOrderSender:
         return format_id(landed.last).decode() if landed.last else ""
 
     def finished(self) -> Mirror:
-        """Makes the mapping's mirror, which finishes what an earlier process had begun to write. Close it.
+        """Creates the mapping's mirror for writes out of order, and lets it finish the intents of an earlier process.
 
-        Raises TargetError.
+        The caller closes the mirror. Raises TargetError.
         """
         mirror = Mirror(self._shared, self._ledger, Troubles(self._clock), self._clock, self._dial)
         try:
@@ -118,7 +122,7 @@ class OutOfOrderSender:
         return mirror
 
     def carry_files(self) -> None:
-        """Has forward send all that is due of a folder with a file per message.
+        """Has forward, for the out-of-order sender, send all due files of a folder with a file per message.
 
         Raises RedisLost, RedisRefused, SourceError.
         """
@@ -138,12 +142,12 @@ class OutOfOrderSender:
             forward.detach()
 
     def write(self, mirror: Mirror, name: str, lines: bytes, entries: list[WrittenEntry], numbers: list[int]) -> None:
-        """Marks entries late in Redis, and has the mirror append the whole lines made of them to a file.
+        """Marks entries late in Redis, and has the mirror append their lines, whole, to a file, out of order.
 
-        `entries` are those the lines were made of, `numbers` what leaves quarantine so. Entries 0-0 are none of Redis's
-        any more: their lines will be the file's own. Raises TargetError, LedgerError.
+        `entries`: those the lines were made of; `numbers`: the quarantined messages that leave quarantine by this. An
+        entry 0-0 is in Redis no more: its line will be file-born. Raises TargetError, LedgerError.
         """
-        # The marks first: one without its line harms nobody, a line without its mark is out of order.
+        # The marks first: a mark without its line does no harm, a line without its mark looks like a wrong order.
         late: list[EntryId] = [entry_id for entry_id, _ in entries if entry_id != ZERO_ID]
         self._connection.calls(*(pack("HSET", self._shared.keys.late, format_id(i), self._why) for i in late))
         mirror.write_late([PendingWrite(name, lines, entries)], [(number, name) for number in numbers])

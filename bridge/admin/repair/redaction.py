@@ -1,6 +1,7 @@
-"""Deletes entries from a stream on purpose, and names what a person has to take out elsewhere: the bridge edits no log.
+"""Redaction: deletes entries from a stream on purpose, and names the lines that a person has to take out of files.
 
-The ledger notes it first: from then on the line counts for what it is, and is not sent again after a loss.
+The bridge itself edits no log and no archive. The ledger notes a redaction before the deletion: from then on the line
+counts as redacted, and is not sent again after a loss.
 """
 
 from __future__ import annotations
@@ -32,20 +33,20 @@ from bridge.streams.redacted import write_deleted
 
 @dataclass(frozen=True, slots=True)
 class RedactionTarget:
-    """An entry that is to be deleted: whether it stands in the stream, its line, and its file in the archive."""
+    """Holds an entry that a redaction deletes: whether it is in the stream, its line, and its file in the archive."""
 
     entry: EntryId
     stands: bool
     place: MessagePlace
     name: str = ""
-    """The log that its line stands in; empty: none does, or it is not known."""
+    """The log that holds the entry's line; empty: none does, or it is not known."""
     archived: str = ""
-    """The archive's file that holds it; empty: none does."""
+    """The archive's file that holds the entry; empty: none does."""
     parts: tuple[ArchivePart, ...] = ()
-    """The parts of that."""
+    """The parts of the archive that hold the entry."""
 
     def in_words(self) -> list[str]:
-        """Says what is deleted, and what a person has to edit, a line each."""
+        """Describes the target of a redaction in lines of text: the entry to delete, and the files to edit by hand."""
         what = "would be deleted" if self.stands else "stands in the stream no more"
         said = [f"entry {format_id(self.entry).decode()}: {what}"]
         if self.place.line is not None:
@@ -57,7 +58,7 @@ class RedactionTarget:
         return said
 
     def to_json(self) -> dict[str, Any]:
-        """The target of a redaction as `--json` prints it."""
+        """Turns the target of a redaction into the object that `bridge redact --json` prints."""
         return {
             "entry": format_id(self.entry).decode(), "stands": self.stands, "file": self.place.file,
             "line": self.place.line, "offset": self.place.offset, "archived": self.archived or None,
@@ -67,7 +68,10 @@ class RedactionTarget:
 def plan(
     shared: MappingContext, ledger: Ledger, connection: Connection, entries: Sequence[str]
 ) -> list[RedactionTarget]:
-    """Finds out of these entries where they stand. Raises ConfigError: one is none, or is not mirrored yet."""
+    """Plans a redaction: finds where each of the entries, given by ID, stands in stream, files and archive.
+
+    Raises ConfigError: an ID is not one, no such entry ever was, or the entry is not mirrored yet.
+    """
     search = MessageFinder(shared, ledger, connection)
     done = {gone.entry: gone for gone in redacted_of(ledger, shared.mapping.stream.key)}
     ids = [_parsed(text) for text in entries]
@@ -103,7 +107,7 @@ def _parsed(text: str) -> EntryId:
 
 
 def _log_of(shared: MappingContext, ledger: Ledger, place: MessagePlace) -> str:
-    """The log that a place's file is a piece of; empty where the mapping's messages are no lines of a log."""
+    """Finds the log that the file of a redacted message is a piece of; empty where the message is no line of a log."""
     if place.file is None or place.line is None or not shared.mapping.kind.lines:
         return ""
     shared.claim_all(ledger)
@@ -113,7 +117,7 @@ def _log_of(shared: MappingContext, ledger: Ledger, place: MessagePlace) -> str:
 
 
 def _archived(shared: MappingContext, ledger: Ledger, entry: EntryId) -> tuple[str, tuple[ArchivePart, ...]]:
-    """The archive's file that holds an entry which was trimmed, and which parts of it do; empty: none does."""
+    """Finds the archive's file, and its parts, that hold a trimmed entry which is to be redacted; empty: none does."""
     archive = ArchiveReader(shared.mapping, shared.settings.state_dir, ledger)
     spans = [span for span in archive.every() if span.first <= entry <= span.last]
     parts = [part for span in spans for part in parts_of(ledger, shared.mapping.stream.key, span)]
@@ -125,9 +129,10 @@ def execute(
     shared: MappingContext, ledger: Ledger, connection: Connection, targets: Sequence[RedactionTarget], who: str,
     why: str, at: float,
 ) -> int:  # fmt: skip
-    """Deletes the entries, noted in ledger and journal before; returns how many stood. Harmless twice.
+    """Deletes the entries of a redaction from the stream, after noting them in ledger and journal; returns how many.
 
-    Raises RedisLost, RedisRefused, LedgerError.
+    May be repeated after a crash. Raises BridgeError: somebody else deleted some meanwhile; RedisLost, RedisRefused,
+    LedgerError.
     """
     stream = shared.mapping.stream.key
     spared = list(_spared(shared, ledger, targets))
@@ -152,13 +157,16 @@ def execute(
 def _spared(
     shared: MappingContext, ledger: Ledger, targets: Sequence[RedactionTarget]
 ) -> Iterator[tuple[ArchivePart, list[ArchiveFile], bytes]]:
-    """What of each part of the archive stands beside the redacted lines, that a person will take out; and a digest of
-    the entries that stay."""
+    """Yields, for each part of the archive with redacted lines, the pieces between these lines, and a digest.
+
+    The digest is of the entries that stay. By the pieces the part is recognized after a person has taken the redacted
+    lines out.
+    """
     archive = ArchiveReader(shared.mapping, shared.settings.state_dir, ledger)
     gone = {was.entry for was in redacted_of(ledger, shared.mapping.stream.key)} | {target.entry for target in targets}
     parts = {(part.path, part.at): part for target in targets for part in target.parts}
     for part in parts.values():
-        with suppress(SourceError):  # who reads it says what is wrong with it
+        with suppress(SourceError):  # whoever reads the archive reports its damage
             listed, lines = archive.lines_of(part)
             there = dict(zip((kept.id for kept in listed), lines, strict=True))
             pieces = pieces_of(part.listed, [there.get(kept.id, b"") for kept in part.listed], gone)
@@ -166,7 +174,7 @@ def _spared(
 
 
 def _noted(shared: MappingContext, ledger: Ledger, target: RedactionTarget) -> RedactedLine:
-    """What the ledger keeps of a deleted entry: where its line was sent from, and a digest, but not the line."""
+    """Makes the ledger's record of a redacted entry: where its line was sent from, and a digest, but not the line."""
     place, known = target.place, {gone.entry: gone for gone in redacted_of(ledger, shared.mapping.stream.key)}
     if not target.name or place.generation is None or place.offset is None or not place.raw:
         return known.get(target.entry, RedactedLine(target.entry))

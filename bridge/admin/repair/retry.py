@@ -1,9 +1,9 @@
-"""Out of quarantine (DESIGN §5.4, P7): each message once more through its mapping, exactly once, and marked late.
+"""Retries quarantined messages (DESIGN §5.4, P7): carries each exactly once through its mapping, and marks it late.
 
-A line is sent with its origin; the mark in `late` is set by the same transaction, guarded as forward's cursor is. What
-an earlier retry sent and could not note is found in the stream. An entry leaves quarantine in the ledger's transaction
-that notes the mirror's intent, so it is written once, whatever happens. One that Redis lost comes back as the file's
-own line.
+A line is sent with its origin; the same transaction sets the mark in `bridge:{S}:late`, guarded as forward's cursor is.
+A line that an earlier retry sent but could not note is found in the stream. An entry leaves quarantine in the ledger's
+transaction that notes the mirror's intent, so its line is written exactly once, also after a crash. An entry that Redis
+lost comes back as a file-born line.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ from bridge.streams.stream_metadata import StreamMetadata, read_books
 from bridge.streams.writer import RETRIED
 
 INTENT_ENTRIES, BYTES_AT_ONCE = 500, 1 << 22
-"""Entries, and about their bytes, that are written with one intent."""
+"""Most entries, and about most bytes, that a retry writes with one intent."""
 
 
 @dataclass(frozen=True, slots=True)
 class RetriedMessage:
-    """What became of one message: `where` it is now, an entry ID or a file; or the `reason` for which it stays."""
+    """Reports the retry of a quarantined message: `where` it is now, entry ID or file; or the `reason` it stays."""
 
     number: int
     where: str = ""
@@ -56,7 +56,10 @@ class RetriedMessage:
 
 
 class QuarantineRetry:
-    """One mapping's quarantine. The state directory's lock is held, so no bridge runs beside it."""
+    """Retries the quarantined messages of one mapping.
+
+    The caller holds the state directory's lock, so no bridge runs meanwhile.
+    """
 
     def __init__(
         self, shared: MappingContext, ledger: Ledger, dial: Callable[[], Connection], clock: Callable[[], float],
@@ -71,9 +74,10 @@ class QuarantineRetry:
         self._late: OutOfOrderSender
 
     def run(self, wanted: list[QuarantinedMessage]) -> Iterator[RetriedMessage]:
-        """Tries these again; of each only the facts are needed, what was kept of it is read when its turn comes.
+        """Retries the given quarantined messages, and yields for each where it is now, or why it stays in quarantine.
 
-        Raises RedisLost, RedisRefused, NotOwner, TargetError, LedgerError; run it again then.
+        Only their facts are needed; the bytes that quarantine kept are read when a message's turn comes. May be run
+        again after an error. Raises RedisLost, RedisRefused, NotOwner, TargetError, LedgerError.
         """
         connection = self._dial()
         self._late = OutOfOrderSender(
@@ -130,7 +134,7 @@ class QuarantineRetry:
         for origin, kept in origins.items():
             text = b"%d.%d:%d" % origin
             mark = self._late.mark(text)
-            if mark is not None or origin in standing:  # sent, by a retry or by forward, be it removed since or not
+            if mark is not None or origin in standing:  # a retry or forward has sent it, even if it was removed since
                 yield self._left(kept, str(json.loads(mark or b"{}").get("entry", f"origin {text.decode()}")))
                 continue
             codec = codecs.setdefault(kept.name, self._shared.mapping.codec(kept.name))
@@ -143,7 +147,7 @@ class QuarantineRetry:
             yield self._left(kept, self._late.send(origin, kept.name, row, codec, mark))
 
     def _files(self, wanted: list[QuarantinedMessage]) -> Iterator[RetriedMessage]:
-        """Files that were set aside are read again, and go over with what else is due."""
+        """Retries quarantined files of a spool or artifacts: has forward read them again and send all that is due."""
         if not wanted:
             return
         forget_aside(self._ledger, self._stream)
@@ -154,7 +158,7 @@ class QuarantineRetry:
             yield RetriedMessage(kept.number, now.retried, reason)
 
     def _gone(self, quarantined: QuarantinedMessage) -> str:
-        """Says that a file which was set aside is not there any more, so that its mapping was not asked again."""
+        """Explains that a quarantined file is gone, so that the retry could not read it; empty: the file is there."""
         folder = self._shared.folder
         if folder is None or folder.exists(quarantined.name):
             return ""
@@ -166,7 +170,7 @@ class QuarantineRetry:
         return f"its file is gone: {kept} was kept, put that into the folder again (`bridge quarantine export` has it)"
 
     def _row(self, kept: QuarantinedMessage, codec: Codec) -> Row | str:
-        """The line's row, or why it is none."""
+        """Decodes a quarantined line into a row for the retry, or returns the reason why that fails."""
         limit = self._shared.mapping.format.max_line_bytes
         if kept.length > limit:
             return f"over max_line_bytes: a line of {kept.length} bytes, the limit is {limit}"
@@ -219,7 +223,7 @@ class QuarantineRetry:
                 own = b"" if ending else kept.entry_id.encode()
                 whole, entries, ones = lines.setdefault((name, own), ([], [], []))
                 whole.append(line + ending)
-                lost = fields is None and kept.lost  # its line will be the file's own, and forward sends it
+                lost = fields is None and kept.lost  # its line will be file-born, and forward sends it
                 entries.append((ZERO_ID if lost else entry_id, len(line + ending)))
                 ones.append(kept)
             for (name, _), (whole, entries, ones) in lines.items():
@@ -237,7 +241,7 @@ class QuarantineRetry:
 
 
 def _portions(entries: list[QuarantinedMessage]) -> Iterator[list[QuarantinedMessage]]:
-    """Cuts quarantined entries that a retry gives to the mirror into parts that one intent may hold."""
+    """Splits the quarantined entries of a retry into groups that one intent of the mirror may hold."""
     some: list[QuarantinedMessage] = []
     for kept in entries:
         if some and (len(some) >= INTENT_ENTRIES or sum(other.length for other in some) + kept.length > BYTES_AT_ONCE):
@@ -249,7 +253,10 @@ def _portions(entries: list[QuarantinedMessage]) -> Iterator[list[QuarantinedMes
 
 
 def _passed(books: StreamMetadata, name: str, origin: Origin) -> bool:
-    """Whether forward's cursor is behind this line. An origin in the stream says that all before it was sent."""
+    """Whether forward's checkpoint has passed a quarantined line, so that a retry may send it.
+
+    An origin in the stream means that all lines before it were sent.
+    """
     stored = books.checkpoint.get(os.fsencode(name))
     closed = books.generations.get(b"%d.%d" % origin[:2])
     at = Position(origin.generation, origin.offset)

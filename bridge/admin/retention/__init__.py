@@ -1,1 +1,1 @@
-"""How much of a stream stays: what is over, what speaks against removing it, and its removal."""
+"""Retention: decides which entries of a stream are over the limits, what holds up a trim, and trims the stream."""

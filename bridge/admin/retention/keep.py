@@ -1,4 +1,7 @@
-"""Retention beside a bridge that runs: looks now and then, has parity prove what is over, and trims it."""
+"""Keeps the retention of streams while the bridge runs: looks at intervals, has parity compare, and trims.
+
+Entries over the limits are trimmed only up to a place at which parity found both sides equal.
+"""
 
 from __future__ import annotations
 
@@ -23,21 +26,24 @@ if TYPE_CHECKING:
     from bridge.admin.retention.trimming import Retention
 
 RETENTION_SECONDS = 2.0
-"""Seconds between two looks."""
+"""Seconds between two looks at the retention of all streams."""
 
 MORE = 0.05
-"""By this share of it a stream must have grown for another comparison to bring a place where it may be cut."""
+"""Share by which a stream must have grown before another comparison, to find a place up to which it may be trimmed."""
 
 PROVE, COMPARISON_SHARE = 2.0, 20.0
-"""Seconds at least between two comparisons for what is over, and how much longer than the last one took."""
+"""Seconds at least between two comparisons for retention, and how many times as long as the last one took."""
 
 
 def keep_retention(settings: Settings, stop: Event) -> None:
-    """Trims a running bridge's streams by their `[retention]` until the stop event; ends at once where none has it."""
+    """Keeps the streams of a running bridge within their `[retention]`, by trims, until the stop event.
+
+    Returns at once where no mapping limits its stream.
+    """
     mappings = [mapping for mapping in settings.mappings if mapping.retention.limited]
     if not mappings:
         return
-    from bridge.admin.retention.trimming import Retention  # much is read in with it, and mostly for nothing
+    from bridge.admin.retention.trimming import Retention  # imported late: it imports much, and few need it
 
     ledger, pause, troubles = (
         Ledger(settings.state_dir / "ledger.db"),
@@ -68,7 +74,7 @@ def keep_retention(settings: Settings, stop: Event) -> None:
 
 
 class _Kept:
-    """Remembers one mapping's retention from one look of the running bridge to the next."""
+    """Keeps the retention of one mapping, and remembers its state from one look of the running bridge to the next."""
 
     def __init__(self, settings: Settings, retention: Retention, ledger: Ledger) -> None:
         self._retention = retention
@@ -80,16 +86,16 @@ class _Kept:
 
     @property
     def worker(self) -> str:
-        """Names the retention of a mapping as the log and `status` do."""
+        """The name of a mapping's retention worker, as the log and `bridge status` show it."""
         return f"retention {self.name}"
 
     @property
     def name(self) -> str:
-        """The mapping's."""
+        """The name of the mapping whose retention is kept."""
         return self._retention.mapping.name
 
     def look(self, stop: Event) -> None:
-        """Looks at one stream's retention, has parity prove what is over, and trims it. Raises BridgeError."""
+        """Looks at one stream's retention, has parity compare where that is due, and trims. Raises BridgeError."""
         plan = self._retention.plan()
         due = plan.unproven or (plan.little and plan.fresh > plan.size.length * MORE)
         if due and time.monotonic() >= self._prove_at:
@@ -110,8 +116,8 @@ class _Kept:
         self._say(plan.allowed.holds)
 
     def _prove(self, mapping: Mapping, stop: Event) -> None:
-        """Both sides compared from where they were equal the last time."""
-        from bridge.parity.log.check import Interrupted  # much is read in with it, and mostly for nothing
+        """Has parity compare a mapping's two sides, from where they were equal last, so that more may be trimmed."""
+        from bridge.parity.log.check import Interrupted  # imported late: it imports much, and few need it
         from bridge.parity.prove import ParityRunner
 
         begun = time.monotonic()
@@ -125,7 +131,7 @@ class _Kept:
         self._prove_at = time.monotonic() + max(PROVE, COMPARISON_SHARE * took)
 
     def _say(self, holds: list[TrimObstacle]) -> None:
-        """Who holds up trimming, once."""
+        """Logs who holds up the trimming of a stream, once for each change."""
         who = tuple(hold.who for hold in holds)
         if who != self._said:
             for name in who:

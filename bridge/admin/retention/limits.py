@@ -1,7 +1,7 @@
-"""What is over a mapping's `[retention]`, and up to where it may go. Pure.
+"""Decides by the limits of `[retention]` which entries of a stream are over, and up to where a trim is allowed. Pure.
 
-A stream is trimmed only up to a position at which parity found both sides equal, and never its newest entry. Whatever
-still needs an entry holds it, and all that come after it.
+A stream is trimmed only up to a position at which parity found both sides equal, and never its newest entry. An
+obstacle, such as a consumer group that still needs an entry, holds that entry and all that come after it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,11 @@ DAY_MS = 86_400_000
 
 @dataclass(frozen=True, slots=True)
 class StreamUsage:
-    """A stream, now: entries ever added and standing, bytes it takes of the server's memory, the server's clock."""
+    """Holds how much a stream uses now, to compare with the limits of its retention.
+
+    `added`: entries ever added; `length`: entries in the stream; `bytes`: of the server's memory; `now_ms`: the
+    server's clock.
+    """
 
     added: int
     length: int
@@ -28,7 +32,7 @@ class StreamUsage:
 
 @dataclass(frozen=True, slots=True)
 class TrimObstacle:
-    """Who needs the entries from `first` on, in words; and what to do about it."""
+    """Describes an obstacle to a trim: who still needs the entries from `first` on, and a hint what to do about it."""
 
     first: EntryId
     who: str
@@ -37,17 +41,24 @@ class TrimObstacle:
 
 @dataclass(frozen=True, slots=True)
 class AllowedTrim:
-    """`wanted`: up to where entries are over; `upto`: up to where they may go. `holds`: why these are not the same."""
+    """Holds up to where a trim of a stream is wanted by the limits of its retention, and up to where it is allowed.
+
+    `wanted`: the last entry that is over, at a point; `upto`: the last point up to which the trim may go; `holds`: the
+    obstacles for which these two are not the same.
+    """
 
     wanted: EntryId | None
     upto: TrimPoint | None
     holds: list[TrimObstacle]
     free: Sequence[TrimPoint] = ()
-    """All the points up to which they may go."""
+    """All the points up to which the entries may be trimmed."""
 
 
 def over(policy: RetentionSection, size: StreamUsage, entry: EntryId, behind: int) -> bool:
-    """Whether entries up to this one are over one of the limits, where `behind` come after it."""
+    """Whether an entry of a stream, and all before it, is over one of the retention's limits: days, entries or bytes.
+
+    `behind`: how many entries come after it; the newest entry is never over.
+    """
     if behind < 1:
         return False
     if policy.keep_days is not None and entry[0] < size.now_ms - policy.keep_days * DAY_MS:
@@ -61,7 +72,10 @@ def over(policy: RetentionSection, size: StreamUsage, entry: EntryId, behind: in
 def allowed(
     points: Iterable[TrimPoint], policy: RetentionSection, size: StreamUsage, holds: Iterable[TrimObstacle]
 ) -> AllowedTrim:
-    """The last of these points, in stream order, that is over the limits; and the last that nobody holds."""
+    """Finds the last trim point that is over the retention's limits, and the last that lies before every obstacle.
+
+    `points` in stream order.
+    """
     due = [point for point in points if over(policy, size, point.entry, size.added - point.added)]
     if not due:
         return AllowedTrim(None, None, [])

@@ -1,4 +1,7 @@
-"""One stream's retention: looks at what is over and who holds it, and removes what nobody does, a part at a time."""
+"""Plans and makes the trims of one stream by its retention: moves the floor, archives, and removes, a part at a time.
+
+Entries that something still needs (a consumer group, the mirror, quarantine, parity) are not trimmed.
+"""
 
 from __future__ import annotations
 
@@ -43,45 +46,45 @@ from bridge.streams.trim import (
 TRIM_PAGE, TRIM_PAGE_BYTES = 1000, 1 << 20
 
 TRIM_PART, PART_BYTES = 1000, 2 << 20
-"""Entries, and their bytes, that are archived and let go together: about, as there is not a place behind each."""
+"""About how many entries, and bytes of them, one trim archives and removes: not after every entry is a trim point."""
 
 SPACING = 100
-"""Entries between two places at which a stream whose files have no order may begin."""
+"""Entries between two trim points of a stream whose files have no order."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrimPlan:
-    """What a look at a stream's retention found at one moment, and what may be trimmed."""
+    """Holds the plan of a trim: how a stream stands to its retention at one moment, and what may be trimmed."""
 
     trimmed: TrimState
     size: StreamUsage
     allowed: AllowedTrim
     oldest: EntryId
-    """The first entry that stands at or above the floor; 0-0: none does."""
+    """The first entry of the stream at or above the floor; 0-0: there is none."""
     unproven: bool
-    """Whether something is over that parity did not find equal yet."""
+    """Whether entries are over the limits that parity has not found equal yet."""
     little: bool
-    """Whether something is over, and the stream can be cut nowhere yet that would let it go."""
+    """Whether entries are over the limits, but no trim point lies so far that they could be trimmed."""
     fresh: int
-    """Entries that came since the last place up to which parity found all equal."""
+    """Entries that came since the last trim point, up to which parity found both sides equal."""
     leftover: bool
-    """Whether more than a part of a node stands below the floor."""
+    """Whether entries below the floor are left to remove, more than a part of a node of the stream."""
     waits: bool
-    """Whether the limits are new, so that the first trim by them waits for a person's word."""
+    """Whether the limits are new, so that the first trim by them waits for a person's confirmation."""
 
     @property
     def nothing(self) -> bool:
-        """Whether nothing is over the limits."""
+        """Whether no entry of the stream is over the limits of its retention, so that there is nothing to trim."""
         return self.allowed.wanted is None and not (self.unproven or self.little)
 
     @property
     def goes(self) -> int:
-        """About so many entries may go now."""
+        """About how many entries of the stream may be trimmed now."""
         upto = self.allowed.upto
         return 0 if upto is None else max(0, self.size.length - (self.size.added - upto.added))
 
     def to_json(self) -> dict[str, Any]:
-        """For `--json`, and for the ledger's note of the last look."""
+        """Turns the plan of a trim into JSON, for `bridge trim --json` and for the ledger's note of the last look."""
         upto = self.allowed.upto
         return {
             "floor": format_id(self.trimmed.floor).decode(), "trimmed": self.trimmed.count,
@@ -96,20 +99,20 @@ class TrimPlan:
 
 @dataclass(slots=True)
 class TrimReport:
-    """What a trim did: entries removed, and the floor it left."""
+    """Reports what a trim did to a stream: entries removed, bytes archived, the floor, and who held it up."""
 
     removed: int = 0
     archived: int = 0
     """Bytes that were added to the archive."""
     floor: EntryId = ZERO_ID
     held: HoldingGroup | None = None
-    """A group that came to need what was to go while it was going."""
+    """A consumer group that came to need entries while they were being trimmed."""
 
 
 class Retention:
-    """Plans and makes the trims of one mapping's stream. `dial` connects; `clock` in seconds since 1970.
+    """Plans and makes the trims of one mapping's stream by its retention, and archives the entries if that is wanted.
 
-    Used by one thread.
+    `dial` connects to Redis; `clock` in seconds since 1970. Used by one thread.
     """
 
     def __init__(
@@ -125,12 +128,15 @@ class Retention:
         self._stream = mapping.stream.key
         self._keys = Keys.of(self._stream)
         self._looked_to = ZERO_ID
-        """No Redis-born entry that the mirror did not write stands up to here."""
+        """Up to this entry ID no Redis-born entry waits for the mirror."""
 
     # -- looking ---------------------------------------------------------------------------------------------
 
     def plan(self) -> TrimPlan:
-        """Reads stream and ledger; changes nothing. Raises RedisLost, RedisRefused, LedgerError."""
+        """Plans the next trim of the stream, from Redis and ledger; changes nothing.
+
+        Raises RedisLost, RedisRefused, LedgerError.
+        """
         with closing(self._dial()) as connection:
             return self._plan(connection)
 
@@ -157,26 +163,29 @@ class Retention:
         return TrimPlan(trimmed, size, found, oldest, is_over and not points, little, fresh, left, self._waits(trimmed))
 
     def _waits(self, trimmed: TrimState) -> bool:
-        """Whether nobody has confirmed these limits, where the mapping asks for that.
+        """Whether the retention's limits wait for a person's confirmation, where the mapping asks for one.
 
-        A stream that was trimmed before there was a word to be asked for goes on being trimmed.
+        A stream that was trimmed before confirmations existed goes on being trimmed.
         """
         policy = self.mapping.retention
         known = confirmed(self._ledger, self._stream)
         return policy.confirm and known != policy.limits and not (known is None and trimmed.floor > ZERO_ID)
 
     def adopt(self, trimmed: TrimState) -> None:
-        """Notes that the stream is trimmed by its limits as they are now, where it is and nobody had to say so."""
+        """Confirms the retention's present limits in the name of `bridge run`, for a stream that is trimmed already.
+
+        For limits that needed no person's confirmation.
+        """
         known = confirmed(self._ledger, self._stream)
         if trimmed.floor > ZERO_ID and known != self.mapping.retention.limits:
             self.confirm("bridge run")
 
     def confirm(self, who: str) -> None:
-        """Notes that somebody wants the stream trimmed by its limits as they are now. Raises LedgerError."""
+        """Notes in the ledger that a person confirmed a trim by the retention's present limits. Raises LedgerError."""
         confirm(self._ledger, self._stream, self.mapping.retention.limits, self._clock(), who)
 
     def _places(self, connection: Connection, size: StreamUsage, start: bytes, upto: EntryId) -> Iterator[TrimPoint]:
-        """Where a stream may begin whose files have no order: anywhere that was compared."""
+        """Yields trim points of a stream whose files have no order: any place up to where parity compared it."""
         gone, policy = size.added - size.length, self.mapping.retention
         for rows in pages(connection, self._keys.stream, start, format_id(upto), SPACING, most_bytes=TRIM_PAGE_BYTES):
             if not rows:
@@ -202,7 +211,7 @@ class Retention:
             yield TrimObstacle(aside, "quarantine: it is in no file", "`bridge quarantine list`")
 
     def _unmirrored(self, connection: Connection, floor: EntryId, wanted: EntryId) -> EntryId | None:
-        """The first Redis-born entry up to `wanted` that the mirror did not come to."""
+        """Finds the first Redis-born entry up to `wanted` that the mirror has not written: a trim must spare it."""
         memory = stream_memory(self._ledger, self._stream)
         if self.mapping.mirror is None or memory is None or memory.mirror_cursor >= wanted:
             return None
@@ -217,13 +226,15 @@ class Retention:
         return None
 
     def note(self, plan: TrimPlan) -> None:
-        """Lets the ledger know what the last look found, for `status`."""
+        """Saves the plan of the last look at the retention in the ledger, for `bridge status`."""
         save_report(self._ledger, self._stream, self._clock(), plan.to_json())
 
     # -- removing --------------------------------------------------------------------------------------------
 
     def trim(self, stop: Callable[[], bool], *, only_finish: bool = False) -> TrimReport:
-        """Removes what is over and nobody holds; first what an earlier one had begun to remove, or that alone.
+        """Trims the stream: removes the entries that are over the limits and that nothing holds, a part at a time.
+
+        First finishes what an earlier trim had begun to remove; with `only_finish` nothing else.
 
         Raises NotOwner, LockHeld, RedisLost, RedisRefused, LedgerError, SourceError.
         """
@@ -243,7 +254,10 @@ class Retention:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """No two processes trim at once: they would write into the archive one over the other."""
+        """Holds the lock of trims, because two processes that trim at once would overwrite each other in the archive.
+
+        Raises LockHeld.
+        """
         with self._lock.open("a") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -260,7 +274,7 @@ class Retention:
     def _one(
         self, connection: Connection, reading: Connection, plan: TrimPlan, upto: TrimPoint, done: TrimReport
     ) -> None:
-        """Sets the floor behind one point."""
+        """Sets the stream's floor behind one trim point, after the entries below it are archived if that is wanted."""
         now, floor = plan.trimmed, parse_id(after(upto.entry))
         base, archiving = json.loads(upto.position) if upto.position is not None else None, None
 
@@ -272,7 +286,7 @@ class Retention:
         then = replace(now, floor=floor, origins=self._walk(reading, now, floor, archiving), base=base)
         if archiving is not None:
 
-            def note() -> None:  # if Redis loses all before it has the floor, these are in the archive alone
+            def note() -> None:  # if Redis loses all before the floor is set there, the archive alone has these entries
                 remember(self._ledger, self._stream, then)
 
             done.archived += archiving.end(note)
@@ -294,8 +308,10 @@ class Retention:
     def _walk(
         self, connection: Connection, now: TrimState, floor: EntryId, archiving: ArchiveWriter | None
     ) -> dict[int, TrimmedSource]:
-        """Reads what is to go, and archives it if that is wanted: which lines of each source have their entries among
-        it, or among what went before.
+        """Reads the entries below the new floor, archives them if that is wanted, and gathers their origins by source.
+
+        Returns, for each source's number, which of its lines have their entries among these, or among those trimmed
+        before.
         """
         numbers = {memory.number: name for name, memory in sources_of(self._ledger, self._stream).items()}
         gone = {number: trimmed.positions for number, trimmed in now.origins.items()}
@@ -313,7 +329,10 @@ class Retention:
         return {number: TrimmedSource.of(lines, stays.get(number), ends.get(number)) for number, lines in gone.items()}
 
     def _next(self, plan: TrimPlan) -> TrimPoint | None:
-        """The end of the next part: what an earlier try had begun; else some thousand entries, or all that may go."""
+        """Chooses the trim point that ends the next part to trim.
+
+        That is the one that an earlier trim had begun; else one after about a thousand entries; else the last allowed.
+        """
         begun = self._archive.begun(plan.trimmed.floor) if self._archive is not None else None
         again = next((point for point in plan.allowed.free if point.entry == begun), None)
         if again is not None:
@@ -323,7 +342,10 @@ class Retention:
         return next((point for point in plan.allowed.free if point.added - gone >= part), plan.allowed.upto)
 
     def _finish(self, connection: Connection, done: TrimReport, stop: Callable[[], bool]) -> None:
-        """Removes what stands below the floor, up to a part of a node."""
+        """Removes the entries below the stream's floor, step by step, but for the last part of a node.
+
+        Ends early where a consumer group needs one of them.
+        """
         while not stop():
             failpoint("trim.step.before")
             gone = step(connection, self._keys)
@@ -336,7 +358,7 @@ class Retention:
                 break
 
     def _remember(self, connection: Connection, upto: TrimPoint) -> None:
-        """The ledger has a copy of what Redis says, and no points below it."""
+        """Copies the stream's trim state from Redis into the ledger, and drops trim points up to the one reached."""
         now = read_trimmed(connection, self._keys)
         with self._ledger.transaction():
             remember(self._ledger, self._stream, now)
@@ -344,12 +366,12 @@ class Retention:
 
 
 def rank_of(trimmed: TrimState) -> int:
-    """Entries that had come by the floor, as far as parity noted it; else those that went. Pure."""
+    """Counts the entries that had come into a stream by its trim floor, by parity's note; else those trimmed. Pure."""
     return int(trimmed.base["added"]) if trimmed.base is not None else trimmed.count
 
 
 def hold_of(held: HoldingGroup) -> TrimObstacle:
-    """A consumer group, in words. Pure."""
+    """Describes a consumer group that holds entries as an obstacle to the trim. Pure."""
     what = "did not acknowledge it" if held.pending else "was not given it yet"
     hint = f"is it still used? XGROUP DESTROY removes a group that nobody reads with: {held.group}"
     return TrimObstacle(held.first, f"group {held.group}: it {what}", hint)

@@ -1,1 +1,1 @@
-"""The end of a mapping: its files are retired, and what the bridge kept is removed."""
+"""Retires a mapping at the end of its migration, purges what the bridge kept for it, or lets it begin again."""

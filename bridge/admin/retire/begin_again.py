@@ -1,4 +1,4 @@
-"""A retired mapping begins again: where it ended, or from the beginning of its files with an empty stream."""
+"""Lets a retired mapping begin again (`bridge unretire`): where it ended, or from the start with an empty stream."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ RETIREMENT, BEGINNING = "retirement", "beginning"
 
 @dataclass(frozen=True, slots=True)
 class RestartBacklog:
-    """What waits to be carried once a mapping begins again where it ended.
+    """Holds the backlog that waits to be carried once a retired mapping begins again where it ended.
 
-    `entries`: those that were written to Redis since; `lines`: those that others wrote to its files. `rebuild`: the
-    ledger was lost meanwhile, so that `bridge repair` must align stream and files first. `empty`: whether the stream
-    holds nothing. `gone`: files that were carried and are no more.
+    `entries`: written to Redis since; `lines`: written to the mapping's files since, by others. `rebuild`: the ledger
+    was lost meanwhile, so that `bridge repair` must align stream and files first. `empty`: whether the stream holds no
+    entries. `gone`: files that were carried and exist no more.
     """
 
     entries: Lag
@@ -50,7 +50,7 @@ class RestartBacklog:
 
 
 def plan(settings: Settings, mapping: Mapping, ledger: Ledger, connection: Connection) -> RestartBacklog:
-    """Looks at what a retired mapping would begin with. Raises BridgeError: it is not retired."""
+    """Plans how a retired mapping would begin again: finds its backlog. Raises BridgeError: it is not retired."""
     shared = MappingContext(mapping, settings)
     try:
         over = ended(shared, ledger, connection)
@@ -75,7 +75,7 @@ def plan(settings: Settings, mapping: Mapping, ledger: Ledger, connection: Conne
 
 
 def _gone(shared: MappingContext, ledger: Ledger) -> tuple[str, ...]:
-    """The sources that were carried and of which no file is there any more."""
+    """Lists the sources that were carried and whose log no longer exists, for a mapping that is to begin again."""
     known = sources_of(ledger, shared.mapping.stream.key)
     return tuple(name for name, source in known.items() if source.stored and not (shared.settings.root / name).exists())
 
@@ -83,10 +83,11 @@ def _gone(shared: MappingContext, ledger: Ledger) -> tuple[str, ...]:
 def execute(
     settings: Settings, mapping: Mapping, ledger: Ledger, connection: Connection, place: str, who: str, reason: str
 ) -> Path | None:  # fmt: skip
-    """Lets a retired mapping begin again; returns where what `bridge retire` wrote lies from now on, None: nowhere.
+    """Lets a retired mapping begin again, where it ended or from the beginning of its files.
 
-    The ledger's word comes last: until then the mapping is retired, and this can be run again. Raises BridgeError,
-    OSError, RedisLost, RedisRefused.
+    Moves the folder that `bridge retire` wrote aside, and returns its new path; None: there was none. The ledger is
+    changed last: until then the mapping is retired, and `execute` can be run again. Raises BridgeError, OSError,
+    RedisLost, RedisRefused.
     """
     found, stream = plan(settings, mapping, ledger, connection), mapping.stream.key
     if place == BEGINNING and not found.empty:
@@ -100,7 +101,7 @@ def execute(
             aside = folder.with_name(f"{mapping.name}.{time.strftime('%Y-%m-%dT%H-%M-%S', time.gmtime(now))}")
             folder.rename(aside)
         memory = stream_memory(ledger, stream)
-        if place == RETIREMENT and memory is not None and memory.timeline:  # a purge removed it: that was no loss
+        if place == RETIREMENT and memory is not None and memory.timeline:  # removed by a purge, which is no loss
             connection.call("HSETNX", shared.keys.meta, "timeline", memory.timeline)
         if place == BEGINNING:
             connection.call("DEL", *shared.keys.own)
@@ -127,7 +128,7 @@ def execute(
 
 
 def _restore_components(mapping: Mapping, ledger: Ledger, connection: Connection) -> None:
-    """Tells Redis again which components of a mapping that begins again had gone over: a purge had removed that."""
+    """Restores in Redis the modes of cut-over components that a purge removed, as a retired mapping begins again."""
     known = ending_noted(ledger, mapping.stream.key)
     ending = Retirement.from_json(known[3]) if known is not None and known[3] is not None else None
     for name, epoch in ending.components.items() if ending is not None else ():
@@ -136,7 +137,10 @@ def _restore_components(mapping: Mapping, ledger: Ledger, connection: Connection
 
 
 def _restore_books(shared: MappingContext, ledger: Ledger, connection: Connection) -> None:
-    """Puts into Redis what `bridge repair` goes by when it aligns stream and files for a ledger that was lost."""
+    """Restores the bridge's keys by which `bridge repair` aligns stream and files, as a retired mapping begins again.
+
+    Needed where the ledger was lost after the retirement.
+    """
     known = ending_noted(ledger, shared.mapping.stream.key)
     if known is None or known[3] is None:
         return

@@ -1,4 +1,7 @@
-"""The end of a migration: what speaks against it, a last parity, the stream as files, and then nothing is carried."""
+"""Ends a mapping, the last step of a migration: gathers reasons against it, writes the stream as files, retires it.
+
+After `bridge retire` nothing is carried for the mapping any more.
+"""
 
 from __future__ import annotations
 
@@ -36,17 +39,20 @@ from bridge.streams.retired import Retirement, note_ending
 from bridge.streams.trim import cut, read_trimmed
 
 RECENT = 600.0
-"""Seconds in which nobody may have written to the files, before they count as left."""
+"""Seconds without a write after which the files of a mapping count as no longer in use."""
 
 
 def reasons(
     settings: Settings, mapping: Mapping, ledger: Ledger, connection: Connection, now: float
 ) -> list[GateReason]:
-    """Gathers what speaks against retiring a mapping: who uses its files still, or a message on one side only."""
+    """Gathers the reasons against retiring a mapping, such as components that still use its files.
+
+    Others are messages in quarantine, unaccounted bytes, and recent writes to the files.
+    """
     keys, found = Keys.of(mapping.stream.key), []
     modes = {name: mode for (name, its), mode in all_modes(connection).items() if its == mapping.name}
     known = set(modes)
-    if mapping.kind.lines:  # who reads anything else needs no switch
+    if mapping.kind.lines:  # readers of other kinds need no switch
         known |= {name.split("/")[0] for name in announced_positions(connection, keys)}
     known |= {path.parent.name for path in (settings.state_dir / "components").glob(f"*/{mapping.name}.bookmark")}
     for name in sorted(known):
@@ -88,12 +94,12 @@ def _age(path: Path, now: float) -> float:
 
 
 def folder_of(settings: Settings, mapping: str) -> Path:
-    """Returns the folder in which a retirement leaves the stream of a mapping as files."""
+    """Returns the folder in which `bridge retire` leaves the stream of a mapping as files."""
     return settings.state_dir / "retired" / mapping
 
 
 def _unplaced(settings: Settings, mapping: str) -> Path:
-    """Returns where a retirement writes the stream as files, until the ledger knows that it is retired."""
+    """Returns the temporary folder for a retired mapping's stream files, used until the ledger notes the retirement."""
     return settings.state_dir / "retired" / f".{mapping}.kept"
 
 
@@ -101,9 +107,10 @@ def execute(
     settings: Settings, mapping: Mapping, ledger: Ledger, connection: Connection, result: ParityResult, who: str,
     reason: str, forced: list[str], now: Callable[[], float] = time.time,
 ) -> StreamFiles:  # fmt: skip
-    """Retires a mapping, after a parity that said equal: first the stream as files, then ledger, then Redis.
+    """Retires a mapping whose sides parity found equal: writes the stream as files, then notes it in ledger and Redis.
 
-    The ledger's word is what counts: a crash before leaves all as it was, and what one after left undone `settle` does.
+    The mapping is retired once the ledger notes it: a crash before leaves all as it was; after a later one `settle`
+    finishes the rest.
     Raises BridgeError, OSError, RedisLost.
     """
     if result.verdict != "equal":
@@ -143,9 +150,9 @@ def execute(
 
 
 def settle(settings: Settings, mapping: Mapping, ledger: Ledger, connection: Connection) -> bool:
-    """Puts in place what a retired mapping leaves, and tells Redis, where a crash has kept that from being done.
+    """Finishes the retirement of a mapping after a crash: renames its stream files into place, and notes it in Redis.
 
-    Returns whether there was anything to do; nothing for a mapping that is not retired. Raises OSError, RedisLost,
+    Returns whether there was anything to do; does nothing for a mapping that is not retired. Raises OSError, RedisLost,
     RedisRefused.
     """
     stream = mapping.stream.key
@@ -168,7 +175,7 @@ def settle(settings: Settings, mapping: Mapping, ledger: Ledger, connection: Con
 
 
 def retell(settings: Settings, mapping: Mapping, ledger: Ledger, connection: Connection) -> None:
-    """Notes up to where the files of a retired mapping are carried by now, in the ledger and in Redis.
+    """Updates in ledger and Redis the positions up to which the files of a retired mapping are carried by now.
 
     Raises LedgerError, SourceError, RedisLost, RedisRefused.
     """
@@ -193,9 +200,9 @@ def _sync(folder: Path) -> None:
 
 
 def _ends(shared: MappingContext, ledger: Ledger) -> dict[str, str]:
-    """Tells up to where each source of a mapping was carried: its end, where nothing that is not carried stands behind.
+    """Finds up to where each source of a mapping to be retired was carried, as a checkpoint in JSON with its number.
 
-    As the checkpoint of the source in JSON, with its number.
+    That is the file's end, where no message behind the stored checkpoint waits; else the stored checkpoint.
     """
     if shared.folder is not None or shared.values is not None:
         return {}
@@ -213,5 +220,5 @@ def _ends(shared: MappingContext, ledger: Ledger) -> dict[str, str]:
 
 
 def is_retired(mapping: Mapping, ledger: Ledger) -> bool:
-    """Whether the ledger knows that a mapping is retired."""
+    """Whether the ledger notes that a mapping is retired."""
     return mapping.stream.key in retired(ledger)

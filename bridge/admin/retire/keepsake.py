@@ -1,4 +1,4 @@
-"""What lies beside the messages of a retired mapping, so that their folder tells all: README, report, digests."""
+"""Makes the keepsake files beside the messages of a retired mapping: README, report, index of the archive, digests."""
 
 from __future__ import annotations
 
@@ -23,12 +23,15 @@ from bridge.streams.reader import groups_of
 from bridge.streams.trim import HoldingGroup, read_trimmed
 
 INDEX = "archive.tsv"
-"""Where each part of the archive lies: file, first byte, bytes, entries, first and last ID, with tabs between."""
+"""The file that lists each part of the archive: file, first byte, bytes, entries, first and last ID, with tabs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Keepsake:
-    """Writes what goes with a retired mapping's messages. `held`: who keeps entries below the floor in the stream."""
+    """Makes the keepsake files of a retired mapping.
+
+    `report`: the facts for report.json; `held`: a consumer group that keeps entries below the floor in the stream.
+    """
 
     settings: Settings
     mapping: Mapping
@@ -39,7 +42,10 @@ class Keepsake:
     held: HoldingGroup | None
 
     def files(self, kept: StreamFiles) -> dict[str, bytes]:
-        """Makes the files that lie beside the messages, by name. Raises LedgerError, RedisLost, RedisRefused."""
+        """Makes the content of the keepsake files that lie beside a retired mapping's messages, by file name.
+
+        Raises LedgerError, RedisLost, RedisRefused.
+        """
         told = {
             "messages": kept.messages, "not_lines": kept.aside, "last": format_id(kept.last).decode(),
             "trimmed": kept.trimmed, "files": kept.digests,
@@ -57,7 +63,7 @@ class Keepsake:
         return {name if name not in kept.digests else f"bridge-{name}": raw for name, raw in found.items()}
 
     def _index(self) -> bytes:
-        """Lists the parts of the archive that end where the stream begins, in order."""
+        """Makes the keepsake's index of the archive: its parts, in order, up to where the stream begins."""
         archive = ArchiveReader(self.mapping, self.settings.state_dir, self.ledger)
         floor = read_trimmed(self.connection, Keys.of(self.mapping.stream.key)).floor
         rows = []

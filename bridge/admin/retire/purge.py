@@ -1,4 +1,4 @@
-"""What is left of a retired mapping: our own keys, the marks of its components, and what nobody needs any more."""
+"""Purges a retired mapping: removes the bridge's keys and the components' marks, and lists all that is left behind."""
 
 from __future__ import annotations
 
@@ -30,14 +30,17 @@ from bridge.streams.reader import groups_of
 
 @dataclass(slots=True)
 class Leftovers:
-    """What a retired mapping leaves: files, folders and keys, with why each may go (`goes`) or must stay (`stays`)."""
+    """Lists what a retired mapping leaves behind: files, folders and keys that a purge or a person may remove, or not.
+
+    `goes`: what may go; `stays`: what must stay; each with the reason.
+    """
 
     goes: list[tuple[str, str]] = field(default_factory=list)
     stays: list[tuple[str, str]] = field(default_factory=list)
 
 
 def left(settings: Settings, mapping: Mapping, ledger: Ledger, connection: Connection) -> Leftovers:
-    """Finds what a retired mapping leaves, and says what nobody needs any more and what somebody does.
+    """Finds the files, folders and keys that a retired mapping leaves behind, and why each may go or must stay.
 
     Raises SourceError, LedgerError, RedisLost, RedisRefused.
     """
@@ -89,7 +92,10 @@ def _files(settings: Settings, mapping: Mapping) -> set[Path]:
 
 
 def _keys(settings: Settings, mapping: Mapping, ledger: Ledger, connection: Connection) -> list[tuple[bytes, bytes]]:
-    """Our own keys of a mapping that are there; with a field where only that of a hash is its own."""
+    """Lists the bridge's keys in Redis that a purge of a retired mapping removes, each with a field or an empty one.
+
+    With a field only that field of a hash is removed.
+    """
     own = Keys.of(mapping.stream.key)
     found = [(key, b"") for key in own.own if key != own.producers and connection.call("EXISTS", key)]
     owing = _owing(settings, mapping, ledger, connection)
@@ -100,9 +106,9 @@ def _keys(settings: Settings, mapping: Mapping, ledger: Ledger, connection: Conn
 
 
 def _owing(settings: Settings, mapping: Mapping, ledger: Ledger, connection: Connection) -> set[str]:
-    """The sessions whose last number must stay in Redis, as `component:session`: they may send a message again.
+    """Finds the sessions whose last number a purge must leave in Redis, because they may send a message again.
 
-    Those of components that run, or may, and those whose outbox holds messages.
+    As `component:session`: those of components that run, or may run, and those whose outbox holds messages.
     """
     keys = Keys.of(mapping.stream.key)
     locks = settings.state_dir.glob("components/*/worker-*.lock")
@@ -115,10 +121,10 @@ def _owing(settings: Settings, mapping: Mapping, ledger: Ledger, connection: Con
 
 
 def _elsewhere(mapping: Mapping, ledger: Ledger, connection: Connection) -> list[tuple[str, str, int]]:
-    """The workers that gave a heartbeat and did not take it back: component, host, process.
+    """Finds the workers of a retired mapping that may still run, by their heartbeats: component, host, process.
 
-    Of those on this machine the ones whose process is there. A purge removes the heartbeats, and the next one goes by
-    what it noted.
+    A worker that ends takes its heartbeat back. Of workers on this machine only those whose process exists. A purge
+    removes the heartbeats, so the journal notes them for the next purge.
     """
     here, found = socket.gethostname(), set[tuple[str, str, int]]()
     for name, said in announced_positions(connection, Keys.of(mapping.stream.key)).items():
@@ -132,7 +138,7 @@ def _elsewhere(mapping: Mapping, ledger: Ledger, connection: Connection) -> list
 
 
 def lives(pid: int) -> bool:
-    """Whether there is a process of this number on this machine."""
+    """Whether a component's worker, given by process number, runs on this machine, so that a purge spares it."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -145,10 +151,10 @@ def lives(pid: int) -> bool:
 def purge(
     settings: Settings, mapping: Mapping, ledger: Ledger, connection: Connection, who: str, *, really: bool
 ) -> list[str]:
-    """Removes our own keys of a retired mapping, and the marks of its components; returns what it removes.
+    """Purges a retired mapping: removes the bridge's keys and the marks of its components, and returns their names.
 
-    What is sent still, and what was set aside, stays. Raises BridgeError: the mapping is not retired; OSError,
-    RedisLost, RedisRefused.
+    Not `really`: only returns the names. Messages in outboxes, and those set aside, stay.
+    Raises BridgeError: the mapping is not retired; OSError, RedisLost, RedisRefused.
     """
     if not is_retired(mapping, ledger):
         hint = f"bridge retire {mapping.name}"
@@ -173,9 +179,9 @@ def purge(
 
 
 def _marks(settings: Settings, mapping: Mapping) -> list[Path]:
-    """Lists what a purge removes from the state directory: bookmarks of the mapping's components, and locks.
+    """Lists the files of a retired mapping's components that a purge removes: bookmarks, locks, and empty outboxes.
 
-    Whole folders of components that have no other mapping and do not run.
+    Lists the whole folder of a component that has no other mapping and does not run.
     """
     found = []
     for folder in sorted((settings.state_dir / "components").glob("*")):
@@ -190,7 +196,10 @@ def _marks(settings: Settings, mapping: Mapping) -> list[Path]:
 
 
 def _remove(path: Path) -> None:
-    """Removes a mark, and a folder with the locks of workers that nobody holds; a component may start meanwhile."""
+    """Removes a component's mark for a purge, or its folder with the locks of workers that nobody holds.
+
+    A component that starts meanwhile keeps its locks and its folder.
+    """
     if not path.is_dir():
         if path.suffix != ".outbox" or (path.exists() and not path.stat().st_size):
             path.unlink(missing_ok=True)
@@ -204,7 +213,7 @@ def _remove(path: Path) -> None:
 
 
 def _free(path: Path) -> bool:
-    """Whether nobody holds the lock of this file."""
+    """Whether no process holds the lock of a file that a purge may remove."""
     with path.open("rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,1 +1,1 @@
-"""What lies in a folder, before anything is carried: how it reads, and which mapping suits it."""
+"""Surveys a folder before anything is carried: finds logs, infers mappings, checks lines, and previews an import."""

@@ -1,4 +1,7 @@
-"""How a file's lines would translate: the first ones, how many of all, and each kind of reason for the rest."""
+"""Checks how the lines of a file would translate by a mapping's codec: counts, first messages, and reject reasons.
+
+Nothing is carried. Files that are a message, a value or an artifact as a whole are checked as well.
+"""
 
 from __future__ import annotations
 
@@ -29,20 +32,22 @@ if TYPE_CHECKING:
 
 KEPT_LINES = 5
 SHOWN_BYTES = 200
-"""Bytes of a growing file that stand for it."""
+"""Bytes from the beginning of a context file that are shown as its first chunk."""
 
 MOST_KINDS = 1000
-"""So many different roles, and types, are counted by themselves."""
+"""How many different roles, and types, are counted separately; all further ones are counted as one."""
 
 
 @dataclass(slots=True)
 class CheckReport:
-    """`first`: (line number, (field, value) pairs). `reasons`: kind → count, first line numbers, an example. Of whole
-    files their names stand for the line numbers.
+    """Reports how the lines, or whole files, that were checked would translate: counts, first messages, reject reasons.
 
-    `partial` are the bytes of last lines without their newline, `size` all bytes. `earliest` and `latest` are times of
-    messages in ms since 1970; `clamped` counts those whose entry ID would be another than their time; `values` are the
-    bytes of all their fields; `damage` is what is wrong with a compressed file.
+    `first`: (line number, (field, value) pairs). `reasons`: kind → count, first line numbers, an example. For whole
+    files their names take the place of line numbers.
+
+    `partial`: bytes of last lines without their newline; `size`: all bytes. `earliest` and `latest`: times of messages
+    in ms since 1970; `clamped` counts messages whose entry ID would differ from their time; `values`: bytes of all
+    their fields; `damage`: what is wrong with a compressed file.
     """
 
     translated: int = 0
@@ -61,10 +66,10 @@ class CheckReport:
     damage: str = ""
     noun: str = "line"
     last: int | None = None
-    """The latest time up to now: the ID of a message that is older is clamped to it."""
+    """The latest time of a message so far, to which the entry ID of an older message that comes later is clamped."""
 
     def to_json(self) -> dict[str, Any]:
-        """For `--json`."""
+        """Turns the report of checked lines into the object that `--json` prints."""
         return {
             "translated": self.translated, "rejected": self.rejected, "empty": self.empty,
             "partial_bytes": self.partial, "damage": self.damage or None,
@@ -74,7 +79,7 @@ class CheckReport:
         }  # fmt: skip
 
     def reject(self, reason: str, number: int | str, line: bytes) -> None:
-        """Counts a line that does not translate under the kind of its reason."""
+        """Counts a checked line that does not translate under the kind of its reason."""
         self.rejected += 1
         kind = reason.partition(":")[0]
         count, numbers, example = self.reasons.get(kind, (0, [], line[:400]))
@@ -84,9 +89,10 @@ class CheckReport:
         self, codec: Codec, lines: list[bytes], numbers: Sequence[int | str], limit: int, first: int, *,
         cut: bool = False, now: int | None = None, timed: bool = True,
     ) -> None:  # fmt: skip
-        """Translates whole messages, whose first lines have these numbers; `cut`: the first is the end of a longer one.
+        """Checks whole messages of a log by translating them with the codec, and counts the results in the report.
 
-        `now` in ms: later times are clamped too. Not `timed`: only the writing of the file has a time.
+        `numbers`: of the messages' first lines; `first`: how many messages the report shows; `cut`: the first message
+        is the end of a longer one. `now` in ms: later times are clamped too. Not `timed`: the messages have no times.
         """
         if cut:
             self.reject(f"over max_line_bytes: the limit is {limit}", numbers[0], b"")
@@ -116,7 +122,7 @@ class CheckReport:
         self.latest = max(times) if self.latest is None else max(self.latest, *times)
 
     def took(self, codec: Codec, rows: Sequence[Row], numbers: Sequence[int | str], first: int) -> None:
-        """Counts messages."""
+        """Counts translated messages in the report of checked lines, and keeps the first ones to show."""
         names = [name.decode() for name in codec.fields]
         for row, number in zip(rows[: max(0, first - len(self.first))], numbers, strict=False):
             self.first.append((number, list(zip(names, row, strict=True))))
@@ -126,7 +132,7 @@ class CheckReport:
         self._count(self.types, [row[2] for row in rows])
 
     def document(self, mapping: Mapping, name: bytes, taken: ReadFile, limit: int, first: int) -> None:
-        """Translates a whole file."""
+        """Checks a whole file that is a message, value or artifact, by translating it, and counts it in the report."""
         self.size += taken.facts.size
         path = os.fsdecode(name)
         if mapping.kind.announced:
@@ -147,7 +153,7 @@ class CheckReport:
             self.reject(message.row, shown(name), taken.raw)
         else:
             self.take(codec, [taken.raw], [shown(name)], limit, first)
-            self.clamped, self.last = 0, None  # they go in the order of their times
+            self.clamped, self.last = 0, None  # whole files are carried in the order of their times
 
     @staticmethod
     def _count(counter: Counter[bytes], values: list[Any]) -> None:
@@ -158,7 +164,7 @@ class CheckReport:
 
 
 def is_regular(path: Path) -> bool:
-    """Whether there is a regular file, as far as this user may see."""
+    """Whether a path to be checked is a regular file, as far as this user may see."""
     try:
         return path.is_file()
     except OSError:
@@ -166,7 +172,10 @@ def is_regular(path: Path) -> bool:
 
 
 def check_file(mapping: Mapping, path: Path, first: int, most: int | None = None) -> CheckReport:
-    """Reads the file, or its first `most` bytes, a megabyte at a time. Raises SourceError when it cannot be read."""
+    """Checks how the lines of a file, or of its first `most` bytes, would translate by a mapping.
+
+    `first`: how many messages the report shows. Raises SourceError when the file cannot be read.
+    """
     codec, limit = mapping.codec(path.name), mapping.format.max_line_bytes
     result, number, end = CheckReport(), 0, 0
     opened = open_regular(path)
@@ -175,7 +184,7 @@ def check_file(mapping: Mapping, path: Path, first: int, most: int | None = None
     if mapping.kind.whole_files:
         opened.close()
         return _whole(mapping, path, first)
-    if mapping.kind.chunked:  # whatever stands in it is carried
+    if mapping.kind.chunked:  # any bytes are carried, so nothing has to translate
         with closing(opened):
             result.size, result.noun = opened.size(), "chunk"
             chunks = [piece for piece in [opened.read(SHOWN_BYTES, 0)] if piece]
@@ -203,7 +212,10 @@ def check_file(mapping: Mapping, path: Path, first: int, most: int | None = None
 
 
 def check_folder(mapping: Mapping, root: Path, first: int) -> CheckReport:
-    """All files of a mapping that has a message in each. Raises SourceError when one cannot be read."""
+    """Checks how all files of a folder mapping would translate: each file a message, value, artifact, log or context.
+
+    Raises SourceError when a file cannot be read.
+    """
     result, limit = CheckReport(noun=mapping.noun), mapping.format.max_line_bytes
     folder = MessageFolder(root, mapping.files, mapping.source.exclude)
     if mapping.kind.appended:
@@ -216,7 +228,7 @@ def check_folder(mapping: Mapping, root: Path, first: int) -> CheckReport:
 
 
 def _whole(mapping: Mapping, path: Path, first: int) -> CheckReport:
-    """A file that is one message, value or artifact."""
+    """Checks how a file that is one message, value or artifact would translate."""
     result, limit = CheckReport(noun=mapping.noun), mapping.format.max_line_bytes
     name = os.fsencode(path.name)
     taken = MessageFolder(path.resolve().parent, "*").read(name, limit + 1)
@@ -226,7 +238,7 @@ def _whole(mapping: Mapping, path: Path, first: int) -> CheckReport:
 
 
 def _each_file(mapping: Mapping, folder: MessageFolder, first: int) -> CheckReport:
-    """Files of lines, or of chunks, as one."""
+    """Checks every log or context file of a folder, and merges their reports into one."""
     result = CheckReport(noun=mapping.noun)
     for name in sorted(found.name for some in folder.scan() for found in some):
         report = check_file(mapping, Path(os.fsdecode(folder.root)) / os.fsdecode(name), first)
@@ -239,5 +251,5 @@ def _each_file(mapping: Mapping, folder: MessageFolder, first: int) -> CheckRepo
 
 
 def continuing(codec: Codec) -> Callable[[Sequence[bytes]], list[bool]] | None:
-    """Which lines begin a message, for a codec whose messages may go on; None for any other."""
+    """Returns the function that tells which lines begin a message, for a multiline codec; None for any other codec."""
     return codec.begins if isinstance(codec, MultilineCodec) else None

@@ -1,4 +1,4 @@
-"""What lies in a folder that a mapping knows, or nearly knows: for `bridge init`."""
+"""Discovers for `bridge init` the files in a folder that a known mapping names, or whose lines it would translate."""
 
 from __future__ import annotations
 
@@ -16,12 +16,15 @@ from bridge.files.folder import MessageFolder
 DISCOVERY_BYTES = 1 << 16
 DISCOVERY_FILES = 200
 DEPTH = 2
-"""Of files that no mapping names: how many bytes of each, how many of them, and how deep below the folder."""
+"""For files that no mapping names: how many bytes of each are tried, how many files, and how many levels of folders."""
 
 
 @dataclass(slots=True)
 class MappingFiles:
-    """The files that one mapping names, oldest first, and how their lines translate."""
+    """Holds the files that discovery found for one mapping, oldest first, and how their lines translate.
+
+    `unread`: why files could not be read.
+    """
 
     mapping: Mapping
     files: list[tuple[Path, CheckReport]] = field(default_factory=list)
@@ -30,7 +33,10 @@ class MappingFiles:
 
 @dataclass(slots=True)
 class Discovery:
-    """What there is. `near`: files of another name whose lines a mapping would translate. `names`: all other files."""
+    """Holds what discovery found in a folder for `bridge init`, by mapping.
+
+    `near`: files of another name whose lines a mapping would translate. `names`: all files that no mapping names.
+    """
 
     found: list[MappingFiles]
     near: list[tuple[Path, Mapping, CheckReport]]
@@ -38,7 +44,10 @@ class Discovery:
 
 
 def discover(root: Path, mappings: list[Mapping]) -> Discovery:
-    """Looks through the folder. Files that cannot be read are told in `MappingFiles.unread`."""
+    """Discovers in a folder the files that the mappings name, and other files whose lines a mapping would translate.
+
+    Why a file cannot be read stands in `MappingFiles.unread`.
+    """
     found = []
     claimed: set[Path] = set()
     for mapping in mappings:
@@ -65,7 +74,10 @@ def discover(root: Path, mappings: list[Mapping]) -> Discovery:
 
 
 def _folder(files: MappingFiles, root: Path, claimed: set[Path]) -> MappingFiles:
-    """A folder with a file per message counts as one file; one of which none translates is none of this mapping's."""
+    """Discovers the files of a mapping whose source is a folder of whole files, and counts the folder as one file.
+
+    A folder in which no file translates does not belong to the mapping.
+    """
     source = files.mapping.source
     folder = MessageFolder(root, files.mapping.files, source.exclude)
     names = [found.name for some in folder.scan() for found in some]
@@ -83,7 +95,10 @@ def _folder(files: MappingFiles, root: Path, claimed: set[Path]) -> MappingFiles
 
 
 def closest(mappings: list[Mapping], path: Path) -> tuple[Mapping, CheckReport] | None:
-    """The mapping that translates most of a file's first lines; None where none translates most of them."""
+    """Finds the log mapping that translates the most of a file's first lines, for discovery; None: none fits.
+
+    A mapping fits where it translates more lines than it rejects.
+    """
     logs = [mapping for mapping in mappings if mapping.kind.lines]
     tried = [(log, check) for log in logs if (check := _sampled(log, path)) is not None]
     return max(tried, key=lambda pair: pair[1].translated) if tried else None
@@ -93,9 +108,9 @@ _PLAIN_PATH = re.compile(r"[\w. -]+(/[\w. -]+)*")
 
 
 def own_mapping(text: str, mapping: Mapping, file: str) -> tuple[str, str]:
-    """A mapping's text turned to another file of the same form, with a name and a stream of its own; and that name.
+    """Rewrites a mapping's TOML text for another log of the same format, with a name and stream of its own.
 
-    Raises ValueError for a file whose name would mean something in a glob.
+    Returns the text and that name. Raises ValueError for a file whose name would mean something in a glob.
     """
     if not _PLAIN_PATH.fullmatch(file):
         raise ValueError(f"{file!a} holds more than letters, digits, spaces and . _ - /")
@@ -111,7 +126,7 @@ def own_mapping(text: str, mapping: Mapping, file: str) -> tuple[str, str]:
 
 
 def _sampled(mapping: Mapping, path: Path) -> CheckReport | None:
-    """How the file's first lines translate; None where most do not."""
+    """Checks how an unknown file's first lines translate by a mapping; None where most do not."""
     try:
         check = check_file(mapping, path, 1, DISCOVERY_BYTES)
     except SourceError:
@@ -120,7 +135,7 @@ def _sampled(mapping: Mapping, path: Path) -> CheckReport | None:
 
 
 def _files(root: Path) -> Iterator[Path]:
-    """Regular files, not hidden, down to `DEPTH` folders."""
+    """Yields the regular files that are not hidden, in a folder and the folders below, down to `DEPTH` levels."""
     for folder, folders, names in os.walk(root):
         here = Path(folder)
         deep = len(here.relative_to(root).parts)

@@ -1,4 +1,4 @@
-"""A mapping proposed for an unknown folder, from some of its files. Pure: what most are, and what is not sure."""
+"""Infers a mapping for an unknown folder from a sample of its files: the kind of source, and what is not sure. Pure."""
 
 from __future__ import annotations
 
@@ -11,15 +11,18 @@ from bridge.admin.survey.infer_log import infer, json_objects
 
 IDENTITIES = ("uuid", "id", "message_id", "msg_id", "guid", "key")
 ALIKE_SHARE = 0.8
-"""So many of the files must be alike."""
+"""Share of the sampled files that must be alike."""
 
 NAMED = {"context": "context", "contexts": "context", "state": "state", "states": "state"}
-"""What the name of a folder of texts says of them, as their content does not."""
+"""The kind of source that the name of a folder of texts suggests, because the texts' content does not show it."""
 
 
 @dataclass(slots=True)
 class FolderProposal:
-    """`kind` of source, glob of the files below the folder, tables of the mapping, and what is not sure."""
+    """Proposes a mapping for a folder: the kind of source, the glob of its files, the mapping's tables, and notes.
+
+    `notes` say what is not sure.
+    """
 
     kind: str
     glob: str
@@ -30,7 +33,10 @@ class FolderProposal:
 
 
 def infer_folder(name: str, files: Sequence[tuple[str, bytes]]) -> FolderProposal:
-    """`files` are paths below the folder of this name, and their first bytes, of small ones all of them."""
+    """Infers a mapping for the folder of this name from a sample of its files.
+
+    `files`: paths below the folder, each with the file's first bytes, or all bytes of a small file.
+    """
     suffixes = [path.rpartition(".")[2] if "." in path.rpartition("/")[2] else "" for path, _ in files]
     common = max(set(suffixes), key=suffixes.count) if suffixes else ""
     deep = "**/" if any("/" in path for path, _ in files) else ""
@@ -59,7 +65,7 @@ def infer_folder(name: str, files: Sequence[tuple[str, bytes]]) -> FolderProposa
 
 
 def _of_lines(glob: str, files: Sequence[tuple[str, bytes]]) -> FolderProposal | None:
-    """Logs: most files hold several lines, most of which have a time; None: they do not."""
+    """Infers a log mapping for a folder where most files hold several lines, and most lines have a time; else None."""
     several = [raw.split(b"\n")[:-1] for _, raw in files if raw.count(b"\n") > 1]
     if not several or len(several) < ALIKE_SHARE * len(files):
         return None

@@ -1,7 +1,7 @@
-"""A mapping proposed for an unknown log, from some of its lines. Pure: what fits most lines, and what is not sure.
+"""Infers a mapping for an unknown log from a sample of its lines: the format that fits most, and what is not sure.
 
-Three kinds are tried: JSON objects, columns between delimiters, and a time with what commonly stands around it. Every
-candidate is judged by the very codec that would read the log.
+Three formats are tried: JSON objects, columns between delimiters, and patterns around a time. Every candidate is judged
+by the same codec that would read the log. Pure.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ TIMES: tuple[tuple[str, str], ...] = (
     (r"\d\d:\d\d:\d\d", "%H:%M:%S"),
     (r"\d\d:\d\d", "%H:%M"),
 )
-"""How a time looks, and `format.timestamp` for it; what stands further up is preferred."""
+"""Patterns of times, each with its `format.timestamp`; one that stands earlier is preferred."""
 
 AMBIGUOUS = {"%m/%d/%Y %H:%M:%S": "month or day first", "%y/%m/%d %H:%M:%S": "year, month or day first"}
 DAYLESS = ("%H:%M:%S", "%H:%M")
@@ -87,11 +87,11 @@ AROUND: tuple[str, ...] = (
     r"\[?@\]?[ \t:|,;-]*(?P<data>.*)",
     r".*?@.*",
 )
-"""What stands around a time, `@`. The first that fits as many lines as any other is taken."""
+"""Patterns of lines around a time, `@`. The first one that fits as many lines as any other is taken."""
 
 DELIMITERS = ("|", "\t", " | ", ";", ",")
 NEARLY = 0.97
-"""A pattern that tells more about a line is taken, if it fits this share of the lines that a plainer one fits."""
+"""An earlier pattern, which finds more fields, is taken if it fits this share of the lines that the best one fits."""
 
 FEW_SHARE = 0.2
 CONTINUES = re.compile(rb"\s|Caused by|Traceback|\.\.\. |at |[\w.]+(?:Error|Exception)\b|\}|\)|$")
@@ -116,7 +116,10 @@ STAMPS = ("timestamp", "@timestamp", "time", "ts", "datetime", "date", "created_
 
 @dataclass(slots=True)
 class Proposal:
-    """`format` and `message` are the mapping's tables; `share` of the lines translate; `notes` say what is not sure."""
+    """Proposes the tables of a mapping for a log, inferred from its lines.
+
+    `format` and `message` are the mapping's tables; `share` of the lines translate; `notes` say what is not sure.
+    """
 
     format: dict[str, Any]
     message: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -125,7 +128,7 @@ class Proposal:
 
 
 def infer(lines: Sequence[bytes]) -> Proposal:
-    """What fits these lines best. The first of them may be a heading."""
+    """Infers the mapping that fits a log's lines best; the first line may be a heading of columns."""
     some = [line for line in lines if line.strip()]
     found = [proposal for proposal in (json_objects(some), *_columns(some), *_patterns(some)) if proposal is not None]
     best = max(found, key=lambda proposal: (round(proposal.share, 2), "data" not in proposal.message), default=None)
@@ -160,7 +163,7 @@ def infer(lines: Sequence[bytes]) -> Proposal:
 
 
 def codec_of(proposal: Proposal) -> Codec:
-    """The codec that reads by it, as its mapping's would."""
+    """Builds the codec that reads a log by a proposed mapping."""
     rules = {name: _rule(row) for name, row in proposal.message.items()}
     clock = clock_for(proposal.format["timestamp"], "UTC")
     if proposal.format["codec"] == "jsonl":
@@ -179,7 +182,10 @@ def _rule(row: dict[str, Any]) -> FieldRule:
 
 
 def _judged(proposal: Proposal, lines: Sequence[bytes]) -> Proposal:
-    """With the share of lines it translates; lines that continue the one before count where most others begin one."""
+    """Sets the share of the log's lines that a proposed mapping translates, and detects continuation lines.
+
+    Where most of the other lines continue the line before, they count as translated.
+    """
     good = [row.__class__ is tuple for row in codec_of(proposal).decode(lines).rows]
     proposal.share = sum(good) / len(good) if good else 0.0
     others = [line for line, begins in zip(lines, good, strict=True) if not begins]
@@ -202,7 +208,7 @@ def _nothing() -> Proposal:
 
 
 def _constants(message: dict[str, dict[str, Any]], *present: str) -> dict[str, dict[str, Any]]:
-    """Where nothing in a line tells: the role from the file's name, one type for all."""
+    """Fills in constants for the fields that a log's lines do not tell: role from the file's name, one type for all."""
     for name, value in (("role", {"name": "stem"}), ("type", {"const": "line"})):
         if name not in present and name not in message:
             message[name] = dict(value)
@@ -220,7 +226,7 @@ def _zoned(proposal: Proposal, lines: Sequence[bytes]) -> bool:
 
 
 def json_objects(lines: Sequence[bytes]) -> Proposal | None:
-    """A proposal for lines that are JSON objects; None: most are none, or nothing in them is a time."""
+    """Proposes a mapping for a log of JSON objects; None where most lines are no objects, or no field is a time."""
     values: dict[str, list[Any]] = {}
     objects = 0
     for line in lines:
@@ -264,7 +270,7 @@ def _rank(pointer: str, wanted: Sequence[str]) -> int:
 
 
 def _time_of(values: Sequence[Any]) -> str:
-    """`format.timestamp` for these values; empty when they are no times."""
+    """Infers the `format.timestamp` of a log's field or column from its values; empty when they are no times."""
     texts = [str(value).encode() for value in values if not isinstance(value, bool)]
     for look, form in TIMES:
         if form in DAYLESS or not all(re.fullmatch(look.encode(), text) for text in texts[:50]):
@@ -280,7 +286,7 @@ def _time_of(values: Sequence[Any]) -> str:
 
 
 def _plausible(form: str, texts: Sequence[bytes]) -> bool:
-    """Whether numbers that could be times lie between 1990 and 2100."""
+    """Whether numbers in a log that could be times since 1970 lie between 1990 and 2100."""
     times = clock_for(form, "UTC")(texts)
     return all(631_152_000_000 < time < 4_102_444_800_000 for time in times)
 
@@ -312,7 +318,7 @@ def _columns(lines: Sequence[bytes]) -> Iterator[Proposal]:
 
 
 def _heading(cells: list[bytes]) -> list[str]:
-    """The names in a first line that is a heading; empty when it is none."""
+    """Reads the names of columns from a log's first line if that is a heading; empty when it is none."""
     names = [cell.decode("utf-8", "replace").strip().strip('"').lower() for cell in cells]
     named = all(re.fullmatch(r"[a-z_][\w .@/-]{0,40}", name) for name in names)
     return names if named and len(set(names)) == len(names) and set(names) & {*STAMPS, "when"} else []
@@ -363,7 +369,7 @@ def _levels(values: Sequence[str]) -> bool:
 
 
 def _patterns(lines: Sequence[bytes]) -> Iterator[Proposal]:
-    """The best pattern of each form of time that half of the lines have."""
+    """Proposes the best line pattern for each form of time that a tenth of the log's lines have near their start."""
     for look, form in TIMES:
         if sum(1 for line in lines if re.search(rb"(?<!\d)" + look.encode(), line[:120])) < 0.1 * len(lines):
             continue

@@ -1,4 +1,4 @@
-"""`import-history --dry-run`: everything is read, nothing is written; what would come over, and whether it fits."""
+"""Previews an import for `import-history --dry-run`: reads all files, writes nothing, and estimates Redis's memory."""
 
 from __future__ import annotations
 
@@ -31,52 +31,56 @@ from bridge.streams.stream_metadata import read_books
 
 PER_ENTRY = 23
 PER_BYTE = 1.06
-"""Bytes of Redis memory for an entry and for each byte of its values: measured on Redis 7.0 and Valkey 9.1 for data of
-5 to 5,000 bytes, where they are right to about 6 %."""
+"""Bytes of Redis memory for an entry, and for each byte of its values: measured on Redis 7.0 and Valkey 9.1 for data
+of 5 to 5,000 bytes, where the estimate is right to about 6 %."""
 
 ORIGIN = 16
-"""About the bytes of an origin."""
+"""About how many bytes an origin takes."""
 
 
 @dataclass(slots=True)
 class Preview:
-    """One mapping's. `sources`: name, bytes on disk, what stands in them and why it cannot be read, if it cannot.
+    """Holds the preview of an import for one mapping: how the files of each source would translate.
 
-    `before` are the bytes on disk that are in the stream already.
+    `sources`: name, bytes on disk, the report of checked lines, and why the source cannot be read, if it cannot.
+    `before`: bytes on disk that are in the stream already.
     """
 
     mapping: str
     stream: str
     orders: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
-    """Of each source of several pieces: their paths, oldest first, and what put each behind the one before."""
+    """For each source of several pieces: their paths, oldest first, and what decided each one's place in that order."""
     sources: list[tuple[str, int, CheckReport, str]] = field(default_factory=list)
     before: int = 0
 
     def total(self, name: str) -> int:
-        """Of all sources: `translated`, `rejected`, `empty`, `partial`, `clamped`."""
+        """Sums a count of the import's preview over all sources.
+
+        `name`: `translated`, `rejected`, `empty`, `partial` or `clamped`.
+        """
         return sum(int(getattr(report, name)) for _, _, report, _ in self.sources)
 
     @property
     def memory(self) -> int:
-        """Bytes of Redis memory that the entries will take, about."""
+        """About how many bytes of Redis memory the imported entries will take."""
         entries = self.total("translated")
         return int(entries * PER_ENTRY + PER_BYTE * (self.total("values") + ORIGIN * entries))
 
     def count(self, name: str) -> Counter[bytes]:
-        """The `roles` or `types` of all sources."""
+        """Counts the `roles` or the `types` of the messages of all sources in the import's preview."""
         found: Counter[bytes] = Counter()
         for _, _, report, _ in self.sources:
             found.update(getattr(report, name))
         return found
 
     def span(self) -> tuple[int, int] | None:
-        """Times of the first and the last message, in ms since 1970."""
+        """Finds the times of the earliest and the latest message that would be imported, in ms since 1970."""
         first = [report.earliest for _, _, report, _ in self.sources if report.earliest is not None]
         last = [report.latest for _, _, report, _ in self.sources if report.latest is not None]
         return (min(first), max(last)) if first else None
 
     def to_json(self) -> dict[str, Any]:
-        """Makes the preview of a mapping's import as `--json` prints it."""
+        """Turns the preview of a mapping's import into the object that `--json` prints."""
         span = self.span()
         return {
             "mapping": self.mapping, "stream": self.stream, "before": self.before,
@@ -93,7 +97,10 @@ class Preview:
 
 
 def preview(settings: Settings, mappings: list[Mapping]) -> tuple[list[Preview], ServerMemory | None, str]:
-    """What an import would do; what the server has room for, or why that is not known. Starts and changes nothing."""
+    """Previews what an import of the mappings would do, and asks the server for its memory; starts and changes nothing.
+
+    Returns the previews, the server's memory, and why that is not known, if it is not.
+    """
     path = settings.state_dir / "ledger.db"
     ledger = Ledger(path) if path.exists() else None
     connection, said = None, ""
@@ -149,7 +156,10 @@ def _mapping(shared: MappingContext, ledger: Ledger | None, connection: Connecti
 
 
 def _folder(planned: Preview, mapping: Mapping, folder: MessageFolder, ledger: Ledger | None) -> None:
-    """Files that the ledger does not know are read; a message that it knows all the same counts as carried."""
+    """Previews the import of a folder of whole files: reads those that the ledger does not know unchanged.
+
+    Files that the ledger knows count as carried before.
+    """
     checked, limit, error = CheckReport(noun=mapping.noun), mapping.format.max_line_bytes, ""
     try:
         for some in folder.scan():
@@ -165,7 +175,10 @@ def _folder(planned: Preview, mapping: Mapping, folder: MessageFolder, ledger: L
 
 
 def _read(mapping: Mapping, tail: Tail, generation: Generation, ledger: Ledger | None, checked: CheckReport) -> None:
-    """Takes in what stands behind the reader's place, a piece at a time, without what the mirror wrote."""
+    """Previews the import of one generation: checks its lines or chunks behind the reader's position, block by block.
+
+    Leaves out the lines that the mirror wrote.
+    """
     codec, limit, end = mapping.codec(tail.name), mapping.format.max_line_bytes, generation.read_to
     if mapping.kind.chunked:
         size = generation.size() - end
@@ -195,7 +208,7 @@ def _read(mapping: Mapping, tail: Tail, generation: Generation, ledger: Ledger |
 
 
 def too_big(previews: list[Preview], room: ServerMemory) -> str:
-    """A warning in words where the entries would not fit into the server's memory; empty where they would. Pure."""
+    """Words a warning where an import's entries would not fit into the server's memory; else empty. Pure."""
     wanted = sum(mapping_preview.memory for mapping_preview in previews)
     if room.limit and room.used + wanted > room.limit:
         return (

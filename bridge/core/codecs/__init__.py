@@ -1,4 +1,4 @@
-"""Pure: bytes ↔ message. A codec reads lines into rows and writes rows back into lines, byte for byte."""
+"""Codecs translate between bytes and messages: lines into rows, and rows back into lines, byte for byte. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FORMATS = ("iso8601", "epoch_s", "epoch_ms")
 
 @dataclass(frozen=True, slots=True)
 class FieldRule:
-    """Where a field comes from when no column holds it: JSON pointers to try, or a constant; else `default`."""
+    """A codec's rule for a message field that no column holds: JSON pointers to try, or a constant; else `default`."""
 
     pointers: tuple[str, ...] = ()
     const: bytes | None = None
@@ -21,34 +21,43 @@ class FieldRule:
 
 
 class Decoded(NamedTuple):
-    """For each line its row, or the reason there is none; and its time in milliseconds since 1970, or 0."""
+    """The result of a codec's decoding: for each line its row, or the reason there is none, and its time.
+
+    Times are in milliseconds since 1970; 0: none.
+    """
 
     rows: list[Row | str]
     times: list[int]
 
 
 class Codec(Protocol):
-    """Line ↔ row. `fields` are the entry's field names, in the entry's order: the four, then extra columns."""
+    """A codec: the protocol of all codecs that translate lines to rows and rows to lines.
+
+    `fields` are the entry's field names, in the entry's order: the four, then extra columns.
+    """
 
     fields: tuple[bytes, ...]
     invertible: bool
 
     def decode(self, lines: Sequence[bytes]) -> Decoded:
-        """One row for each line (without its newline), or the reason it is not a message."""
+        """Decodes lines (without newlines) into one row for each, or the reason why a line is no message."""
         ...
 
     def encode(self, row: Row) -> bytes | str:
-        """The line (without its newline) that decodes to `row`, or the reason there is none."""
+        """Encodes a row as the line (without its newline) that decodes to the row, or returns the reason for none."""
         ...
 
     def encode_all(self, rows: Sequence[Row]) -> list[bytes | str]:
-        """`encode` of many rows."""
+        """Encodes many rows as lines, as the codec encodes one."""
         ...
 
     def agree(self, lines: Sequence[bytes], rows: Sequence[Row]) -> bool:
-        """Whether each line decodes to its row."""
+        """Whether the codec decodes each line to the row at the same place."""
         return self.decode(lines).rows == rows
 
     def joined(self, rows: Sequence[Row]) -> list[bytes] | None:
-        """Lines that are those of `encode_all` if they can be lines at all; None: ask that. Not every codec can."""
+        """Joins rows to lines quickly, where a codec can; None: use `encode_all`.
+
+        The lines are those of `encode_all`, if the rows can be lines at all.
+        """
         return None

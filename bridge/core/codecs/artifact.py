@@ -1,4 +1,4 @@
-"""An artifact's announcement: its path as the other side names it, what it is, how large, and its digest. Pure."""
+"""The artifact codec: a row announces an artifact by path (as the other side names it), type, size and digest. Pure."""
 
 from __future__ import annotations
 
@@ -13,16 +13,20 @@ FACTS = (b"path", b"artifact_type", b"size", b"sha256")
 
 
 def announcement(name: bytes, written: bytes, sha256: bytes) -> bytes:
-    """The identity of an artifact's announcement: a file of this name that was written then, and holds this. Pure.
+    """Computes the identity of an artifact's announcement: digests the file's name, time of writing and SHA-256. Pure.
 
     `written` is the time of writing as the announcement says it, and `sha256` the digest in hexadecimal digits. One
-    announcement with it follows another only where a file of other content lay there between them.
+    announcement with an identity follows another with the same only where a file of other content lay there between
+    them.
     """
     return digest(name, written, sha256)
 
 
 class ArtifactCodec(Codec):
-    """Forward only: a file is announced, not carried. `data` is the path."""
+    """The codec of artifacts, forward only: a file is announced, not carried.
+
+    `data` is the path.
+    """
 
     fields: tuple[bytes, ...] = FIELDS + FACTS
     invertible = False
@@ -40,17 +44,17 @@ class ArtifactCodec(Codec):
             raise ConfigError("artifacts need message.role", hint='a const, or { name = "folder" }')
 
     def row(self, path: bytes, written: bytes, kind: bytes, size: int, sha256: bytes) -> Row:
-        """The announcement of one file."""
+        """Makes the row that announces one artifact."""
         return self._role or b"", written, self._type or b"", path, path, kind, b"%d" % size, sha256
 
     def decode(self, lines: Sequence[bytes]) -> Decoded:
-        """Nothing is read from an announcement."""
+        """Returns for each line the reason that it is no message: an artifact's announcement is never read."""
         return Decoded(["an artifact is announced, not read"] * len(lines), [0] * len(lines))
 
     def encode(self, row: Row) -> bytes | str:
-        """None has a line."""
+        """Returns the reason that a row has no line: artifacts are not written as lines."""
         return "artifacts have no lines"
 
     def encode_all(self, rows: Sequence[Row]) -> list[bytes | str]:
-        """None has a line."""
+        """Returns for each row the reason that it has no line: artifacts are not written as lines."""
         return ["artifacts have no lines"] * len(rows)

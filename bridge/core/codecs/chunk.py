@@ -1,4 +1,7 @@
-"""A context's chunk: bytes that were appended in one go, cut between characters. Role and type are the mapping's."""
+"""The chunk codec of context files: a chunk is bytes that were appended in one go, cut between characters.
+
+Role and type are the mapping's.
+"""
 
 from __future__ import annotations
 
@@ -9,21 +12,21 @@ from bridge.core.errors import ConfigError
 from bridge.core.model import FIELDS, Row
 
 CHUNK = 1 << 16
-"""Bytes after which a chunk ends although the writer goes on."""
+"""Bytes after which a chunk of a context ends although the writer goes on."""
 
 STARTED = b"context_started"
-"""The type of the entry, without data, that stands where a file began anew."""
+"""The type of the entry without data that says that a context file began anew."""
 
 
 def no_pointers(rules: dict[str, FieldRule]) -> None:
-    """Raises ConfigError where a field is to be found in JSON that is not read."""
+    """Raises ConfigError where a rule points into JSON for a field of a chunk, or of another file not read as JSON."""
     for name, rule in rules.items():
         if rule.pointers:
             raise ConfigError(f"message.{name}: a pointer finds nothing here", hint="a const, or a name")
 
 
 class ChunkCodec(Codec):
-    """Forward only: what stands between two chunks is no newline, so there are no lines to write."""
+    """The codec of chunks, forward only: no newline stands between two chunks, so there are no lines to write."""
 
     fields: tuple[bytes, ...] = FIELDS
     invertible = False
@@ -41,24 +44,24 @@ class ChunkCodec(Codec):
             raise ConfigError("a context needs message.role", hint='a const, or { name = "stem" }')
 
     def row(self, chunk: bytes, written: bytes) -> Row:
-        """One chunk, which was written at this time; without bytes it says that the file began anew."""
+        """Makes the row of one chunk that was written at this time; no bytes: the row says that the file began anew."""
         return self._role or b"", written, (self._type or b"") if chunk else STARTED, chunk
 
     def decode(self, lines: Sequence[bytes]) -> Decoded:
-        """Rows without their times, which only the file tells."""
+        """Decodes chunks into rows without their times, which only the context file tells."""
         return Decoded([self.row(chunk, b"") for chunk in lines], [0] * len(lines))
 
     def encode(self, row: Row) -> bytes | str:
-        """None has a line."""
+        """Returns the reason that a row has no line: chunks of a context are not lines."""
         return "a context has no lines"
 
     def encode_all(self, rows: Sequence[Row]) -> list[bytes | str]:
-        """None has a line."""
+        """Returns for each row the reason that it has no line: chunks of a context are not lines."""
         return ["a context has no lines"] * len(rows)
 
 
 def whole_characters(data: bytes) -> int:
-    """How many first bytes do not end within a UTF-8 character that could still be ended. Pure."""
+    """Counts the bytes of a chunk before a UTF-8 character at its end that more bytes could still complete. Pure."""
     for back in range(1, min(3, len(data)) + 1):
         byte = data[-back]
         if byte & 0xC0 == 0x80:

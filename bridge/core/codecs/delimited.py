@@ -1,4 +1,4 @@
-"""Lines of columns between delimiters; the last column takes the rest of the line, delimiters and all."""
+"""The codec of delimited lines: columns between delimiters; the last takes the rest of the line, delimiters and all."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from bridge.core.model import FIELDS, Row, shown
 
 
 class DelimitedCodec(Codec):
-    """`role|timestamp|type|data`. Columns may stand in any order; fields without a column come from `rules`."""
+    """The codec of delimited lines such as `role|timestamp|type|data`.
+
+    Columns may stand in any order; fields without a column come from `rules`.
+    """
 
     def __init__(
         self, delimiter: str, columns: Sequence[str], rules: dict[str, FieldRule], clock: Clock, escape: bool
@@ -50,7 +53,7 @@ class DelimitedCodec(Codec):
         ]
 
     def decode(self, lines: Sequence[bytes]) -> Decoded:
-        """One row or reason a line: too few columns, or a timestamp that is none."""
+        """Decodes delimited lines into one row each, or a reason: too few columns, or a timestamp that is none."""
         delimiter, splits, at = self._delimiter, len(self._columns) - 1, self._time_at
         found = [line.split(delimiter, splits) for line in lines]
         try:
@@ -64,7 +67,7 @@ class DelimitedCodec(Codec):
         )
 
     def _decode_each(self, lines: Sequence[bytes], found: Sequence[list[bytes]]) -> Decoded:
-        """The same where at least one of them is not a message."""
+        """Decodes delimited lines one by one, where at least one of them is not a message."""
         rows: list[Row | str] = []
         times: list[int] = []
         for line, parts in zip(lines, found, strict=True):
@@ -82,15 +85,18 @@ class DelimitedCodec(Codec):
         return Decoded(rows, times)
 
     def agree(self, lines: Sequence[bytes], rows: Sequence[Row]) -> bool:
-        """As the codecs'; quicker where the columns stand in the entry's order."""
+        """Whether delimited lines decode to these rows; quicker where the columns stand in the entry's order."""
         joined = self.joined(rows)
         return joined == lines if joined is not None else self.decode(lines).rows == rows
 
     def joined(self, rows: Sequence[Row]) -> list[bytes] | None:
-        """Where the columns stand in the entry's order, and none but the last holds a delimiter, none a newline."""
+        """Joins rows with the delimiter into lines; None: the delimited lines might not read back the same.
+
+        That needs columns in the entry's order, a delimiter in none but the last column, and a newline in none.
+        """
         if not self._straight or not rows:
             return None
-        # What joins to the line splits into the same columns then.
+        # Without a delimiter in the first columns, the joined line splits into the same columns again.
         firsts = [b"".join(column) for column in islice(zip(*rows, strict=True), len(self._columns) - 1)]
         lines = list(map(self._delimiter.join, rows))
         if any(self._delimiter in column for column in firsts) or b"\n" in b"".join(lines):
@@ -98,7 +104,7 @@ class DelimitedCodec(Codec):
         return lines
 
     def encode_all(self, rows: Sequence[Row]) -> list[bytes | str]:
-        """The same for many rows, which are read back in one go."""
+        """Encodes many rows as delimited lines, which are decoded again in one go to check them."""
         if self._straight and rows:
             lines = list(map(self._delimiter.join, rows))
             if b"\n" not in b"".join(lines) and self.decode(lines).rows == rows:
@@ -106,7 +112,10 @@ class DelimitedCodec(Codec):
         return [self.encode(row) for row in rows]
 
     def encode(self, row: Row) -> bytes | str:
-        """The line, with newlines inside data as the two characters `\\n` when the mapping says so."""
+        """Encodes a row as a delimited line, or returns the reason there is none.
+
+        Newlines inside data become the two characters `\\n` when the mapping says so.
+        """
         for i, const in self._const_at:
             if row[i] != const:
                 field = self.fields[i].decode()

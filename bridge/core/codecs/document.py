@@ -1,4 +1,4 @@
-"""A whole file as one message: a JSON object whose fields pointers find, or text of which its name tells the rest."""
+"""The document codec: a whole file is one message: JSON with fields at pointers, or text with fields in its name."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from bridge.core.model import FIELDS, Row, shown
 
 
 class DocumentMessage(NamedTuple):
-    """What a file says: its row, or why it is no message; the time in ms since 1970; its own identity, if it has one.
+    """The message that a document holds: its row, or why it is no message, its time and its identity.
 
-    `partly`: the file may be half-written. `named`: what its name tells, of one that has no identity.
+    `time` is in ms since 1970. `identity` is None where the document has none of its own. `partly`: the file may be
+    half-written. `named`: what the name tells, of a document that has no identity.
     """
 
     row: Row | str
@@ -29,7 +30,7 @@ class DocumentMessage(NamedTuple):
 
 
 class JsonDocumentCodec(JsonlCodec):
-    """JSON. `data` is the whole file, newlines and all, unless a pointer is given."""
+    """The codec of JSON documents: `data` is the whole file, newlines and all, unless a pointer is given."""
 
     spans_lines = True
 
@@ -38,7 +39,7 @@ class JsonDocumentCodec(JsonlCodec):
         self._identity = identity
 
     def read(self, raw: bytes) -> DocumentMessage:
-        """The message in a file's bytes."""
+        """Reads the message in a JSON document's bytes."""
         found = parsed(raw) if raw.strip() else "an empty file"
         if isinstance(found, str):
             return DocumentMessage(found.replace("line", "file"), partly=not found.startswith(("more", "not a")))
@@ -49,7 +50,10 @@ class JsonDocumentCodec(JsonlCodec):
 
 
 class TextDocumentCodec(Codec):
-    """Any bytes are `data`; role, timestamp and type are those of `head`, or there is a `reason` why it has none."""
+    """The codec of a text document: any bytes are `data`; role, timestamp and type are those of `head`.
+
+    Where there is no head, `reason` says why.
+    """
 
     fields: tuple[bytes, ...] = FIELDS
     invertible = True
@@ -66,16 +70,19 @@ class TextDocumentCodec(Codec):
                 self._reason = "timestamp not understood: " + shown(head[1], 40)
 
     def read(self, raw: bytes) -> DocumentMessage:
-        """The message in a file's bytes."""
+        """Reads the message in a text document's bytes."""
         return DocumentMessage(self._reason or (*self._head, raw), self._time, named=self._named)
 
     def decode(self, lines: Sequence[bytes]) -> Decoded:
-        """One row or reason for each file's bytes."""
+        """Decodes each text document's bytes into a row, or the reason why it is no message."""
         found = [self.read(raw) for raw in lines]
         return Decoded([message.row for message in found], [message.time for message in found])
 
     def encode(self, row: Row) -> bytes | str:
-        """`data` itself, when the name says the same role, timestamp and type."""
+        """Encodes a row as a text document: `data` itself, when the file's name says the same role, timestamp and type.
+
+        Else returns the reason.
+        """
         if self._reason:
             return self._reason
         for name, ours, theirs in zip(FIELDS, row, self._head, strict=False):
@@ -84,19 +91,22 @@ class TextDocumentCodec(Codec):
         return row[3]
 
     def encode_all(self, rows: Sequence[Row]) -> list[bytes | str]:
-        """The same for many rows."""
+        """Encodes many rows as text documents, each as `encode` does."""
         return [self.encode(row) for row in rows]
 
 
 def moment(ns: int) -> bytes:
-    """Nanoseconds since 1970 as a timestamp: ISO 8601, UTC, milliseconds."""
+    """Formats a document's time of writing, in nanoseconds since 1970, as a timestamp: ISO 8601, UTC, milliseconds."""
     return datetime.fromtimestamp(ns // 1_000_000 / 1000, UTC).isoformat(timespec="milliseconds")[:23].encode() + b"Z"
 
 
 def text_of(
     name: str, rules: dict[str, FieldRule], pattern: str | None, written: bytes, clock: Clock
 ) -> TextDocumentCodec:
-    """The codec of one text file. Raises ConfigError when nothing tells its role or its type."""
+    """Makes the codec of one text document from its file's name and time of writing.
+
+    Raises ConfigError when nothing tells its role or its type.
+    """
     if "data" in rules:
         raise ConfigError("message.data means nothing for a text: it is all of the file")
     no_pointers(rules)

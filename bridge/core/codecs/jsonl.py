@@ -1,4 +1,4 @@
-"""One JSON object a line. Fields by JSON pointer (RFC 6901); `data` keeps its bytes exactly.
+"""The JSONL codec: one JSON object a line, fields by JSON pointer (RFC 6901); `data` keeps its bytes exactly.
 
 The line is scanned for the spans of the values that are asked for, and never re-serialised: big integers, NaN,
 duplicate keys, lone surrogates and white space come through as they were written.
@@ -18,13 +18,13 @@ from bridge.core.model import FIELDS, Row, shown
 
 _DECODER = json.JSONDecoder()
 STRINGS = json.JSONDecoder(parse_int=len, parse_float=len)
-"""Reads JSON of which only the strings count: a number may have more digits than Python turns into one."""
+"""A JSON decoder for use where only strings count: a number may have more digits than Python converts."""
 
 _SPACE = " \t\r\n"
 
 
 class JsonlCodec(Codec):
-    """`data` is the whole line unless `message.data` points to a part of it."""
+    """The codec of JSONL: `data` is the whole JSON line unless `message.data` points to a part of it."""
 
     spans_lines = False
 
@@ -41,7 +41,7 @@ class JsonlCodec(Codec):
         self.invertible = self._data is None
 
     def decode(self, lines: Sequence[bytes]) -> Decoded:
-        """One row or reason a line."""
+        """Decodes JSON lines into one row each, or the reason why a line is no message."""
         found = [self._decode(line) for line in lines]
         return Decoded([row for row, _ in found], [time for _, time in found])
 
@@ -50,7 +50,7 @@ class JsonlCodec(Codec):
         return (found, 0) if isinstance(found, str) else self._row(line, *found)
 
     def _row(self, line: bytes, text: str, value: dict[str, Any]) -> tuple[Row | str, int]:
-        """The row and time of a JSON object, which `line` holds."""
+        """Makes the row and time of a JSON object, which `line` holds; or returns the reason, with time 0."""
         row: list[bytes] = []
         for name, rule in zip(FIELDS, self._rules, strict=False):
             found = scalar(value, rule)
@@ -71,11 +71,14 @@ class JsonlCodec(Codec):
         return tuple(row), time
 
     def encode_all(self, rows: Sequence[Row]) -> list[bytes | str]:
-        """The same for many rows."""
+        """Encodes many rows as JSON lines, each as `encode` does."""
         return [self.encode(row) for row in rows]
 
     def encode(self, row: Row) -> bytes | str:
-        """`data` itself, when it is a line that says the same role, timestamp and type."""
+        """Encodes a row as a JSON line, which is `data` itself, when it says the same role, timestamp and type.
+
+        Else returns the reason.
+        """
         line = row[3]
         if self._data is not None:
             return "this codec has no inverse"
@@ -91,7 +94,7 @@ class JsonlCodec(Codec):
 
 
 def parsed(raw: bytes) -> tuple[str, dict[str, Any]] | str:
-    """The text and the object of bytes that hold one JSON object and nothing else; or why they do not."""
+    """Parses bytes that hold one JSON object and nothing else into text and object; or returns why they do not."""
     text = raw.decode("utf-8", "surrogateescape")
     try:
         value, end = _DECODER.raw_decode(text, _skip(text, 0))
@@ -113,7 +116,7 @@ def _tokens(pointer: str) -> list[str]:
 
 
 def scalar(value: Any, rule: FieldRule) -> bytes | None:
-    """What a rule finds in a parsed JSON value, as text; None where it finds nothing."""
+    """Finds the value of a field in a parsed JSON object by its rule, as bytes; None where the rule finds nothing."""
     if rule.const is not None:
         return rule.const
     for pointer in rule.pointers:
@@ -133,7 +136,7 @@ def scalar(value: Any, rule: FieldRule) -> bytes | None:
 
 
 def _lone(text: str) -> bool:
-    """Whether the text holds a surrogate that no undecodable byte explains, such as a JSON `\\ud800`."""
+    """Whether the text of a JSON string holds a surrogate that no undecodable byte explains, such as `\\ud800`."""
     return any("\ud800" <= c <= "\udfff" and not "\udc80" <= c <= "\udcff" for c in text)
 
 
@@ -148,7 +151,10 @@ def _part(text: str, rule: FieldRule) -> bytes | None:
 
 
 def find_span(text: str, tokens: Sequence[str]) -> tuple[int, int] | None:
-    """Where the value at a pointer stands in valid JSON, as start and end; the last of duplicate keys; or None."""
+    """Finds where the value at a JSON pointer stands in valid JSON, as start and end; None: nowhere.
+
+    Of duplicate keys the last one counts.
+    """
     start = _skip(text, 0)
     for token in tokens:
         found = None

@@ -1,4 +1,4 @@
-"""A codec whose lines are written by `mirror.template`, for codecs without an inverse."""
+"""The template codec writes lines by the mapping's `mirror.template`, for codecs without an inverse."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ _FIELD = re.compile(r"\{([a-z0-9_]+)\}")
 
 
 class TemplateCodec(Codec):
-    """Reads as `inner` does; writes `"{timestamp} {role}: {data}"`, if that reads back the same."""
+    """A codec that reads as `inner` does and writes lines by a template such as `"{timestamp} {role}: {data}"`.
+
+    A line is written only if it reads back the same.
+    """
 
     def __init__(self, inner: Codec, template: str, escape: bool) -> None:
         self._inner = inner
@@ -31,15 +34,15 @@ class TemplateCodec(Codec):
                         for p, n in zip(pieces[::2], [*pieces[1::2], ""], strict=True)]  # fmt: skip
 
     def decode(self, lines: Sequence[bytes]) -> Decoded:
-        """As the inner codec."""
+        """Decodes lines with the inner codec, without the template."""
         return self._inner.decode(lines)
 
     def encode_all(self, rows: Sequence[Row]) -> list[bytes | str]:
-        """The same for many rows."""
+        """Encodes many rows as lines by filling the template for each."""
         return [self.encode(row) for row in rows]
 
     def encode(self, row: Row) -> bytes | str:
-        """The filled template, or the reason it would not read back."""
+        """Encodes a row as a line by filling the template, or returns the reason why the line would not read back."""
         if b"\n" in row[3]:
             if not self._escape:
                 return "newline in data"

@@ -1,4 +1,4 @@
-"""Messages of several lines: what follows the first line, newlines and all, goes into data."""
+"""The multiline codec: a message of several lines, of which those behind the first go into data, newlines and all."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from bridge.core.model import Row
 
 
 class MultilineCodec(Codec):
-    """Reads the first line of each message as `inner` does; a line that begins no message belongs to the one before."""
+    """A codec of multiline messages, whose first lines `inner` reads.
+
+    A line that begins no message belongs to the message before it.
+    """
 
     def __init__(self, inner: Codec) -> None:
         self._inner = inner
@@ -17,11 +20,11 @@ class MultilineCodec(Codec):
         self.invertible = inner.invertible
 
     def begins(self, lines: Sequence[bytes]) -> list[bool]:
-        """For each line whether a message begins with it."""
+        """Tells for each line whether a multiline message begins with it."""
         return [row.__class__ is tuple for row in self._inner.decode(lines).rows]
 
     def decode(self, lines: Sequence[bytes]) -> Decoded:
-        """One row or reason a message; `lines` may hold newlines."""
+        """Decodes multiline messages into one row each, or the reason there is none; `lines` may hold newlines."""
         parts = [line.partition(b"\n") for line in lines]
         rows, times = self._inner.decode([first for first, _, _ in parts])
         return Decoded([self._with(row, *part[1:]) for row, part in zip(rows, parts, strict=True)], times)
@@ -33,9 +36,9 @@ class MultilineCodec(Codec):
         return (*row[:3], row[3] + newline + rest, *row[4:]) if newline else row
 
     def encode_all(self, rows: Sequence[Row]) -> list[bytes | str]:
-        """As the inner codec: what the mirror writes is one line."""
+        """Encodes many rows with the inner codec: the mirror never writes multiline messages, but one line each."""
         return self._inner.encode_all(rows)
 
     def encode(self, row: Row) -> bytes | str:
-        """As the inner codec."""
+        """Encodes a row with the inner codec: the mirror never writes a multiline message, but one line."""
         return self._inner.encode(row)

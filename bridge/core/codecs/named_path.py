@@ -1,4 +1,4 @@
-"""The path that a message's data names: the data is one, or holds one in a JSON object. Pure."""
+"""The path that a message's data names: finds and replaces it in data that is a path, or JSON that holds one. Pure."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ import json
 from bridge.core.codecs.jsonl import STRINGS, find_span
 
 EXTRA = (b"path", b"artifact_type", b"artifact_status")
-"""The fields that the entry of such a message has besides its own."""
+"""The extra fields in the entry of a message whose data names a path."""
 
 PATH_POINTERS = (("path",), ("artifact_path",), ("file_path",), ("artifact", "path"), ("file",))
-"""Where in a JSON object the path is looked for, in this order."""
+"""The places in a JSON object where the named path is looked for, in this order."""
 
 LONGEST_PATH = 4096
-"""Bytes of a path: no system that the bridge runs on opens a longer one."""
+"""The most bytes that a named path may have: no system that the bridge runs on opens a longer one."""
 
 MARK = b"\xef\xbb\xbf"
 """The byte order mark of UTF-8."""
 
 
 def path_in(data: bytes) -> bytes | None:
-    """The path; None: the data names none."""
+    """Finds the path that a message's data names; None: the data names no path."""
     found = _found(data)
     return found[0] if found is not None else None
 
 
 def with_path(data: bytes, path: bytes) -> bytes:
-    """The same data with another path in it, and otherwise as it was; as it is where it names none."""
+    """Replaces the path that a message's data names, and keeps all other bytes; data that names none stays as it is."""
     found = _found(data)
     if found is None:
         return data
@@ -37,8 +37,8 @@ def with_path(data: bytes, path: bytes) -> bytes:
 
 
 def _found(data: bytes) -> tuple[bytes, int, int, bool] | None:
-    """The path, the bytes it stands at, and whether it stands there as a JSON string."""
-    if data.startswith(MARK):  # a file's mark that came into the message
+    """Finds the path that a message's data names, where it begins and ends, and whether it is a JSON string there."""
+    if data.startswith(MARK):  # the byte order mark of a file that became part of the message
         found = _found(data[len(MARK) :])
         return (found[0], found[1] + len(MARK), found[2] + len(MARK), found[3]) if found is not None else None
     stripped = data.strip()

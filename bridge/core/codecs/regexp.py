@@ -1,4 +1,4 @@
-"""Lines by a regular expression with named groups, which has to match the whole line."""
+"""The regexp codec: lines are read by a regular expression with named groups, which has to match the whole line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from bridge.core.model import FIELDS, Row, shown
 
 
 class RegexCodec(Codec):
-    """Fields are the groups of their names; others become entry fields; `data` is the whole line without a group."""
+    """The codec of lines read by a regular expression: the message's fields are the groups of their names.
+
+    Other groups become fields of the entry; `data` is the whole line without a group of that name.
+    """
 
     invertible = False
 
@@ -37,14 +40,17 @@ class RegexCodec(Codec):
 
     @staticmethod
     def _taker(field: bytes, rule: FieldRule | None, groups: list[str]) -> tuple[str, bytes | None]:
-        """Group and what stands for it; without a group the constant, or None: the whole line."""
+        """Returns a field's group in the regular expression and the value for no match.
+
+        Without a group: the constant, or None, the whole line.
+        """
         name = field.decode()
         if name in groups:
             return name, b""
         return "", rule.const if rule is not None else None
 
     def decode(self, lines: Sequence[bytes]) -> Decoded:
-        """One row or reason a line."""
+        """Decodes lines by the regular expression into one row each, or the reason why a line is no message."""
         match = self._pattern.fullmatch
         rows: list[Row | str] = []
         for line in lines:
@@ -73,9 +79,12 @@ class RegexCodec(Codec):
         return Decoded(rows, times)
 
     def encode_all(self, rows: Sequence[Row]) -> list[bytes | str]:
-        """There is no inverse."""
+        """Returns for each row the reason that it has no line: a regular expression has no inverse."""
         return [self.encode(row) for row in rows]
 
     def encode(self, row: Row) -> bytes | str:
-        """There is no inverse; `mirror.template` makes one."""
+        """Returns the reason that a row has no line: a regular expression has no inverse.
+
+        `mirror.template` makes one.
+        """
         return "this codec has no inverse"

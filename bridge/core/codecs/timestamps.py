@@ -1,4 +1,4 @@
-"""Timestamps as milliseconds since 1970: ISO 8601, epoch seconds and milliseconds, strptime patterns."""
+"""Reads and writes timestamps, in milliseconds since 1970: ISO 8601, epoch seconds and ms, strptime patterns."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from zoneinfo import ZoneInfo
 
 Clock = Callable[[Sequence[bytes]], list[int]]
-"""Milliseconds since 1970 of many timestamps' bytes; ValueError (or a subclass) when one of them is not one."""
+"""Reads many timestamps into milliseconds since 1970; raises ValueError (or a subclass) when one of them is none."""
 
 _LIMIT_MS = 1 << 53
 LEAP = 9
-"""Years among which there is always one with a 29 February."""
+"""So many successive years hold one with a 29 February."""
 
 
 def clock_for(pattern: str, timezone: str, now: Callable[[], datetime] = datetime.now) -> Clock:
-    """The reader for `format.timestamp`; a time that names no zone is taken in `timezone`, its year from `now`."""
+    """Makes the reader of timestamps written as `format.timestamp` says.
+
+    A time that names no zone is taken in `timezone`, its year from `now`.
+    """
     zone = zone_of(timezone)
     if pattern == "iso8601":
 
@@ -35,7 +38,7 @@ def clock_for(pattern: str, timezone: str, now: Callable[[], datetime] = datetim
 
 
 def shown_time(pattern: str, timezone: str, moment: datetime) -> str:
-    """Writes a moment as a mapping's `format.timestamp` says; without one as ISO 8601 in UTC, to the millisecond."""
+    """Writes a moment as a timestamp in a mapping's `format.timestamp`; `iso8601` in UTC, to the millisecond."""
     if pattern == "iso8601":
         return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     if pattern in ("epoch_s", "epoch_ms"):
@@ -45,7 +48,10 @@ def shown_time(pattern: str, timezone: str, moment: datetime) -> str:
 
 
 def _recent(text: str, pattern: str, now: datetime) -> datetime:
-    """A time that names no year: the latest one that is not after tomorrow. One that names no day: of the last 24 h."""
+    """Reads a timestamp that names no year: takes the latest time that is not after tomorrow.
+
+    A timestamp that names no day is of the last 24 h. Raises ValueError.
+    """
     if not re.search("%[dmbBjUW]", pattern):
         moment = datetime.strptime(f"{now:%Y-%m-%d} {text}", f"%Y-%m-%d {pattern}")
         return moment if moment.replace(tzinfo=None) <= now else moment - timedelta(days=1)
@@ -62,7 +68,10 @@ def _recent(text: str, pattern: str, now: datetime) -> datetime:
 
 
 def zone_of(name: str) -> tzinfo:
-    """The time zone; UTC needs no time zone database. Raises ValueError, OSError or KeyError when it is not known."""
+    """Returns the time zone in which timestamps are read, by its name; UTC needs no time zone database.
+
+    Raises ValueError, OSError or KeyError when it is not known.
+    """
     return UTC if name == "UTC" else ZoneInfo(name)
 
 
@@ -90,7 +99,7 @@ def _epoch(raw: bytes, scale: int) -> int:
 
 
 def older(raw: bytes, other: bytes) -> bool:
-    """Whether the first time is before the second, as far as both can be read as ISO 8601, or seconds or ms of 1970.
+    """Whether one timestamp is before another, as far as both are ISO 8601, or seconds or milliseconds since 1970.
 
     One in whole seconds is before no other time of the same second.
     """

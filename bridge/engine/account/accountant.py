@@ -1,8 +1,8 @@
-"""The account of a mapping's files (DESIGN §6.5, P11): what became of each, by the books, and checked with the disk.
+"""Makes and keeps the account of a mapping's files (DESIGN §6.5, P11): what became of each, checked with the disk.
 
-The catalog lists what lies there, the records of generations say what was carried; what neither explains is looked at:
-a copy of another piece, or a generation under another inode. What is left is unaccounted. Nothing here trusts the tail
-that decides what is carried: it is only asked what it reads.
+The catalog lists the files that are there, the records of generations say what was carried. The accountant looks into a
+file that neither explains: a copy of another piece, or a generation under another inode. What is left is unaccounted.
+The accountant does not trust the tail that decides what is carried: it only asks the tail which files it reads.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ from bridge.ledger.sources import SourceMemory, gone_before_mirrored
 from bridge.ledger.store import Ledger
 
 LISTING_SHARE = 50.0
-"""Listing all files once more takes at most about one part in so many of forward's time."""
+"""The accountant's second listing of all files takes at most about one part in so many of forward's time."""
 
 GRACE = 2
-"""Sweeps in which a running bridge must have taken up a file before it is called unaccounted."""
+"""Sweeps of the accountant in which a running bridge must have taken up a file; then the file is unaccounted."""
 
 
 class Accountant:
-    """Keeps the account of one mapping of logs. `ledger`: None where there is none yet."""
+    """Keeps the account of one mapping's logs: tells the standing of each file. `ledger`: None where there is none."""
 
     def __init__(self, shared: MappingContext, ledger: Ledger | None, clock: Callable[[], float] = time.time) -> None:
         self._shared = shared
@@ -59,10 +59,10 @@ class Accountant:
         self._strangers = UnknownFiles(shared, ledger)
         self._remembered: dict[str, FileRecord] = {}
         self._edited: dict[tuple[int, ...], FileRecord] = {}
-        """Those that a repair found edited, by all facts but the one that a rename changes."""
+        """The files that a repair found edited, by all facts but the one that a rename changes."""
         self._unsaved: list[FileRecord] = []
         self._open: dict[str, tuple[FileStamp | None, int]] = {}
-        """Files that are not explained yet, each with its facts and in how many sweeps it was so."""
+        """Files that are not explained yet, each with its facts and the number of sweeps in which it was so."""
         self._looked: set[str] = set()
         self._marks: tuple[int, ...] = ()
         self._list_at = 0.0
@@ -77,9 +77,10 @@ class Accountant:
     # -- a whole look ----------------------------------------------------------------------------------------
 
     def whole(self, stored: dict[str, bytes | None], *, running: bool) -> FilesAccount:
-        """Looks at all files of the mapping, for a caller that only looks; `stored` are the sources' checkpoints.
+        """Makes the whole account of a mapping's logs, for a caller that only looks: the standing of each file.
 
-        What a `running` bridge has not taken up yet waits, until that says otherwise. Raises SourceError, LedgerError.
+        `stored` are the sources' checkpoints. `running`: a bridge runs; a file that it has not taken up yet is waiting,
+        until that bridge says otherwise. Raises SourceError, LedgerError.
         """
         self._shared.claim_all(self._ledger)
         self._shared.leave(self._ledger)
@@ -99,7 +100,10 @@ class Accountant:
         return account
 
     def _beyond(self, listed: NamedFile, stored: dict[str, bytes | None], *, running: bool) -> FileStanding:
-        """The standing of a file that the books do not explain: its log is looked at as a bridge would."""
+        """Finds the standing of a file that catalog and records do not explain, for the whole account of a mapping.
+
+        No bridge `running`: looks at the file's log as a bridge would.
+        """
         waits = self._standing(listed, WAITING)
         before = self._remembered.get(listed.name)
         if running:
@@ -109,7 +113,7 @@ class Accountant:
             if known is not None and listed.facts is not None and not known.packed and self._verified(listed):
                 return self._standing(listed, self._kind(listed) if not known.closed else PIECE, "", known)
             found = self._explained(listed, patient=True)
-            return waits if found.standing == UNACCOUNTED else found  # whether it is, the bridge itself says
+            return waits if found.standing == UNACCOUNTED else found  # only the running bridge calls it unaccounted
         if listed.log not in self._looked:
             self._looked.add(listed.log or "")
             with suppress(SourceError):
@@ -117,16 +121,17 @@ class Accountant:
         return self._explained(listed, patient=False)
 
     def books(self, sources: dict[str, SourceMemory]) -> Callable[[], dict[str, int]]:
-        """Reads the ledger before a sweep; returns what tells behind it which logs are carried whole, and their bytes.
+        """Reads the ledger before the accountant's sweep; returns a function to list the logs carried whole after it.
 
-        `sources` is what the ledger remembers of them. Raises LedgerError.
+        The function returns the bytes of each such log. `sources` is what the ledger remembers of the logs. Raises
+        LedgerError.
         """
         if self._ledger is not None:
             self._remember_pieces(self._ledger)
         return lambda: self._at_rest(sources)
 
     def _at_rest(self, sources: dict[str, SourceMemory]) -> dict[str, int]:
-        """The logs of which all that lies there was carried, by the books, and stands as it was; with their bytes."""
+        """Lists the logs whose files are, by catalog and records, all carried and unchanged, each with its bytes."""
         waiting, rest, sizes = set[str](), set[str](), Counter[str]()
         for listed in self._catalog.named.values():
             found = self._by_books(listed)
@@ -143,9 +148,9 @@ class Accountant:
     # -- a sweep of a running bridge -------------------------------------------------------------------------
 
     def sweep(self, changed: Iterable[NamedFile]) -> None:
-        """Looks at the files that changed, and at those that were not explained; says what stays unaccounted.
+        """Updates the account of files that changed or were not explained, and warns of those that stay unaccounted.
 
-        To be called when the sources of these files have been looked at. Raises LedgerError.
+        To be called after the sources of these files have looked at them. Raises LedgerError.
         """
         if self._ledger is not None:
             self._save_skipped()
@@ -178,9 +183,9 @@ class Accountant:
                 )
 
     def _list_again(self) -> None:
-        """Lists the files that the mapping names once more, as the mapping's globs find them, and not the catalog.
+        """Lists the mapping's files once more by its globs, and accounts those that the catalog does not know.
 
-        What the catalog has never heard of becomes unaccounted. Where there are many, seldom.
+        Such a file becomes unaccounted. Where there are many files, the listing is seldom.
         """
         marks, now = self._catalog.marks(), self._clock()
         if (marks == self._marks and 0 not in marks) or now < self._list_at:
@@ -208,7 +213,7 @@ class Accountant:
         self._unheard.add(name)
 
     def skipped(self, name: str, path: str, start: int, end: int) -> None:
-        """Notes that forward's cursor went over a stretch of a log's file that nobody read; a sweep keeps that."""
+        """Notes for the account that forward's cursor skipped a stretch of a log unread; the next sweep saves that."""
         short = path.removeprefix(f"{self._catalog.root}/")
         why = f"the cursor of {name} went over it, and nobody read it"
         logger.warning("%s is unaccounted, bytes %d to %d: %s", short, start, end, why,
@@ -216,13 +221,13 @@ class Accountant:
         self._unsaved.append(FileRecord(f"{short}:{start}", SKIPPED, why, self._clock(), None, end - start))
 
     def _save_skipped(self) -> None:
-        """Writes into the ledger which stretches were passed over; where that fails they wait for the next sweep."""
+        """Saves in the ledger the skipped stretches of logs; on failure they wait for the accountant's next sweep."""
         while self._unsaved and self._ledger is not None:
             save_piece(self._ledger, self._stream, self._unsaved[0])
             self._unsaved.pop(0)
 
     def _skipped(self) -> Iterator[FileStanding]:
-        """The stretches that were passed over unread, and of which no proof has said since that all is well."""
+        """Yields as unaccounted the stretches of logs skipped unread, unless parity was equal since then."""
         last = next(iter(runs(self._ledger, self._stream, 1)), None) if self._ledger is not None else None
         for noted in self._remembered.values():
             if noted.standing != SKIPPED or (last is not None and last.verdict == "equal" and last.began > noted.at):
@@ -231,7 +236,7 @@ class Accountant:
             yield FileStanding(path, UNACCOUNTED, path, None, int(offset) + noted.bytes, noted.bytes, noted.why)
 
     def _remember(self, listed: NamedFile, found: FileStanding) -> bool:
-        """Writes a file's standing into the ledger; False: it stands there already. Raises LedgerError."""
+        """Saves a file's standing of the account in the ledger; False: the ledger has it. Raises LedgerError."""
         before = self._remembered.get(listed.name)
         settled = before is not None and (before.standing in (LEFT, LATE) or before.facts == listed.facts)
         if self._ledger is None or settled:
@@ -266,7 +271,7 @@ class Accountant:
         return FileStanding(listed.name, standing, listed.log or "", number, size, behind, why, listed.facts, decided)
 
     def _by_books(self, listed: NamedFile) -> FileStanding | None:
-        """The standing of a file that catalog and records explain by themselves; None: it is to be looked at."""
+        """Finds the standing of a file by catalog and records alone; None: the accountant must look into the file."""
         if listed.aside == LEFT:
             told = self._remembered.get(listed.name) or next(
                 (other for other in self._remembered.values() if other.facts and other.facts[:2] == listed.identity),
@@ -294,22 +299,22 @@ class Accountant:
         return None
 
     def _kind(self, listed: NamedFile) -> str:
-        """Whether a file that is carried is the one that its log's name leads to, or a piece of it."""
+        """Returns the standing of a carried file in the account: ACTIVE if its log's name leads to it, else PIECE."""
         return ACTIVE if listed.name == listed.log and listed.identity not in self._catalog.late else PIECE
 
     def _is_young(self, listed: NamedFile) -> bool:
-        """Whether a file was written to a moment ago."""
+        """Whether an unexplained file of the account was written to a moment ago, so that a bridge may take it up."""
         return listed.facts is not None and self._clock() - listed.facts[3] / 1e9 < max(self._settle, 1.0)
 
     def _verified(self, listed: NamedFile) -> bool:
-        """Whether a file that the books take for a finished generation has that one's digests, read once more."""
+        """Whether a file that the account takes for a finished generation has that generation's digests, read anew."""
         known = self._catalog.known(listed)
         if known is None or not known.closed or not known.at.head_len:
             return True
         try:
             file = open_regular(self._catalog.root / listed.name)
         except SourceError:
-            return True  # who reads it tells why not
+            return True  # whoever carries it reports the error
         if file is None:
             return True
         try:
@@ -318,10 +323,10 @@ class Accountant:
             file.close()
 
     def _explained(self, listed: NamedFile, *, patient: bool, trusted: bool = True) -> FileStanding:
-        """The standing of a file that was written to since it was carried, or is none that anybody carried.
+        """Finds the standing of a file in the account that was changed since it was carried, or was never carried.
 
-        `patient`: a bridge runs, and may take up in a moment what was written a moment ago. Not `trusted`: what
-        the books say of it is not true.
+        `patient`: a bridge runs, and may take up in a moment what was written a moment ago. Not `trusted`: what the
+        records say of the file is not true.
         """
         if listed.facts is None:
             return self._standing(listed, WAITING)
@@ -338,7 +343,7 @@ class Accountant:
             )
             return self._standing(listed, standing, "", record)
         if known is not None and (known.packed or listed.facts[2] <= known.at.offset):
-            return self._standing(listed, PIECE, "", known)  # of what was changed in it parity tells
+            return self._standing(listed, PIECE, "", known)  # parity reports what was changed in it
         if (patient or (known is None and bare(listed.name) != listed.name)) and self._is_young(listed):
             return self._standing(listed, WAITING, "it was written to a moment ago")
         if known is not None:

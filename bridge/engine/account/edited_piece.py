@@ -1,4 +1,4 @@
-"""Tells of a file that nothing accounts for whether it is a finished generation that was edited since it was carried.
+"""Tells whether an unaccounted file is an edited piece: a finished generation that was edited after it was carried.
 
 Such a file is not brought over as a whole: most of its lines are in the stream.
 """
@@ -23,7 +23,10 @@ from bridge.streams.connect import Connection
 
 @dataclass(frozen=True, slots=True)
 class EditedPiece:
-    """A file that holds what is left of generation `generation` of a log; counts of messages, `total` of the file's."""
+    """An edited piece: an unaccounted file that holds what is left of generation `generation` of a log.
+
+    `total` counts the file's messages, `passed` those of them that are in the stream already.
+    """
 
     piece: FileStanding
     generation: int
@@ -32,8 +35,10 @@ class EditedPiece:
 
 
 def note_edited(ledger: Ledger, stream: str, found: EditedPiece, who: str, at: float) -> None:
-    """Notes that somebody was told of an edited piece: it is accounted for as long as it stands as it is, and Redis
-    loses nothing. Raises LedgerError."""
+    """Notes in ledger and journal that a file is an edited piece of a log, so that the file is accounted for.
+
+    `who` was told of that. It holds as long as the file does not change and Redis loses nothing. Raises LedgerError.
+    """
     piece, why = found.piece, f"generation {found.generation}, edited since it was carried: parity tells what of it"
     with ledger.transaction():
         save_piece(ledger, stream, FileRecord(piece.path, EDITED, why, at, piece.facts, piece.bytes, who))
@@ -44,9 +49,10 @@ def note_edited(ledger: Ledger, stream: str, found: EditedPiece, who: str, at: f
 def edited_piece(
     connection: Connection, shared: MappingContext, ledger: Ledger, piece: FileStanding
 ) -> EditedPiece | None:
-    """Lays the lines of an unaccounted file beside those that were carried of generations whose own file is gone.
+    """Aligns an unaccounted file with the carried lines of generations whose files are gone, to find an edited piece.
 
-    None: it shares no run of lines with them. Raises SourceError, RedisLost, RedisRefused, LedgerError.
+    None: the file shares no run of lines with those generations. Raises SourceError, RedisLost, RedisRefused,
+    LedgerError.
     """
     stream, catalog = shared.mapping.stream.key, shared.catalog
     memory = sources_of(ledger, stream).get(piece.log)

@@ -1,4 +1,4 @@
-"""The accounts of several mappings' files for a caller that only looks; and what a person says of a file."""
+"""The inventory of mappings' files: their accounts for a caller that only looks, and what a person says of a file."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ from bridge.ledger.store import Ledger
 
 
 def accounts(settings: Settings, mappings: Sequence[Mapping], clock: Callable[[], float]) -> dict[str, FilesAccount]:
-    """The account of each mapping, by its name. Raises SourceError, LedgerError."""
+    """Makes the inventory of the files of some mappings: the account of each mapping, by its name.
+
+    Raises SourceError, LedgerError.
+    """
     path = settings.state_dir / "ledger.db"
     ledger = Ledger(path) if path.exists() else None
     running = lock_holder(settings.state_dir).startswith("bridge run ")
@@ -44,7 +47,7 @@ def accounts(settings: Settings, mappings: Sequence[Mapping], clock: Callable[[]
 
 
 def dated(settings: Settings, mapping: Mapping, pieces: Sequence[FileStanding]) -> list[FileStanding]:
-    """Reads the times of the first and the last message of each of these files, as far as their lines tell them.
+    """Adds to the files of an inventory the times of each file's first and last message, as far as its lines tell.
 
     A file that cannot be read, or whose messages are not lines, has none.
     """
@@ -65,7 +68,7 @@ def dated(settings: Settings, mapping: Mapping, pieces: Sequence[FileStanding]) 
 def account_of(
     shared: MappingContext, ledger: Ledger | None, clock: Callable[[], float], *, running: bool
 ) -> FilesAccount:
-    """The account of a mapping's files, of whatever kind. Raises SourceError, LedgerError."""
+    """Makes the account of one mapping's files for the inventory, of whatever kind. Raises SourceError, LedgerError."""
     if shared.folder is not None or shared.values is not None:
         return _of_folder(shared, ledger)
     memories = sources_of(ledger, shared.mapping.stream.key) if ledger is not None else {}
@@ -80,7 +83,7 @@ def account_of(
 
 
 def _of_folder(shared: MappingContext, ledger: Ledger | None) -> FilesAccount:
-    """The account of a mapping whose messages, values or artifacts are each a file."""
+    """Makes the account of a mapping's folder for the inventory, where each message, value or artifact is a file."""
     folder, account = shared.folder or shared.values, FilesAccount()
     if folder is None:
         raise AssertionError("no folder")
@@ -96,10 +99,10 @@ def _of_folder(shared: MappingContext, ledger: Ledger | None) -> FilesAccount:
 
 
 def leave(settings: Settings, mappings: Sequence[Mapping], path: str, why: str, who: str, at: float) -> str:
-    """Sets a file aside for good, as somebody says, and notes that in the journal; returns what was done, in words.
+    """Sets a file of the inventory aside for good, as a person says (`--leave`); returns in words what was done.
 
-    By its path; by its inode, where its name is one that goes from file to file. Raises ConfigError: no mapping names
-    it, or it is being carried; LedgerError.
+    The journal has it. The file is set aside by its path, or by its inode, where its name goes from file to file.
+    Raises ConfigError: no mapping names the file, or it is being carried; LedgerError.
     """
     with closing(Ledger(settings.state_dir / "ledger.db", create=True)) as ledger:
         for mapping in mappings:
@@ -126,9 +129,9 @@ def leave(settings: Settings, mappings: Sequence[Mapping], path: str, why: str, 
 
 
 def bring_over(shared: MappingContext, ledger: Ledger, found: Sequence[FileStanding], who: str, at: float) -> None:
-    """Notes that unaccounted files are to be brought over: the next run carries each as a log by itself, late, once.
+    """Notes in the ledger that unaccounted files of the inventory are to be brought over, late and once.
 
-    Raises LedgerError.
+    The next run carries each of them as a log by itself. Raises LedgerError.
     """
     failpoint("repair.late.before")
     with ledger.transaction():
@@ -140,7 +143,10 @@ def bring_over(shared: MappingContext, ledger: Ledger, found: Sequence[FileStand
 
 
 def take(settings: Settings, mappings: Sequence[Mapping], path: str, why: str, who: str, at: float) -> str:
-    """Undoes `leave`; returns what was done, in words. Raises ConfigError: nobody set the file aside; LedgerError."""
+    """Takes a file of the inventory back that a person had set aside with `leave`; returns in words what was done.
+
+    Raises ConfigError: nobody set the file aside; LedgerError.
+    """
     with closing(Ledger(settings.state_dir / "ledger.db", create=True)) as ledger:
         for mapping in mappings:
             before = remembered_pieces(ledger, mapping.stream.key).get(path)

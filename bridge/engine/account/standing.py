@@ -1,4 +1,4 @@
-"""The standing of each file that a mapping names, and the sums of a mapping's account. Pure."""
+"""Defines the standing of a file that a mapping names, and the account of a mapping with its sums. Pure."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ from bridge.files.piece_age import TimeSpan
 from bridge.ledger.file_standings import COPY, LEFT, UNACCOUNTED
 
 ACTIVE, PIECE, LINK, WAITING, ASIDE = "active", "piece", "link", "waiting", "aside"
-"""The other standings: being written; carried as a generation; another name of a file; not yet; never read, and why."""
+"""Standings of files: being written; carried as a generation; another name of a file; waiting; set aside unread.
+
+The others (copy, left, unaccounted) are those that the ledger remembers.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class FileStanding:
     """The standing of one file that a mapping names, by its path below the root.
 
-    `log` and `generation` are those that it is a piece of; `bytes` what it holds, of a packed one as far as it was
-    unpacked; `behind` those that were not carried yet; `why` says what decided the standing, in words.
+    `log` and `generation` are those that the file is a piece of. `bytes` counts what it holds, of a packed file as far
+    as it was unpacked; `behind` counts the bytes not carried yet. `why` says in words what decided the standing.
     """
 
     path: str
@@ -36,11 +39,11 @@ class FileStanding:
 
     @property
     def first(self) -> int:
-        """The offset from which on the file is unaccounted, or waits."""
+        """The offset from which on the file of this standing is unaccounted, or waits."""
         return self.bytes - self.behind
 
     def to_json(self) -> dict[str, Any]:
-        """A file's standing as `--json` prints it."""
+        """Makes a JSON object of a file's standing, as `bridge files --json` prints it."""
         return {
             "path": self.path, "standing": self.standing, "source": self.log or None, "generation": self.generation,
             "bytes": self.bytes, "behind": self.behind, "why": self.why or None, "decided": self.decided or None,
@@ -52,29 +55,29 @@ class FileStanding:
 class FilesAccount:
     """The account of a mapping: the standing of each of its files.
 
-    `gone` entries were removed from the stream before the mirror came to them.
+    `gone` counts the entries that were removed from the stream before the mirror came to them.
     """
 
     pieces: list[FileStanding] = field(default_factory=list)
     gone: int = 0
     acknowledged: int = 0
-    """Of how many of these somebody said to know."""
+    """How many of the entries in `gone` somebody acknowledged."""
     logs: set[str] = field(default_factory=set)
-    """The logs of which any file lies there."""
+    """The logs that have any file there."""
     unsettled: set[str] = field(default_factory=set)
-    """The logs of which something is not carried, or was written to since it was: these are to be looked at."""
+    """The logs with a file that catalog and records do not explain: not carried, or written to since it was carried."""
 
     @property
     def unaccounted(self) -> list[FileStanding]:
-        """The files, or parts of them, that nothing explains."""
+        """The standings in the account of unaccounted files, or parts of files, which nothing explains."""
         return [piece for piece in self.pieces if piece.standing == UNACCOUNTED]
 
     def settles(self, log: str) -> bool:
-        """Whether all that lies there of a log is carried and stands as it was."""
+        """Whether all files of a log are, by the account, carried and unchanged since."""
         return log in self.logs and log not in self.unsettled
 
     def sums(self) -> dict[str, int]:
-        """How many bytes have each standing, and in how many files; of those that are carried what waits by itself."""
+        """Sums up the account's bytes by standing, and counts its files; what waits of a carried file counts apart."""
         found = dict.fromkeys(("bytes", "carried", "waiting", "aside", "copies", "unaccounted", "files"), 0)
         for piece in self.pieces:
             found["files"] += 1
@@ -86,12 +89,15 @@ class FilesAccount:
         return found
 
     def to_json(self) -> dict[str, Any]:
-        """The account as `status --json` prints it: the sums, and the files that nothing explains."""
+        """Makes a JSON object of an account, as `status --json` prints it: sums, and standings of unaccounted files."""
         named = [piece.to_json() for piece in self.unaccounted]
         return {**self.sums(), "gone_before_mirrored": self.gone, "files_unaccounted": named}
 
     def sentences(self) -> list[str]:
-        """Says in words which files of a mapping are unaccounted, the greatest stretch first; empty: none is."""
+        """Says in words which files of the account are unaccounted, the greatest stretch first; empty: none.
+
+        And how many entries were removed from the stream before the mirror came to them, unless acknowledged.
+        """
         found = [
             f"{piece.path} is unaccounted, bytes {piece.first:,} to {piece.bytes:,}: {piece.why}"
             for piece in sorted(self.unaccounted, key=lambda piece: -piece.behind)

@@ -1,6 +1,6 @@
-"""What the bytes of a file tell that the books do not know: a copy, or a generation whose own file is gone.
+"""Looks into unknown files, which the records do not explain: a copy, or a generation whose own file is gone.
 
-Asked for the account alone: nobody who decides what is carried asks here.
+Only the account uses that: nobody who decides what is carried asks here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from bridge.ledger.store import Ledger
 
 @dataclass(frozen=True, slots=True)
 class FileEvidence:
-    """What a file's bytes tell of it: its standing, why, and the generation that it is."""
+    """Evidence about an unknown file from its bytes: the file's standing, why, and the generation that it is."""
 
     standing: str
     why: str
@@ -29,7 +29,7 @@ class FileEvidence:
 
 
 class UnknownFiles:
-    """Looks into files of one mapping of logs of which the books know nothing. `ledger`: None where there is none."""
+    """Looks into unknown files of one mapping of logs, of which no record tells. `ledger`: None where there is none."""
 
     def __init__(self, shared: MappingContext, ledger: Ledger | None) -> None:
         self._shared = shared
@@ -37,9 +37,9 @@ class UnknownFiles:
         self._ledger = ledger
 
     def tell(self, listed: NamedFile) -> FileEvidence | None:
-        """Tells of a file whose bytes are those of another one, or of a generation whose own file is gone.
+        """Tells whether an unknown file's bytes are those of another file, or of a generation whose own file is gone.
 
-        None: they are nobody's. Raises SourceError.
+        None: the bytes are neither's. Raises SourceError.
         """
         file = open_regular(self._catalog.root / listed.name)
         if file is None:
@@ -57,13 +57,13 @@ class UnknownFiles:
             file.close()
 
     def _twin(self, listed: NamedFile) -> str | None:
-        """The name of the file that counts in the place of a packed one, and lies beside it."""
+        """Returns the name of the file that lies beside an unknown packed file and counts in its place, or None."""
         short = bare(listed.name)
         beside = [short, *(f"{short}{suffix}" for suffix in COMPRESSED)]
         return next((other for other in beside[: beside.index(listed.name)] if other in self._catalog.named), None)
 
     def _copy(self, file: Generation, others: Iterable[str]) -> FileEvidence | None:
-        """A copy: each of its bytes is one of another file's, which goes on from there or ends with it."""
+        """Tells of which other file an unknown file is a copy: that one begins with all its bytes; None: of none."""
         for name in others:
             other = open_regular(self._catalog.root / name)
             if other is None:
@@ -76,16 +76,16 @@ class UnknownFiles:
         return None
 
     def _gone(self, listed: NamedFile) -> list[GenerationRecord]:
-        """The finished generations of a file's log whose own file is nowhere."""
+        """Lists the finished generations of an unknown file's log whose own files are gone."""
         here = self._catalog.lying(listed.log or "", listed.identity)
         records = self._shared.tail(listed.log or listed.name, self._ledger).records()
         return [known for known in records if known.number not in here and known.closed and known.at.head_len]
 
 
 def is_known_by(file: Generation, at: Fingerprint, *, ends: bool = True) -> bool:
-    """Whether a file's own bytes have the digests of a generation.
+    """Whether an unknown file's own bytes have the digests of a generation's first and last bytes.
 
-    `ends`: of its end as well, for which a compressed one would be unpacked.
+    Not `ends`: only of the first; for the last a compressed file would be unpacked.
     """
     back = min(TAIL, at.offset)
     begins = hex_digest(file.read(at.head_len, 0)) == at.head
@@ -93,14 +93,14 @@ def is_known_by(file: Generation, at: Fingerprint, *, ends: bool = True) -> bool
 
 
 def _whole(file: Generation, gone: Iterable[GenerationRecord]) -> FileEvidence | None:
-    """A file that holds just what was carried of one of these generations."""
+    """Tells of which gone generation an unknown file holds exactly what was carried; None: of none."""
     found = (known for known in gone if file.size() == known.at.offset and is_known_by(file, known.at))
     known = next(found, None)
     return FileEvidence(PIECE, "its content is that generation's", known.number) if known is not None else None
 
 
 def _edited(file: Generation, gone: Iterable[GenerationRecord]) -> FileEvidence | None:
-    """A file that begins or ends as one of these generations did."""
+    """Tells of which gone generation an unknown file is an edited form: it begins or ends alike; None: of none."""
     size = file.size()
     for known in gone:
         back = min(TAIL, known.at.offset)

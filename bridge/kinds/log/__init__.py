@@ -1,1 +1,1 @@
-"""The kind `log`: one line a message, in a file that programs append to and something rotates."""
+"""The kind of source `log`: one message per line, in files that programs append to and that are rotated."""

@@ -1,7 +1,7 @@
-"""The messages of a log in columns, to be aligned: those of a file, and those that were carried of a generation.
+"""Reads the messages that were carried before from a log's generations, and those in a file, into columns to align.
 
-What was carried is read of the generation's own file while that is open; else of the stream and its archive, by origin,
-with the mirror's ranges and the quarantine.
+Messages carried before are read from the generation's own file while that is open; else from the stream and its
+archive, by origin, with the mirror's ranges and the quarantine.
 """
 
 from __future__ import annotations
@@ -33,16 +33,22 @@ from bridge.streams.reader import stream_info
 from bridge.streams.trim import TrimmedSource, read_trimmed
 
 SPILLED = 1 << 18
-"""So many numbers of a column are in memory at most; more of them are in a file."""
+"""Numbers that a column keeps in memory; when there are more, the column spills them into a temporary file."""
 
 CARRIED_PAGE, CARRIED_PAGE_BYTES = 500, 1 << 20
 
 GENERATION = 1 << 44
-"""Where a message began is this times its generation's number, and its offset: more than a file ever has bytes."""
+"""Joins generation and offset of a message in one integer, `generation * GENERATION + offset`.
+
+No file ever has so many bytes.
+"""
 
 
 class Column:
-    """A column of numbers that is filled from its beginning and then read at any place. `close` it."""
+    """A column of 64-bit numbers about carried messages, filled from its beginning and then read at any place.
+
+    Numbers that do not fit into memory are in a temporary file. Call `close` at the end.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -52,7 +58,7 @@ class Column:
         self._view: memoryview | None = None
 
     def add(self, numbers: Iterable[int]) -> None:
-        """Puts numbers behind those that the column has."""
+        """Appends numbers to the column about carried messages, and spills it into a file when it grows large."""
         self._recent.extend(numbers)
         if len(self._recent) > SPILLED:
             self._spill()
@@ -64,7 +70,7 @@ class Column:
         self._recent = array("q")
 
     def numbers(self) -> memoryview:
-        """The column's numbers, of which none come any more."""
+        """Returns all numbers of the column about carried messages; none may be added afterwards."""
         if self._view is None and self._file is not None:
             self._spill()
             self._file.flush()
@@ -74,7 +80,7 @@ class Column:
         return self._view
 
     def close(self) -> None:
-        """Forgets the numbers, and removes their file."""
+        """Releases the column's numbers about carried messages, and removes the temporary file that held them."""
         if self._view is not None:
             self._view.release()
         if self._map is not None:
@@ -85,11 +91,13 @@ class Column:
 
 @dataclass(slots=True)
 class LineColumns:
-    """Messages of generations: for each a number that equal ones have too, where it begins, and where the next may.
+    """Columns about a log's messages, carried before or in a file, to align them: each one's key, start and end.
 
-    Of those that were read of the stream nobody knows where they end; `of_a_file`: they were not. `trimmed`: some that
-    were carried are not among them, as their entries were trimmed, and no archive has them. `unknown`: so many bytes at
-    the beginning may have held messages whose entries somebody else removed.
+    `keys`: a number that equal messages share. `starts`: where each message begins. `ends`: where the next one may
+    begin; empty for messages that were read from the stream, as nobody knows that there. `of_a_file`: they were read
+    from a file. `trimmed`: some that were carried are missing, as their entries were trimmed and no archive has them.
+    `unknown`: so many bytes at the beginning may have held messages whose entries somebody else removed. `is_of_one`:
+    all are of one generation.
     """
 
     keys: Column
@@ -102,25 +110,27 @@ class LineColumns:
 
     @classmethod
     def kept_in(cls, folder: Path) -> LineColumns:
-        """Makes columns for messages; what does not fit into memory lies in files in this folder."""
+        """Makes empty columns for carried messages; what does not fit into memory is spilled to files in `folder`."""
         return cls(Column(folder), Column(folder), Column(folder))
 
     def close(self) -> None:
-        """Forgets the messages."""
+        """Closes the columns about carried messages, and so removes their temporary files."""
         for column in (self.keys, self.starts, self.ends):
             column.close()
 
 
 Read = Callable[[int, int], tuple[bytes, list[Cut], bool]]
-"""Reads so many bytes from an offset on: the bytes, what of them is not to be looked at, and whether more follow."""
+"""Reads so many bytes of a file from an offset on; returns them, the cuts to leave out, and whether more follow."""
 
 
 def in_file(
     read: Read, codec: Codec, limit: int, folder: Path, key: Callable[[Sequence[bytes]], Iterable[int]], *, of: int = 0
 ) -> LineColumns:
-    """Reads the messages of a file; `limit` is the longest line in bytes, `key` numbers them. Raises SourceError.
+    """Reads the messages of a log's file into columns, to align them with those that were carried before.
 
-    They begin in generation `of`. One that is over the limit is numbered by its first bytes and its length.
+    `limit` is the longest line in bytes; `key` makes the keys of messages. A message over the limit gets its key from
+    its first bytes and its length. `of` is the generation that the starts are counted in, where one is given. Raises
+    SourceError.
     """
     found = LineColumns.kept_in(folder)
     found.of_a_file = True
@@ -148,17 +158,24 @@ def in_file(
 
 
 def by_beginning(kept: bytes, length: int) -> int:
-    """Numbers a line that is over the limit, or cannot be an entry, by its first bytes; its length counts them all."""
+    """Makes an alignment key for a line that is over the limit or cannot be an entry, from first bytes and length.
+
+    `kept` are the first bytes of the line, `length` counts all its bytes.
+    """
     return hash(kept) if length <= KEPT_LINE_BYTES else hash((kept[:KEPT_LINE_BYTES], length))
 
 
 def by_bytes(texts: Sequence[bytes]) -> Iterable[int]:
-    """Numbers messages by their bytes."""
+    """Makes alignment keys for messages in a log's file: the hashes of their bytes."""
     return map(hash, texts)
 
 
 def by_meaning(codec: Codec) -> Callable[[Sequence[bytes]], Iterable[int]]:
-    """Makes what numbers messages by what a codec reads in them, as entries hold that; those that are none by bytes."""
+    """Makes a function that computes alignment keys for a log's lines from the fields that the codec decodes.
+
+    Entries hold the same fields, so a line and a carried entry of one message get the same key. A text that is no
+    message gets its key from its bytes.
+    """
 
     def numbered(texts: Sequence[bytes]) -> Iterable[int]:
         rows = codec.decode(texts).rows
@@ -171,7 +188,7 @@ def by_meaning(codec: Codec) -> Callable[[Sequence[bytes]], Iterable[int]]:
 
 
 def reading(generation: Generation, end: int) -> Read:
-    """Makes what reads a generation's file up to a byte."""
+    """Makes a function that reads a generation's file up to the byte `end`, for columns of carried messages."""
 
     def read(size: int, offset: int) -> tuple[bytes, list[Cut], bool]:
         data = generation.read(min(size, end - offset), offset)
@@ -181,8 +198,7 @@ def reading(generation: Generation, end: int) -> Read:
 
 
 class CarriedLines:
-    """Reads what was carried of generations of a log, of the stream and the archive, the ledger's ranges and
-    quarantine."""
+    """Reads the messages carried before from a log's generations, out of stream, archive, ranges and quarantine."""
 
     def __init__(self, shared: MappingContext, ledger: Ledger, connection: Connection, name: str, number: int) -> None:
         self._shared = shared
@@ -194,9 +210,10 @@ class CarriedLines:
         self._codec = shared.mapping.codec(name)
 
     def read(self, ends: Mapping[int, int], folder: Path) -> LineColumns:
-        """Reads the messages that were carried of these generations in file order; of each, up to which byte is told.
+        """Reads into columns, in file order, the messages that were carried before from some generations of a log.
 
-        Raises RedisLost, RedisRefused, SourceError, LedgerError.
+        `ends` holds the generations, each with the byte up to which it was carried. Raises RedisLost, RedisRefused,
+        SourceError, LedgerError.
         """
         trimmed = read_trimmed(self._connection, self._shared.keys)
         messages = LineColumns.kept_in(folder)
@@ -214,17 +231,17 @@ class CarriedLines:
             low is not None and low >= Position(generation, 0) and (low.generation > generation or first > low.offset)
         )
         info = stream_info(self._connection, self._shared.keys.stream)
-        if info.added > info.length:  # of a stream that lost what it held, and is filled again, nothing was removed
+        if info.added > info.length:  # not so when the stream lost all entries and was filled again: none was removed
             messages.unknown = min(first, end) - self._redacted_before(generation, first)
         return messages
 
     def _redacted_before(self, generation: int, first: int) -> int:
-        """How many bytes the lines take, before this one, whose entries were deleted on purpose."""
+        """Sums the bytes of a generation's carried lines before the offset `first` whose entries were redacted."""
         redacted = redacted_of(self._ledger, self._stream, self._name)
         return sum(was.length for was in redacted if was.generation == generation and was.offset < first)
 
     def _rows(self, generations: Sequence[int]) -> Iterator[list[tuple[int, int]]]:
-        """Where the messages of generations begin, with their numbers, some at a time, in any order."""
+        """Yields, page by page and in any order, the starts and alignment keys of messages carried before."""
         places = []
         for generation in generations:
             earlier = stretches_of(self._ledger, self._stream, self._name, generation)
@@ -268,9 +285,9 @@ class CarriedLines:
 
 
 class Places:
-    """Tells where in a generation's file a line stands that was carried as its own, or as an earlier one's.
+    """Finds the offset in a generation's file of a line that was carried from this generation or from an earlier one.
 
-    `moved` are stretches of earlier generations: which, from where on, how many bytes, and where they begin here.
+    `moved` are stretches of earlier generations, each as (generation, start there, bytes, start in this file).
     """
 
     def __init__(self, generation: int, moved: Iterable[tuple[int, int, int, int]]) -> None:
@@ -280,7 +297,7 @@ class Places:
             self._moved.setdefault(of, []).append((of_start, of_start + length, start))
 
     def here(self, generation: int, offset: int) -> int:
-        """The offset here of the line that was carried as this generation's at this offset; -1: it is not here."""
+        """Returns a carried line's offset in this file, by the generation and offset it was carried from; -1: none."""
         if generation == self._generation:
             return offset
         moved = self._moved.get(generation, [])
@@ -289,7 +306,7 @@ class Places:
 
 
 class Mirrored:
-    """Tells where in generations' files the mirror wrote an entry's line, of the ranges it wrote there."""
+    """Finds where in a log's generations the mirror wrote the line of an entry, by the mirror's ranges."""
 
     def __init__(self, ranges: Iterable[Range], generations: Collection[int]) -> None:
         self._starts: dict[EntryId, int] = {}
@@ -301,5 +318,5 @@ class Mirrored:
         self.any = bool(self._starts)
 
     def start_of(self, entry: EntryId) -> int:
-        """Where an entry's line begins; -1: it has none here."""
+        """Returns where the mirror wrote an entry's line, as generation * GENERATION + offset; -1: in none of them."""
         return self._starts.get(entry, -1)

@@ -1,7 +1,7 @@
-"""Copies under a glob (DESIGN §6.2): a new log whose bytes are another one's waits until it is known what it is.
+"""Detects new logs under a glob that are copies of another log, and holds them back (DESIGN §6.2).
 
-Equal bytes are a copy only if the file is whole, unchanged for a minute, at least 4 KiB, and equal to its end. Anything
-else is a log from its first byte: a short session that begins as its sibling does is a session.
+Equal bytes are a copy only if the file is whole, unchanged for a minute, at least 4 KiB, and equal to its end. Any
+other file is a log from its first byte: the log of a short session may begin as another session's log does.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from bridge.ledger.sources import all_generations, save_generation
 from bridge.ledger.store import Ledger
 
 LEAST, AT_REST = 4096, 60.0
-"""Bytes that a copy has at least, and seconds for which it must lie unchanged."""
+"""Least bytes of a log that counts as a copy, and seconds for which it must have been unchanged."""
 
 OTHERS = -1
-"""In the place of the generation whose place a file took: it begins with lines of another log."""
+"""Stands in `Generation.rewrites`, instead of a generation: the file is a copy of another log up to some byte."""
 
 
 @dataclass(slots=True)
 class Copy:
-    """A file whose bytes are those with which the file `of` begins: `equal` of them, as of these facts."""
+    """A new log that is a copy so far: the file `of` begins with all its `equal` bytes; `facts` are the copy's then."""
 
     of: str
     equal: int
@@ -39,7 +39,7 @@ class Copy:
 
 
 class Copies:
-    """Finds the new logs of one mapping that are copies of others. Used by forward's thread."""
+    """Finds the new logs of one mapping that are copies of other logs. Used by forward's thread."""
 
     def __init__(self, shared: MappingContext, ledger: Ledger, clock: Callable[[], float]) -> None:
         self._shared = shared
@@ -52,10 +52,10 @@ class Copies:
         self._gone: tuple[float, dict[str, tuple[str, int]]] = -1e9, {}
 
     def waits_or_is_copy(self, name: str, *, patient: bool) -> bool:
-        """Whether a log that nobody carried is not to be carried now: it is a copy, or may be.
+        """Whether a new log must not be carried now, because the log is a copy of another one or may be a copy.
 
-        `patient`: the bridge runs and looks again, so a short one waits a moment as well, as for the file that it is
-        copied from to be emptied. Raises SourceError, LedgerError.
+        `patient`: the bridge runs and looks again, so a short log waits a moment as well: the log that it was copied
+        from may be about to be emptied. Raises SourceError, LedgerError.
         """
         self._shared.held_back.pop(name, None)
         listed = self._shared.catalog.named.get(name)
@@ -92,7 +92,7 @@ class Copies:
             file.close()
 
     def _twin_of(self, name: str, file: Generation, facts: FileStamp) -> Copy | None:
-        """The file with whose beginning all bytes of this one are equal; None: there is none."""
+        """Finds the log file that begins with all the bytes of a new log, a possible copy; None: there is none."""
         size = file.size()
         head = file.read(min(HEAD_BYTES, size), 0)
         if not head or file.content is None:
@@ -116,7 +116,7 @@ class Copies:
             logger.warning("%s is a copy: %s; it is not carried", name, said.why, extra={"facts": {"path": name}})
 
     def _diverged(self, name: str, file: Generation, seen: Copy) -> None:
-        """A file that was seen equal to another has grown otherwise: it is a log from there on."""
+        """Notes that a copy has grown differently from the log it was copied from: from there on it is its own log."""
         equal, other = seen.equal, open_regular(self._shared.settings.root / seen.of)
         if other is not None:
             try:
@@ -132,9 +132,9 @@ class Copies:
         forget_piece(self._ledger, self._stream, name)
 
     def tell_edited(self, name: str) -> None:
-        """Says of a log that was just met that it begins or ends as one did whose file is gone: all of it is sent.
+        """Warns that a new log, no copy, begins or ends as a generation whose file is gone did: all of it is sent.
 
-        A log that was renamed, and then saved anew, is not known again.
+        A log that was renamed, and then saved anew, is not recognised.
         """
         gone, file = self._gone_ones(), open_regular(self._shared.settings.root / name)
         if file is None:
@@ -153,7 +153,7 @@ class Copies:
                 return
 
     def _gone_ones(self) -> dict[str, tuple[str, int]]:
-        """The generations whose file is gone, by the digests of their first KiB and last bytes; read once a second."""
+        """Reads, once a second, which generations' files are gone, by the digests of their first KiB and last bytes."""
         now = self._clock()
         if now >= self._gone[0] + 1:
             lies, found = self._shared.catalog.lies, dict[str, tuple[str, int]]()
@@ -164,7 +164,7 @@ class Copies:
         return self._gone[1]
 
     def begun(self, name: str) -> None:
-        """Notes in the ledger what of a log that was just met is another one's: it is passed over."""
+        """Notes in the ledger which first lines of a new log are a copy of another log's: forward passes over them."""
         end = self._begin.pop(name, 0)
         if not end:
             return
@@ -189,7 +189,7 @@ def _facts(path: Path) -> FileStamp | None:
 
 
 def _equal(content: Content, other: Content) -> int:
-    """How many first bytes two files have in common."""
+    """Counts the first bytes that a log and the one it may be a copy of have in common."""
     for at in count(0, COMPARED):
         here, there = content.read(COMPARED, at), other.read(COMPARED, at)
         if here != there or not here:

@@ -1,8 +1,8 @@
-"""What its writer puts on both sides himself, and neither direction carries (`writes = "both"`).
+"""Keeps forward and mirror from carrying messages that a component writes to both sides itself (dual write).
 
-An operator asks for it in the ledger. Each direction notes where it stands when it learns of that, waits there until
-the component is switched or is not, and leaves alone what comes behind: so every message is carried, or it is not, and
-both know which.
+Such a component has `writes = "both"`. An operator asks for dual write in the ledger. Each direction notes its position
+when it learns of the request, waits there until the component is switched or the switch is undone, and does not carry
+the component's messages after that position. So each message is either carried or not, and both directions agree which.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from bridge.ledger.store import Ledger
 from bridge.streams.reader import Entry
 
 LEDGER_SECONDS = 0.2
-"""Seconds between two looks into the ledger."""
+"""Seconds between two reads of the ledger's dual-write windows."""
 
 
 class DualWrittenLines:
-    """The stretches of one source's file in which lines are a component's own, as it writes both sides itself."""
+    """Tells forward which lines of a source it must skip as dual-written: a component writes both sides itself."""
 
     def __init__(self, ledger: Ledger, stream: str, name: str) -> None:
         self._ledger = ledger
@@ -30,11 +30,14 @@ class DualWrittenLines:
         self.stretches: list[dual_writes.DualWriteWindow] = []
 
     def look(self, at: Position) -> None:
-        """Takes in what is asked for, if it is time; `at` is where forward stands. Raises LedgerError."""
+        """Reads a source's dual-write windows from the ledger, and notes forward's position where a window changes.
+
+        `at` is forward's position. Does nothing until LEDGER_SECONDS after the last read. Raises LedgerError.
+        """
         if time.monotonic() < self._due:
             return
         self._due = time.monotonic() + LEDGER_SECONDS
-        for _ in range(2):  # of one that has ended already both its beginning and its end are here
+        for _ in range(2):  # twice: a window that has ended already gets both its beginning and its end here
             self.stretches = dual_writes.in_file(self._ledger, self._stream, self._name)
             for stretch in self.stretches:
                 if stretch.begin is None or (stretch.end is None and not stretch.open):
@@ -46,16 +49,19 @@ class DualWrittenLines:
 
     @property
     def waits(self) -> bool:
-        """Whether somebody is being switched: from where forward stands on, nobody knows yet what is his own."""
+        """Whether forward must wait, as a component's switch to or from dual write is not made yet.
+
+        Until then nobody knows which lines after forward's position are the component's own.
+        """
         return any(stretch.token for stretch in self.stretches)
 
     def has(self, role: bytes, at: Position) -> bool:
-        """Whether a line of this role that begins there is none of ours."""
+        """Whether the line of this role at this position is dual-written, so that forward does not carry it."""
         return any(stretch.holds(role, at) for stretch in self.stretches)
 
 
 class DualWrittenEntries:
-    """The stretches of a stream in which entries are a component's own, so that the mirror leaves them alone."""
+    """Tells the mirror which entries of a stream it must skip as dual-written: a component writes both sides itself."""
 
     def __init__(self, ledger: Ledger, stream: str) -> None:
         self._ledger = ledger
@@ -64,7 +70,11 @@ class DualWrittenEntries:
         self._stretches: list[dual_writes.DualWriteWindow] = []
 
     def look(self, after: EntryId) -> None:
-        """Takes in what is asked for, if it is time; the mirror has done all up to `after`. Raises LedgerError."""
+        """Reads a stream's dual-write windows from the ledger, and notes the mirror's position where a window changes.
+
+        The mirror has handled all entries up to `after`. Does nothing until LEDGER_SECONDS after the last read.
+        Raises LedgerError.
+        """
         if time.monotonic() < self._due:
             return
         self._due = time.monotonic() + LEDGER_SECONDS
@@ -79,11 +89,14 @@ class DualWrittenEntries:
 
     @property
     def waits(self) -> bool:
-        """Whether somebody is being switched: from where the mirror stands on, nobody knows yet what is his own."""
+        """Whether the mirror must wait, as a component's switch to or from dual write is not made yet.
+
+        Until then nobody knows which entries after the mirror's position are the component's own.
+        """
         return any(stretch.token for stretch in self._stretches)
 
     def without(self, found: Sequence[Entry]) -> list[Entry]:
-        """The entries that are to be mirrored."""
+        """Returns the entries that are not dual-written, and so are to be mirrored."""
         if not self._stretches:
             return [*found]
         return [

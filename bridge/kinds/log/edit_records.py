@@ -1,4 +1,7 @@
-"""Keeps in Redis what of edited logs was passed over, and what was redacted: of that a lost ledger is rebuilt."""
+"""Keeps in Redis the records of edited logs and of redactions, so that a lost ledger can be rebuilt from them.
+
+An edit's record says which lines of the file that took a log's place were carried before, and are passed over.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from bridge.streams.redacted import RedactedEntry, read_deleted, write_deleted
 
 
 def record(connection: Connection, shared: MappingContext, source: int, edits: Mapping[int, LogEditRecord]) -> None:
-    """Writes the edits of the source of this number into Redis, by generation.
+    """Writes the records of a log's edits into the Redis hash `bridge:{S}:aligned`, by source number and generation.
 
     Raises NotYet where another process took over, RedisLost, RedisRefused.
     """
@@ -25,14 +28,14 @@ def record(connection: Connection, shared: MappingContext, source: int, edits: M
 
 
 def deleted_of(gone: RedactedLine) -> RedactedEntry:
-    """What Redis keeps of an entry that was deleted on purpose."""
+    """Makes the record that Redis keeps of a redacted entry, from the redacted line that the ledger notes."""
     return RedactedEntry(gone.entry, gone.name, gone.generation, gone.offset, gone.length, gone.digest)
 
 
 def record_again(connection: Connection, shared: MappingContext, ledger: Ledger, *, lost: bool) -> None:
-    """Writes those edits and redactions of a stream into Redis that are not there; all, where it `lost` entries.
+    """Writes the records of a stream's log edits and redactions into Redis again where they are missing there.
 
-    Raises NotYet, RedisLost, RedisRefused, LedgerError.
+    Writes all of them where Redis `lost` entries. Raises NotYet, RedisLost, RedisRefused, LedgerError.
     """
     stream = shared.mapping.stream.key
     if redacted := redacted_of(ledger, stream):

@@ -1,4 +1,7 @@
-"""What became of a log's lines as another file took its place: how many were changed, and that in words. Pure."""
+"""Summarises an edit of a log: how many lines were changed, put in and taken out, as counts and in words. Pure.
+
+An edit is that another file took the log's place.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,11 @@ from bridge.ledger.edits import ALIGNED, NEW, STOPPED, LogEdit
 
 
 def edited(found: LogEdit, runs: Sequence[MatchedRun], old: Sequence[int], new: Sequence[int]) -> LogEdit:
-    """Counts what was changed, put in and taken out between runs, and how many put in stood there before."""
+    """Counts for an edit's summary the lines that were changed, put in and taken out between the runs of equal lines.
+
+    Also counts how many of the lines that were put in stood in the file before. `old` and `new` are the keys of the
+    messages in the file before and in the new one.
+    """
     changed = put_in = taken_out = 0
     last = runs[-1] if runs else MatchedRun(0, 0, 0)
     behind = last.new + last.count if last.old + last.count == len(old) else len(new)
@@ -35,7 +42,7 @@ def edited(found: LogEdit, runs: Sequence[MatchedRun], old: Sequence[int], new: 
 
 
 def in_words(found: LogEdit, now: float, why: str = "") -> str:
-    """Says in one sentence what was found of a file that took a log's place; empty: nothing that anybody must know."""
+    """Summarises an edit of a log in one sentence; an empty string: nothing that anybody must know."""
     if found.how == NEW and not (why or found.again):
         return ""
     if found.how == NEW:

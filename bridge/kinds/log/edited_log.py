@@ -1,6 +1,7 @@
-"""Finds out, of a file that took a log's place, which of its lines were carried before (DESIGN §6.2).
+"""Aligns an edited log, a file that took a log's place, with the lines that were carried before (DESIGN §6.2).
 
-Forward passes over those; every other line is new, and is sent. Nothing of such a file is sent before that is known.
+Forward passes over the lines that were carried before; every other line is new, and is sent. Nothing of such a file is
+sent before the alignment is done.
 """
 
 from __future__ import annotations
@@ -45,14 +46,20 @@ from bridge.streams.connect import Connection
 from bridge.streams.edits import LogEditRecord
 
 REPLACED_SETTLE_SECONDS = 2.0
-"""Seconds after which a file that took a log's place is looked at although it is written to all the time."""
+"""Seconds after which an edited log is examined although programs write to the file all the time."""
 
 SHARED = 10
-"""So many lines of the file before must stand in a file, and be half of it, for nobody to dare to call it new."""
+"""Shared lines, if they are also half of the file, from which on the bridge leaves it to a person to call a file new.
+
+Also: lines before the first carried one that count as more than a few.
+"""
 
 
 class EditedLog:
-    """Settles the doubt about one log's generations that took the place of a lost one. Used by forward's thread."""
+    """Finds out which lines of an edited log were carried before, for each generation that took a lost one's place.
+
+    Used by forward's thread.
+    """
 
     def __init__(
         self, shared: MappingContext, tail: Tail, ledger: Ledger, number: Callable[[], int], clock: Callable[[], float],
@@ -70,19 +77,19 @@ class EditedLog:
         self._again_at = 0.0
         self._stop: tuple[tuple[int, int, int], RewriteStop] | None = None
         self._in_front = False
-        """Whether lines stand before the first that was carried of the file looked at, more than a few."""
+        """Whether more than a few lines stand before the first carried line in the file that is being examined."""
         self.waits = False
-        """Whether a file is not at rest yet, and will be in a moment."""
+        """Whether an edited file needs another look in a moment: it is not at rest, or what was sent not confirmed."""
 
     def knows(self, generation: Generation, *, under_way: bool) -> bool:
-        """Whether it is known which lines of a generation were carried before; finds it out, where the file is at rest.
+        """Whether it is known which lines of a log's generation were carried before; aligns an edited file at rest.
 
-        `under_way`: some that were sent are not confirmed yet. Raises RewriteStop: nothing tells; SourceError,
-        RedisLost, RedisRefused, LedgerError.
+        `under_way`: some lines that were sent are not confirmed yet. Raises RewriteStop: nothing tells which lines were
+        carried; SourceError, RedisLost, RedisRefused, LedgerError.
         """
         self.waits = False
         if not generation.in_doubt or generation.content is None:
-            return True  # of one that was replaced before it was looked at nothing was carried
+            return True  # a file that was replaced before it was examined: nothing of it was carried
         size, written = generation.size(), generation.written()
         on_rewrite = self._shared.mapping.source.on_rewrite
         if on_rewrite == "new" or (not size and self._tail.current() is not generation):
@@ -106,7 +113,7 @@ class EditedLog:
         return self._find_out(generation, facts)
 
     def _said(self, generation: Generation) -> str:
-        """What a person says that a file is, `AS_NEW` or `AS_EDIT`; empty: nobody did."""
+        """Reads from the ledger what a person says that an edited file is, `AS_NEW` or `AS_EDIT`; empty: nobody did."""
         found = [told for told in rewrites_of(self._ledger, self._stream, self._tail.name)
                  if told.generation == generation.number]  # fmt: skip
         return found[0].how if found and found[0].how in (AS_NEW, AS_EDIT) else ""
@@ -115,10 +122,11 @@ class EditedLog:
         return LogEdit(self._tail.name, generation.number, of, self._clock(), how, why=why)
 
     def _find_out(self, generation: Generation, facts: tuple[int, int, int]) -> bool:
-        """Aligns a generation with the one whose place it took. False: its file changed meanwhile.
+        """Aligns an edited generation with the one whose place it took, and with others where that is not enough.
 
-        A rotated file, which may have been edited long after, with those as well whose own files are gone; and one
-        before whose beginning much was put in with all of them: a piece may have been put back there.
+        Returns False while the file is still changing. A rotated file may have been edited long after its rotation, so
+        it is also aligned with the generations whose own files are gone. A file with much put in at its beginning is
+        aligned with all finished generations: a piece may have been put back there.
         """
         failpoint("forward.align.before")
         of = self._tail.register.carried(generation.rewrites)
@@ -139,9 +147,9 @@ class EditedLog:
         return False
 
     def _others(self, generation: Generation, but: int) -> tuple[list[int], list[int]]:
-        """The log's finished generations whose own file is nowhere, and those whose file is there, oldest first.
+        """Lists the log's finished generations whose own files are gone, and those with files, to align an edited log.
 
-        `generation` may be one of the former, edited.
+        Both oldest first, without the generation `but`. `generation` may be one of the former, edited.
         """
         here = self._shared.catalog.lying(self._tail.name, generation.identity)
         finished = [
@@ -155,9 +163,10 @@ class EditedLog:
         self, generation: Generation, facts: tuple[int, int, int], old: LineColumns, of: int, here: Sequence[int], *,
         is_last: bool,
     ) -> bool | None:  # fmt: skip
-        """Lays a generation's lines beside those of before, and notes what is found. False: the file changed meanwhile.
+        """Aligns an edited generation's lines with `old`, those carried before, and saves what is found.
 
-        None: others are to be tried. Of generations whose files are `here` the lines stand there as well.
+        Returns False: the file may still be being written; None: other generations are to be tried. Lines of
+        generations whose files are `here` stand in those files as well.
         """
         said, name, folder = self._said(generation), self._tail.name, self._ledger.path.parent
         codec, limit = self._shared.mapping.codec(name), self._shared.mapping.format.max_line_bytes
@@ -178,7 +187,7 @@ class EditedLog:
                 and not generation.read_to
             ):
                 self._again_at, self.waits = self._clock() + REPLACED_SETTLE_SECONDS / 4, True
-                return False  # it ends amid what was there: perhaps it is being written still
+                return False  # the file ends amid the lines of before: perhaps it is still being written
             self._stop_if_unsure(generation, facts, found, old, new, said)
             moved = list(moved_by(found.runs, starts, ends, old.starts.numbers()))
             of = next((part.of for part in moved if part.of == of), moved[0].of) if moved else of
@@ -204,7 +213,7 @@ class EditedLog:
     def _redacted(
         self, generation: Generation, runs: Sequence[MatchedRun], starts: Sequence[int], ends: Sequence[int]
     ) -> list[CarriedSpan]:
-        """The lines of a file, not among those passed over, whose entries were deleted on purpose, each once."""
+        """Finds an edited file's lines outside the runs whose entries were redacted, each once: they are not sent."""
         gone: dict[str, list[RedactedLine]] = {}
         for told in (*redacted_of(self._ledger, self._stream, self._tail.name), *self._without_entry()):
             gone.setdefault(told.digest, []).append(told)
@@ -219,14 +228,20 @@ class EditedLog:
         return found
 
     def _without_entry(self) -> Iterator[RedactedLine]:
-        """The lines of which somebody acknowledged that they have no entry: their digest is of both sides."""
+        """Yields the log's lines that somebody acknowledged as having no entry, to find them in an edited file.
+
+        The digest of an acknowledgement is over both sides.
+        """
         for told in accepted_of(self._ledger, self._stream):
             name, generation, offset = told.first.rsplit(":", 2) if told.first.count(":") >= 2 else ("", "0", "0")
             if told.kind == "missing_in_redis" and name == self._tail.name:
                 yield RedactedLine(ZERO_ID, name, int(generation), int(offset), 0, told.digest)
 
     def _before(self, numbers: Sequence[int]) -> LineColumns:
-        """The messages that were carried of generations: of one's own file while that is open, else of the stream."""
+        """Reads the messages carried before from generations, to align an edited log with them.
+
+        One generation is read from its own file while that is open; else from the stream.
+        """
         name, folder = self._tail.name, self._ledger.path.parent
         held = self._tail.of_number(numbers[0])
         if len(numbers) == 1 and held is not None and held.content is not None:
@@ -239,7 +254,10 @@ class EditedLog:
             return carried.read({number: ends.get(number, 0) for number in numbers}, folder)
 
     def _reading(self, generation: Generation) -> carried_before.Read:
-        """Reads what of a file is not the mirror's. Raises _Changed: it is another by now."""
+        """Makes a function that reads an edited file without the mirror's ranges, for the alignment.
+
+        The function raises _Changed when the file was closed meanwhile, as another took its place.
+        """
         ours = self._shared.mapping.mirror is not None
 
         def at_once(size: int, offset: int) -> bytes:
@@ -254,7 +272,7 @@ class EditedLog:
             if ours and data:
                 here = self._stream, self._tail.name, generation.number
                 data, cuts, stale = exclude_mirrored(self._ledger, *here, offset, data, at_once)
-                for span in stale:  # the file was edited since the mirror wrote there: the bytes are its own by now
+                for span in stale:  # edited since the mirror wrote there: these bytes are no longer the mirror's
                     drop_range(self._ledger, self._stream, span)
             return data, cuts, more
 
@@ -264,8 +282,12 @@ class EditedLog:
         self, generation: Generation, facts: tuple[int, int, int], found: Alignment, old: LineColumns, new: LineColumns,
         said: str,
     ) -> None:  # fmt: skip
-        """Raises RewriteStop where lines are shared and nothing tells which they are, or some of before are unknown."""
-        if said or generation.read_to:  # what is behind the reader is carried, whatever it is
+        """Raises RewriteStop when nothing tells which lines of an edited file were carried before, so a person must.
+
+        So it is where lines are shared in no order, or where the entries of some carried lines cannot be read any more.
+        Also raised for any shared line if `on_rewrite` is "stop".
+        """
+        if said or generation.read_to:  # what the reader has passed is carried already
             return
         many = len(new.keys.numbers())
         why, shared = "", found.shared or found.passed()
@@ -292,7 +314,10 @@ class EditedLog:
         raise error
 
     def _deadline(self) -> str:
-        """Until when a person must have said what a file is, in words: it lies there until rotations delete it."""
+        """Estimates, in words, when the next rotation is due: until then a person must say what an edited file is.
+
+        The file lies there until rotations delete it.
+        """
         records = self._tail.records()
         edited = {known.rewrites for known in records}
         closed = sorted(
@@ -308,13 +333,16 @@ class EditedLog:
     def _save(
         self, generation: Generation, found: LogEdit, stretches: Sequence[CarriedSpan], moving: Sequence[MovedRanges]
     ) -> None:
-        """Writes into the ledger, at once, what was found of a file. Raises _Changed: it is another by now."""
+        """Saves the alignment of an edited file in Redis and then in the ledger, there in one transaction.
+
+        Raises _Changed: another file took its place meanwhile.
+        """
         with self._tail.lock:
             if found.how == ALIGNED and (generation.content is None or generation.changed() is not None):
                 raise _Changed
             placed = [(told, told.parts(generation)) for told in moving]
             marked = [told._replace(crc=generation.sum_of(told.start, told.end)) for told in stretches]
-            if found.how == ALIGNED:  # Redis first: a ledger that is lost behind this is rebuilt of it
+            if found.how == ALIGNED:  # Redis first: a ledger that is lost after this is rebuilt from Redis
                 failpoint("forward.record.before")
                 with closing(self._dial()) as connection:
                     record(
@@ -338,18 +366,18 @@ class EditedLog:
 
 
 class _Changed(Exception):
-    """A file changed while it was looked at: another look tells."""
+    """Raised when an edited file changed while it was being aligned: the next look examines it again."""
 
 
 def _head_unknown(old: LineColumns, new: LineColumns, runs: Sequence[MatchedRun]) -> bool:
-    """Whether lines before the first run may be among those of before of which nothing tells any more."""
+    """Whether an edited file's lines before the first run may be carried ones whose entries cannot be read any more."""
     starts, ends = new.starts.numbers(), new.ends.numbers()
     head = range(runs[0].new if runs else len(starts))
     return bool(head) and (old.trimmed or any(ends[n] - starts[n] <= old.unknown for n in head))
 
 
 def _may_go_on(found: Alignment, old: Sequence[int], new: Sequence[int]) -> bool:
-    """Whether a file ends amid the lines of before: all of it, or its last run."""
+    """Whether an edited file ends amid the lines carried before, so that a program may still be writing the rest."""
     if not found.runs:
         return bool(found.shared) and found.shared == len(new)
     last = found.runs[-1]

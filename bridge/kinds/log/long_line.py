@@ -1,4 +1,4 @@
-"""A line over `max_line_bytes`, read through in pieces: what is kept of it are its first bytes, length and digest."""
+"""Reads a long line, over `max_line_bytes`, in pieces, and keeps of it only first bytes, length and digest."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from bridge.files.lines import Cut
 from bridge.ledger.quarantine import KEPT_LINE_BYTES
 
 Piece = tuple[bytes, list[Cut]]
-"""Bytes that forward may look at now, and the mirror's ranges in them; no bytes: wait."""
+"""A piece of a log that forward may read now, and the mirror's ranges in it; no bytes: forward must wait."""
 
 
 class LongLine:
-    """One such line, which begins at `start` of its generation. It may stay unfinished for long."""
+    """A long line, over `max_line_bytes`, that begins at `start` of its generation and may stay unfinished for long."""
 
     def __init__(self, start: int) -> None:
         self.start = start
@@ -25,13 +25,14 @@ class LongLine:
 
     @property
     def digest(self) -> str:
-        """BLAKE2b-128 of the line without its newline, in hex."""
+        """The digest of the long line without its newline: BLAKE2b-128, in hex."""
         return self._hasher.hexdigest()
 
     def scan(self, read: Callable[[int], Piece]) -> bool:
-        """Reads on from where it was left; whether the newline was found, so that `end` stands behind it.
+        """Reads on in a long line from where the last scan stopped; returns whether the line's newline was found.
 
-        `read(offset)` gives a piece of the file. The mirror's own lines inside the line are no part of it.
+        Then `end` is the offset after the newline. `read(offset)` gives a piece of the file. The mirror's own lines
+        inside the long line are no part of it.
         """
         while self.end is None:
             data, cuts = read(self._at)

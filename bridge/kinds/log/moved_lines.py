@@ -1,4 +1,4 @@
-"""Where carried lines of an edited log stand by now: stretches that forward passes over, and ranges of the mirror."""
+"""Computes where carried lines of an edited log have moved: stretches to pass over, and moved ranges of the mirror."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bridge.ledger.store import Ledger
 
 @dataclass(frozen=True, slots=True)
 class MovedLines:
-    """Bytes `start` to `end` of a file that hold what byte `of_start` of generation `of` and those behind it held."""
+    """Moved lines: bytes `start` to `end` of a file hold what generation `of` held from byte `of_start` on."""
 
     start: int
     end: int
@@ -25,18 +25,18 @@ class MovedLines:
 
 
 class MovedRanges:
-    """A range of the mirror's whose lines stand in another file by now, some of them or all."""
+    """A range of the mirror whose lines, some or all of them, have moved into another file of an edited log."""
 
     def __init__(self, span: Range) -> None:
         self.span = span
         self._parts: list[tuple[int, int, int]] = []
 
     def add(self, start: int, end: int, shift: int) -> None:
-        """Bytes `start` to `end` of before stand `shift` bytes further on."""
+        """Notes that bytes `start` to `end` of the mirror's old range have moved, to `shift` bytes further on."""
         self._parts.append((start, end, shift))
 
     def parts(self, generation: Generation) -> list[Range]:
-        """Makes the ranges that take the place of this one: where its lines stand now, and those that are gone."""
+        """Makes the ranges that replace a range of the mirror whose lines moved: of moved lines, and of lines gone."""
         found: list[Range] = []
         at = self.span.start
         for entry, length in self.span.entries:
@@ -62,7 +62,10 @@ class MovedRanges:
 def moved_by(
     runs: Sequence[MatchedRun], starts: Sequence[int], ends: Sequence[int], offsets: Sequence[int]
 ) -> Iterator[MovedLines]:
-    """The bytes of runs of messages, as far as they stand one behind the other in both files; `offsets`: of before."""
+    """Yields the moved lines of an alignment's runs, joined while they are one after the other in both files.
+
+    `offsets` are the places of the messages before, as generation * GENERATION + offset.
+    """
     for run in runs:
         begin = n = 0
         for n in range(1, run.count + 1):
@@ -81,9 +84,10 @@ def moved_by(
 def sorted_out(
     ledger: Ledger, stream: str, name: str, moved: Sequence[MovedLines], here: Collection[int]
 ) -> tuple[list[CarriedSpan], list[MovedRanges]]:
-    """Sorts bytes that moved into stretches, which say where they were first sent from, and ranges of the mirror's.
+    """Sorts moved lines of an edited log into carried stretches and moved ranges of the mirror.
 
-    Of a generation whose file is `here` still the ranges stay in that.
+    The stretches say where the lines were first sent from. The ranges of a generation whose file is still `here` stay
+    in that file.
     """
     stretches, ranges = list[CarriedSpan](), list[MovedRanges]()
     for of in sorted({part.of for part in moved}):
@@ -97,7 +101,7 @@ def sorted_out(
 def _of(
     ledger: Ledger, stream: str, name: str, of: int, moved: Iterable[MovedLines], *, are_left: bool
 ) -> tuple[list[CarriedSpan], list[MovedRanges]]:
-    """The same of bytes of one generation; `are_left`: its ranges are."""
+    """Sorts the moved lines of one generation into carried stretches and moved ranges; `are_left`: the ranges stay."""
     earlier = stretches_of(ledger, stream, name, of)
     ours = sorted(
         (span for span in ranges_of(ledger, stream, name) if span.generation == of and not are_left),
@@ -121,7 +125,10 @@ def _of(
 
 
 def _mapped(start: int, end: int, shift: int, of: int, earlier: Sequence[CarriedSpan]) -> list[CarriedSpan]:
-    """Stretches for bytes of the generation before, `shift` further on now: some were an earlier one's themselves."""
+    """Makes carried stretches for bytes of a generation that have moved by `shift`.
+
+    Some of these bytes had moved there from an earlier generation: their stretches name that one.
+    """
     found: list[CarriedSpan] = []
     at = start
     for n in range(max(0, bisect_right(earlier, (start, 1 << 62, 0, 0)) - 1), len(earlier)):

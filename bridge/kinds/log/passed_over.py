@@ -1,4 +1,4 @@
-"""Lines of a file that took a log's place, and that forward passes over: those whose entries Redis lost are sent again.
+"""Lets forward send passed-over lines of an edited log again where Redis has lost their entries.
 
 So the stream gets back what the files hold, also where a line stands in another file than the one it was sent from.
 """
@@ -26,10 +26,11 @@ LONGEST_PASSED = 1 << 28
 def forget_carried(
     tail: Tail, ledger: Ledger, stream: str, number: int, codec: Codec, compared: Reconciliation
 ) -> None:  # fmt: skip
-    """Takes out of a log's stretches, inside a ledger transaction, the lines that are to be sent again after a loss.
+    """Takes out of a log's passed-over stretches the lines whose entries Redis lost, so that forward sends them again.
 
-    `number` is the log's. A line goes whose entry does not stand, unless it was trimmed or deleted on purpose, or
-    stands before the place from which the log is filled again.
+    Inside a ledger transaction. `number` is the log's. A line is taken out when its entry is missing in the stream,
+    unless the entry was trimmed or deleted on purpose, or the line stands before the place from which the log is
+    filled again.
     """
     resume = compared.resume.get(tail.name, Resume())
     gone = compared.trimmed.origins.get(number, TrimmedSource(None))
@@ -61,7 +62,7 @@ def forget_carried(
 def _standing(
     generation: Generation, stretch: CarriedSpan, codec: Codec, stands: Callable[[Position], bool]
 ) -> Iterator[CarriedSpan]:
-    """The parts of a stretch whose messages need not be sent again."""
+    """Yields the parts of a passed-over stretch whose messages need not be sent again after Redis lost entries."""
     if not stretch.of:
         yield stretch
         return
@@ -83,7 +84,7 @@ def _part(stretch: CarriedSpan, begin: int, end: int) -> CarriedSpan:
 
 
 def _messages(generation: Generation, stretch: CarriedSpan, codec: Codec) -> Iterator[tuple[int, int]]:
-    """Where each message of a stretch begins, and where the next one does."""
+    """Yields for each message of a passed-over stretch where the message begins and where the next one begins."""
 
     def read(size: int, offset: int) -> tuple[bytes, list[Cut], bool]:
         data = generation.read(min(size, stretch.end - offset), offset)

@@ -1,4 +1,7 @@
-"""The mirror appends lines to a file, piece by piece if it must, and knows afterwards which bytes are its own."""
+"""Appends the mirror's lines to their target, a log file, and records afterwards which bytes the mirror wrote.
+
+A write goes in piece by piece, if it must.
+"""
 
 from __future__ import annotations
 
@@ -23,13 +26,13 @@ from bridge.ledger.sources import save_generation
 from bridge.ledger.store import Ledger
 
 TORN = "%s: a torn line of ours was followed by another's; it is written again whole"
-"""What the log says of a line of the mirror's in which another program wrote; with the file's name."""
+"""Warning about a mirrored line that another program wrote into, with the name of the target log."""
 
 
 class LogTarget:
-    """The file to which a mirror appends the lines that it makes of entries.
+    """The mirror's target that is a log file: appends the lines which the mirror makes of entries.
 
-    `tail` is the one that forward reads the file with, where it does, so that both mean the same generation.
+    `tail` is the one that forward reads the file with, if it does, so that both mean the same generation.
     """
 
     def __init__(self, root: Path, tail: Tail, section: MirrorSection, stream: str) -> None:
@@ -45,22 +48,22 @@ class LogTarget:
 
     @property
     def label(self) -> str:
-        """Names the mirrored file below the root, under which the mirror announces in Redis how far it came."""
+        """The target log's path below the root, under which the mirror announces in Redis how far it came."""
         return self._tail.name
 
     def take(self, ledger: Ledger, now: float, *, torn: bool = False) -> str:
-        """The mirror opens the file at its path, locks it where the writers do, and finds its generation.
+        """Opens the mirror's target log, takes the flock if the mapping says so, and finds the log's generation.
 
-        From then on a line may follow. Returns why the mirror must wait, or an empty string. `torn`: the unfinished
-        line at the file's end is the mirror's own. `release` later.
-        Raises TargetError, SourceError, LedgerError, NotYet.
+        Afterwards lines may be appended. Returns why the mirror must wait, or an empty string. `torn`: the unfinished
+        line at the file's end is the mirror's own. Call `release` later. Raises TargetError, SourceError, LedgerError,
+        NotYet.
         """
         file = self._open(ledger)
         if self._section.lock == "flock" and not self._locked:
             if not file.try_lock():
                 return "another program holds the file's lock"
             self._locked = True
-            if not file.still_there():  # rotated while the lock was got: its successor is the one
+            if not file.still_there():  # rotated while the lock was awaited: the new file is the target
                 self.release()
                 raise NotYet("the file was replaced while it was locked")
             self._look(ledger)  # under the lock: what was written until now belongs to the size in the intent
@@ -84,23 +87,26 @@ class LogTarget:
         return "the file ends in the middle of a line that another program is writing"
 
     def release(self) -> None:
-        """The mirror's target gives the flock on its file back to the other writers, if it holds it."""
+        """Releases the flock on the mirror's target log, if the mirror holds that lock."""
         if self._locked and self._file is not None:
             self._file.unlock()
         self._locked = False
 
     def place(self) -> tuple[int, int]:
-        """Returns the mirrored file's generation number and its size in bytes, for an intent; after `take`."""
+        """Returns the generation number and the size in bytes of the target log, for the mirror's intent.
+
+        Call `take` first.
+        """
         if self._file is None or self._generation is None:
             raise AssertionError("not taken")
         return self._generation.number, self._file.size()
 
     def put(self, write: PendingWrite, ledger: Ledger, now: float) -> str:
-        """Appends what is missing of `write` to the mirrored file; returns why it must wait, or an empty string.
+        """Appends the missing bytes of a pending write to the target log; returns why the mirror must wait, or "".
 
-        What went in is noted in `write` before anything else can fail, so whoever calls again after an error goes on
-        behind it. Raises TargetError when the disk is full: what was begun is finished by the next call, before
-        anything else. Raises SourceError, LedgerError, NotYet.
+        The bytes that went in are noted in `write` before anything else can fail, so a second call after an error
+        continues after those. Raises TargetError when the disk is full: the next call first finishes the line that was
+        begun. Raises SourceError, LedgerError, NotYet.
         """
         self._ascertain(write, ledger)
         while write.done < len(write.content):
@@ -120,9 +126,9 @@ class LogTarget:
                 self._move(write, ledger, number, size)
             failpoint("mirror.write.before")
             data = write.content[write.done :]
-            if torn:  # its end goes alone: only afterwards is it known whether it came behind its beginning
+            if torn:  # the line's end goes alone: only afterwards is it known whether it follows the line's beginning
                 data = data[: data.index(b"\n") + 1]
-            with self._tail.lock:  # a look in between would take what a deleted file got for the log's
+            with self._tail.lock:  # a look in between would take bytes written to a deleted file for lines of the log
                 written = file.append(data)
                 self.put_out += written
                 write.pieces.append(
@@ -140,9 +146,10 @@ class LogTarget:
         return ""
 
     def _ascertain(self, write: PendingWrite, ledger: Ledger) -> None:
-        """Finds out in which generation the mirror's last piece stands, and whether that has a name. Harmless twice.
+        """Checks into which generation of the target log the mirror's last span went, and whether it was deleted.
 
-        The descriptor that wrote the piece is open still: nothing opens another one before this has been done.
+        A second call does nothing. The descriptor that wrote the span is still open: no other one is opened before
+        this check.
         """
         last = write.pieces[-1] if write.pieces else None
         if last is None or last.sure:
@@ -157,16 +164,16 @@ class LogTarget:
             last.generation = now_known  # it was emptied between our look and our write
         if gone or self._gone(file, last.start, data):
             logger.warning("%s: the file was deleted as lines were written to it; they are written again", write.name)
-            for piece in write.pieces:  # forward reads the deleted file to its end: what is ours there stays ours
+            for piece in write.pieces:  # forward reads the deleted file to its end: these bytes stay the mirror's
                 piece.torn = piece.torn or piece.generation == last.generation
         if write.tear_if_parted():
             logger.warning(TORN, write.name)
         last.sure = True
 
     def _disown(self, file: Appender, piece: WrittenSpan, data: bytes) -> bool:
-        """Whether the mirror's last piece went into a deleted file, where nobody takes it for the log's from then on.
+        """Whether the mirror's last span went into a deleted target log; then hides that span from forward's reader.
 
-        Asked before the next look at the log, whoever looks: where this fails, that fails. Raises SourceError.
+        Asked before the next look at the log, whoever looks: if this fails, so does that look. Raises SourceError.
         """
         with self._tail.lock:
             try:
@@ -182,13 +189,13 @@ class LogTarget:
             return gone
 
     def _gone(self, file: Appender, start: int, data: bytes) -> bool:
-        """Whether the mirrored file lost its name, and no copy of it holds what was written to it."""
+        """Whether the target log was deleted, and no copy of the file holds the bytes that the mirror wrote."""
         return file.nameless and not self._tail.lies_elsewhere(file.identity, start, data)
 
     def _move(self, write: PendingWrite, ledger: Ledger, number: int, size: int) -> None:
-        """Makes ranges of what stands of a write in the file; its intent is about the rest, which will stand elsewhere.
+        """Saves the part of a write that is in the target log as ranges, and moves the write's intent to the rest.
 
-        In memory nothing changes before the ledger has it.
+        The rest will stand at another place. Nothing in memory changes before the ledger has committed that.
         """
         with ledger.transaction():
             standing = entries_of(ledger, write.intent)
@@ -202,9 +209,9 @@ class LogTarget:
         write.generation, write.size = number, size
 
     def remember(self, ledger: Ledger) -> None:
-        """Saves the mirrored file's generation in the ledger by its first bytes, as soon as there are some.
+        """Saves the target log's generation in the ledger with the log's first bytes, as soon as there are some.
 
-        They may be the mirror's alone.
+        All these bytes may be the mirror's.
         """
         generation = self._tail.of_identity(self._file.identity) if self._file is not None else None
         if generation is None or len(generation.head) >= HEAD_BYTES or generation.read_to:
@@ -214,30 +221,30 @@ class LogTarget:
             save_generation(ledger, self._stream, self._tail.name, generation.known())
 
     def close(self) -> None:
-        """Closes the mirrored file, and gives its lock back to the other writers with it."""
+        """Closes the mirror's target log, and so gives the flock back to the other writers."""
         file, self._file, self._locked, self._tail.owed = self._file, None, False, None
         if file is not None:
             file.close()
 
     def find(self, number: int) -> Generation | None:
-        """Returns the mirrored file's generation of this number, whatever its file's name is now; None when gone."""
+        """Returns the target log's generation of this number, whatever its file's name is now; None when gone."""
         with self._tail.lock:
             self._tail.look()
             return self._tail.of_number(number) or self._tail.reopen(number)
 
     def resolve(self, intent: Intent, codec: Codec) -> tuple[PendingWrite, str]:
-        """Finds out what an earlier process wrote of an intent to the mirrored file.
+        """Finds out how much of an intent an earlier mirror process wrote to the target log.
 
-        Returns the write, and what became of it in words.
+        Returns the write, and in words what was found of it.
         """
         return resolve(intent, self, codec)
 
     def deleted(self, generation: Generation, start: int, data: bytes) -> bool:
-        """Whether this generation of the mirrored file lost its name, and no copy of its file holds these bytes."""
+        """Whether this generation of the target log was deleted, and no copy of its file holds `data` at `start`."""
         return generation.nameless and not self._tail.lies_elsewhere(generation.identity, start, data)
 
     def after(self, number: int) -> list[Generation]:
-        """Returns the mirrored file's open generations that came after the one of this number, oldest first."""
+        """Returns the target log's open generations that came after the one of this number, oldest first."""
         return [generation for generation in self._tail.pending() if generation.number > number]
 
     def _open(self, ledger: Ledger) -> Appender:

@@ -1,4 +1,7 @@
-"""What an earlier process of the mirror wrote of an intent: all of it, a part, or nothing (DESIGN §6.3)."""
+"""Finds out how much of an unfinished write (an intent) an earlier mirror process wrote to a log (DESIGN §6.3).
+
+That is all of it, a part, or nothing.
+"""
 
 from __future__ import annotations
 
@@ -14,35 +17,42 @@ from bridge.ledger.ranges import Intent
 PARTED = " and were followed by another writer's; they are written whole"
 
 INTENT_LOOKS = 20
-"""How often the files are looked through for what an earlier process wrote, while they are rotated."""
+"""How often a log's files are searched for an unfinished write, while rotations go on, before `resolve` gives up."""
 
 INTENT_WINDOW = 4 << 20
-"""Bytes of a file that the mirror searches at once for lines an earlier process may have written."""
+"""Bytes of a file that are searched at once for lines that an earlier mirror process may have written."""
 
 
 class Generations(Protocol):
-    """The generations of the file that an earlier process of the mirror wrote an intent to."""
+    """The generations of the log to which an earlier mirror process made an unfinished write."""
 
     def find(self, number: int) -> Generation | None:
-        """Returns the generation of this number, opened; None: its file is gone."""
+        """Returns the log's generation of this number, opened, to search it for an unfinished write.
+
+        None: the generation's file is gone.
+        """
         ...
 
     def after(self, number: int) -> list[Generation]:
-        """Returns the open generations that came after the one of this number, oldest first."""
+        """Returns the log's generations, oldest first, that came after this number and may hold an unfinished write.
+
+        Only those whose files are open.
+        """
         ...
 
     def deleted(self, generation: Generation, start: int, data: bytes) -> bool:
-        """Whether a generation lost its name, and no copy of its file holds these bytes at `start`."""
+        """Whether the file with an unfinished write was deleted, and no copy of the file holds `data` at `start`."""
         ...
 
 
 def resolve(intent: Intent, target: Generations, codec: Codec) -> tuple[PendingWrite, str]:
-    """Finds out what an earlier process of the mirror wrote of an intent to its file (DESIGN §6.3).
+    """Searches a log's files for the lines of an unfinished write (an intent) of an earlier mirror (DESIGN §6.3).
 
-    Returns the write, and what became of it in words. Found: its pieces are noted. Found in part: the whole lines are
-    noted, the rest is still to be written; a torn line at the end of the file is continued. Not found: all is still to
-    be written. The lines are looked for behind the size the intent noted, and from the beginning in every generation
-    since: the file may have been emptied before the write.
+    Returns the write, and in words what was found of it. All lines found: their spans are noted in the write. Found in
+    part: the whole lines are noted, the rest is still to be written; a torn line at the end of the file is continued.
+    Not found: all is still to be written. The search begins at the file size that the intent noted, and at the
+    beginning of every later generation: the file may have been emptied before the write. Raises NotYet: the files are
+    rotated faster than they can be searched.
     """
     write = PendingWrite(intent.name, intent.content, intent.entries, intent.id, intent.generation, intent.size)
     many = f"{len(intent.entries)} mirrored line{'s' if len(intent.entries) != 1 else ''}"
@@ -52,7 +62,7 @@ def resolve(intent: Intent, target: Generations, codec: Codec) -> tuple[PendingW
         stand = [(generation, start, _find(generation, start, intent.content)) for generation, start in places]
         places = _places(intent, target)
         if any(at >= 0 for _, _, at in stand) or _files_of(places) == looked:
-            break  # else a file was emptied, and what stood in it may stand in a copy, where it was not looked for
+            break  # else a file was emptied meanwhile: its bytes may stand in a copy that was not searched
     else:
         raise NotYet("its files are rotated faster than they can be looked through")
     for generation, _, at in stand:
@@ -74,25 +84,25 @@ def resolve(intent: Intent, target: Generations, codec: Codec) -> tuple[PendingW
 
 
 def _places(intent: Intent, target: Generations) -> list[tuple[Generation, int]]:
-    """Looks for the generations in which lines of an intent may stand, each with the offset from which on."""
+    """Lists the generations that may hold lines of an unfinished write, each with the offset to search from."""
     noted = target.find(intent.generation)
     places = [(noted, intent.size)] if noted is not None and noted.content is not None else []
     return places + [(newer, 0) for newer in target.after(intent.generation) if newer.content is not None]
 
 
 def _files_of(places: list[tuple[Generation, int]]) -> list[tuple[int, tuple[int, int]]]:
-    """The number of each generation, and the device and inode of the file in which it is now."""
+    """Pairs each generation's number with the device and inode of its file, to notice a rotation during the search."""
     return [(generation.number, generation.identity) for generation, _ in places]
 
 
 def _in_part(write: PendingWrite, generation: Generation, start: int, codec: Codec) -> str:
-    """Notes in an earlier process's write which of its bytes stand in a generation of the file from `start` on.
+    """Searches a generation from `start` on for the first part of an unfinished write, and notes it in the write.
 
-    Returns that in words; empty when none of them do.
+    Returns in words what was found; an empty string: none of the write's bytes.
     """
     content, size = write.content, generation.size()
     at = _find(generation, start, content[: content.index(b"\n") + 1])
-    if at < 0:  # or less than its first line, at the file's end
+    if at < 0:  # the file may end with less than the write's first line
         begin = max(start, size - len(content))
         end = generation.read(max(0, size - begin), begin)
         last_line = end.rfind(b"\n") + 1
@@ -121,10 +131,11 @@ def _in_part(write: PendingWrite, generation: Generation, start: int, codec: Cod
 
 
 def _torn(write: PendingWrite, generation: Generation, start: int, codec: Codec) -> str:
-    """Notes in an earlier process's write that a part of its first line stands before another writer's whole line.
+    """Searches a generation for a torn part of an unfinished write's first line, directly before another writer's line.
 
-    That is a line which is no message, and which is one without the beginning that it shares with ours. Returns that
-    in words; empty where there is none.
+    Such a line of the file is no message, but becomes one without the beginning that it shares with the mirror's line.
+    Also finds a first line that another writer's line cut in two. Notes the torn parts in the write, and returns in
+    words what was found; an empty string: nothing.
     """
     ours, at = write.content.partition(b"\n")[0], start
     lines = generation.read(INTENT_WINDOW, start).split(b"\n")[:-1]
@@ -146,18 +157,19 @@ def _torn(write: PendingWrite, generation: Generation, start: int, codec: Codec)
 
 
 def _parted(ours: bytes, line: bytes, following: bytes) -> int:
-    """Where our line was cut in two, if another writer's came in its middle: `line` then begins with its beginning.
+    """Returns at which byte another writer's output cut the mirror's unfinished line `ours` in two; 0: at none.
 
-    `following` is its end. 0: it was not cut so.
+    A line that was cut is found as its first part, at the beginning of `line`, and its second part, `following`.
     """
     cut = len(ours) - len(following)
     return cut if 0 < cut < len(line) and ours[cut:] == following and line.startswith(ours[:cut]) else 0
 
 
 def _both_parts(begin: int, cut: int, ours: bytes, generation: int, at: int, length: int) -> list[WrittenSpan]:
-    """Makes the torn pieces of our line, which is at `begin` of a write's content and was cut in two at `cut`.
+    """Makes the two torn spans of an unfinished line that another writer's output cut in two at the byte `cut`.
 
-    `at` is where a line of `length` bytes stands that begins with our beginning; our end is the line behind it.
+    The mirror's line `ours` is at `begin` of the write's content. `at` is the offset of the file's line of `length`
+    bytes that begins with the first part; the second part is the line after it.
     """
     return [
         WrittenSpan(begin, begin + cut, generation, at, torn=True),
@@ -166,9 +178,9 @@ def _both_parts(begin: int, cut: int, ours: bytes, generation: int, at: int, len
 
 
 def _find(generation: Generation, start: int, lines: bytes, *, within: bool = False) -> int:
-    """Returns where the mirror's `lines` stand in a generation from `start` on, at the beginning of a line; or -1.
+    """Returns the offset of an unfinished write's `lines` in a generation, from `start` on at a line's start; or -1.
 
-    `within`: in the middle of a line as well. Reads a window at a time: much may have been appended since.
+    `within`: also in the middle of a line. Reads a window at a time: much may have been appended since.
     """
     at, before = start, b"\n"
     while data := generation.read(INTENT_WINDOW + len(lines), at):

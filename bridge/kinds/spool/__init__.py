@@ -1,1 +1,1 @@
-"""The kind `spool`: a folder in which each file is a message."""
+"""The kind of source `spool`: a folder in which each file is one message."""

@@ -1,7 +1,7 @@
-"""What a lost ledger knew of a folder with a file per message, from the folder and the stream.
+"""Recovers what a lost ledger knew of a spool folder, by comparing the folder's files with the stream's entries.
 
-A message with an identity is found by that, any other by all it says. A message whose file is gone stays known, so
-that it is not carried again when its file comes back.
+A message with an identity is recognised by it, any other by all its content. A message whose file is gone stays known,
+so that it is not carried again when its file comes back.
 """
 
 from __future__ import annotations
@@ -42,21 +42,25 @@ from bridge.streams.reader import Entry, entries
 
 @dataclass(slots=True)
 class FolderRecovery:
-    """What is to be written into the ledger: file-born messages by origin, and mirrored ones with their ranges."""
+    """The result of a spool folder's recovery, for the ledger: file-born messages by origin, mirrored ones with ranges.
+
+    `unmatched` counts the Redis-born entries after the mirror's cursor for which no file was found.
+    """
 
     born: list[tuple[KnownMessage, Origin, bytes]] = field(default_factory=list)
     mirrored: list[tuple[KnownMessage, Range]] = field(default_factory=list)
     unmatched: int = 0
     unread: list[bytes] = field(default_factory=list)
-    """Names of files that could not be read: their messages may stand in the stream."""
+    """Names of spool files that could not be read for the recovery: their messages may stand in the stream."""
 
 
 def read_both(
     connection: Connection, shared: MappingContext, ledger: Ledger | None, number: int, cursor: EntryId
 ) -> FolderRecovery:  # fmt: skip
-    """Lays files beside entries. Entries up to `cursor` were mirrored, be their files there or not.
+    """Compares the files of a spool folder with the entries of its stream, to recover what a lost ledger knew.
 
-    Raises SourceError, RedisLost, RedisRefused, LedgerError.
+    Entries up to `cursor` were mirrored, whether their files are still there or not. Raises SourceError, RedisLost,
+    RedisRefused, LedgerError.
     """
     stream = shared.mapping.stream.key
     by_key, by_row, unreadable = _files(shared, ledger)
@@ -80,9 +84,9 @@ def read_both(
 
 
 def read_announced(connection: Connection, shared: MappingContext, number: int) -> FolderRecovery:
-    """The same of a folder of artifacts: what was announced of each file. Each is hashed again when it is met.
+    """Recovers from the stream which files of a folder of artifacts were announced.
 
-    Raises RedisLost, RedisRefused.
+    Each file is hashed again when it is met. Raises RedisLost, RedisRefused.
     """
     found = FolderRecovery()
     fields = shared.mapping.codec("x").fields
@@ -103,9 +107,10 @@ def read_announced(connection: Connection, shared: MappingContext, number: int) 
 def _files(
     shared: MappingContext, ledger: Ledger | None
 ) -> tuple[dict[bytes, KnownMessage], dict[bytes, list[KnownMessage]], list[bytes]]:
-    """The folder's messages by key, and by their rows' digests; and the names of files that could not be read.
+    """Reads a spool folder's messages for its recovery: by key, by digest of row, and the names of unreadable files.
 
-    A file that is as the ledger knows it is not read again. What is due with its bytes counts, be its file gone.
+    A file that is as the ledger knows it is not read again. A due message whose bytes the ledger keeps counts even if
+    its file is gone.
     """
     mapping, folder, stream = shared.mapping, shared.folder, shared.mapping.stream.key
     by_key: dict[bytes, KnownMessage] = {}
@@ -150,7 +155,7 @@ def _files(
 def _known(
     known: list[KnownMessage], by_key: dict[bytes, KnownMessage], by_row: dict[bytes, list[KnownMessage]]
 ) -> KnownMessage:
-    """The message as which the ledger knows an entry, with its file where that lies there still."""
+    """Returns the spool message that the ledger knows for an entry, with its file if the folder still has that."""
     held = next((by_key[message.key] for message in known if message.key in by_key), known[0])
     alike = by_row.get(held.digest, [])
     if held in alike:
@@ -161,7 +166,10 @@ def _known(
 def _held(
     shared: MappingContext, row: Row, by_key: dict[bytes, KnownMessage], by_row: dict[bytes, list[KnownMessage]]
 ) -> KnownMessage | None:
-    """The file of an entry's message, used once; or what is known of it without one."""
+    """Finds the spool file that holds an entry's message; a file without an identity is used for one entry only.
+
+    A message with an identity is returned even where no file holds it. None: no file has this content.
+    """
     message = (
         read_document(shared.mapping, b"x", row[3]) if shared.mapping.message.data is None else DocumentMessage("")
     )
@@ -182,14 +190,14 @@ def _mirrored(
         found.unmatched += entry.id > cursor
         return
     name = os.fsdecode(held.name)
-    name = name if name and name.isprintable() else made[0]  # the range's is a text; where the file is, is noted beside
+    name = name if name and name.isprintable() else made[0]  # a range has a printable name; the file's own is in `held`
     written = [(entry.id, len(made[1]))]
     span = Range(name, number_of(entry.id, made[1]), 0, len(made[1]), range_digest(made[1]), written)
     found.mirrored.append((held, span))
 
 
 def write(ledger: Ledger, stream: str, found: FolderRecovery) -> None:
-    """In a transaction: the ledger knows what is in the folder and in the stream, and nothing else."""
+    """Replaces, in a transaction, all that the ledger knows of a spool folder by what the recovery found."""
     forget_all(ledger, stream)
     learn_all(ledger, stream, found)
 
@@ -197,10 +205,10 @@ def write(ledger: Ledger, stream: str, found: FolderRecovery) -> None:
 def read_back(
     connection: Connection, shared: MappingContext, ledger: Ledger, number: int, back: Sequence[ReappearedLine]
 ) -> FolderRecovery:  # fmt: skip
-    """Reads what a stream that lost entries holds of a folder: it may be another past of it, which the ledger forgot.
+    """Recovers what a stream that lost entries now holds of a spool folder: perhaps a past that the ledger forgot.
 
-    `back` are mirrored lines whose entries it had lost and holds again. Raises SourceError, RedisLost, RedisRefused,
-    LedgerError.
+    `back` are mirrored lines whose entries the stream had lost and holds again. Raises SourceError, RedisLost,
+    RedisRefused, LedgerError.
     """
     if shared.mapping.kind.announced:
         return read_announced(connection, shared, number)
@@ -211,7 +219,7 @@ def read_back(
     doubtful, ranges = unread(ledger, stream), _entries(ledger, stream)
 
     def mirrored(held: KnownMessage, entry: EntryId) -> bool:
-        """Whether the mirror made the file of the entry: else it is another one that says the same."""
+        """Whether the mirror made a spool file from this entry; if not, the file is another one of the same content."""
         return (
             not held.alike or entry in lines or entry in ranges or (is_among(held.name, doubtful) and entry <= cursor)
         )
@@ -220,7 +228,7 @@ def read_back(
     found.mirrored = [(held, span) for held, span in again if mirrored(held, span.entries[0][0])]
     with_file = {span.entries[0][0] for _, span in found.mirrored}
     for entry, (line, content) in lines.items():
-        if entry not in with_file:  # it was taken since
+        if entry not in with_file:  # a program has taken the file since
             message = read_document(shared.mapping, os.fsencode(line.name), content)
             key, alike = keys_of(message, content, NOBODY)
             if key not in born:
@@ -231,10 +239,13 @@ def read_back(
 
 
 def learn_all(ledger: Ledger, stream: str, found: FolderRecovery) -> int:
-    """In a transaction: the ledger knows what stands in the stream of a folder; returns how many it had not known."""
+    """Notes in the ledger, in a transaction, the messages that a spool folder's recovery found in the stream.
+
+    Returns how many of them the ledger had not known.
+    """
     last, fresh = {held.name: held.key for held, _, _ in found.born}, 0
     for held, origin, sent in found.born:
-        name = held.name if last[held.name] == held.key else b""  # an earlier announcement of what was replaced since
+        name = held.name if last[held.name] == held.key else b""  # announced earlier; the file was replaced since
         place = origin.generation, origin.offset
         fresh += learn(ledger, stream, held.key, held.alike, *place, sent, held.facts, name)
     ranges = _entries(ledger, stream)
@@ -255,13 +266,13 @@ def learn_all(ledger: Ledger, stream: str, found: FolderRecovery) -> int:
 
 
 def _mirrored_by_entry(ledger: Ledger, stream: str) -> dict[EntryId, list[KnownMessage]]:
-    """The mirrored messages of a spool of which the ledger knows a file, by their entries."""
+    """Reads from the ledger the mirrored spool messages that have a file, by their entries, for a recovery."""
     by_mark = messages_mirrored(ledger, stream)
     return {entry: by_mark[mark] for entry, mark in _entries(ledger, stream).items() if mark in by_mark}
 
 
 def _entries(ledger: Ledger, stream: str) -> dict[EntryId, str]:
-    """The marks of all mirrored messages of a spool, by their entries."""
+    """Makes from the ledger's ranges the marks of all mirrored spool messages, by their entries, for a recovery."""
     return {
         entry: spool_messages.mirrored_as(span.name, span.generation)
         for span in all_ranges(ledger, stream) for entry, _ in span.entries

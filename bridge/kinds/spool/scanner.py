@@ -1,6 +1,6 @@
-"""Takes the files of a folder with a file per message into the ledger's list of what is due: each message once.
+"""Scans a spool folder and takes its complete files into the ledger as due messages: each message once.
 
-A file counts when it is complete: unchanged for the settling time, and open for writing in no program.
+A file is complete when it has not changed for the settling time, and no program has it open for writing.
 """
 
 from __future__ import annotations
@@ -28,36 +28,36 @@ from bridge.ledger.spool_recovery import forget_mirrored, is_among, unread
 from bridge.ledger.store import Ledger
 
 PARTLY = 10.0
-"""Seconds that forward gives a file whose JSON breaks off to be ended, before it sets the file aside."""
+"""Seconds in which a spool file whose JSON breaks off must be completed, before the scanner sets it aside."""
 
 KEEP_BYTES, KEPT_SHARE = 1 << 26, 2
-"""Bytes of due messages that the ledger keeps on disk, and more while that is no more than a part of the disk's room.
+"""Bytes of due messages that the ledger keeps on disk, and more while that is at most 1/KEPT_SHARE of the disk's room.
 
-Forward reads the files of more again when their turn comes; their messages are lost where somebody takes them before.
+Forward reads the files of further messages again in their turn; such a message is lost if its file is taken before.
 """
 
 ON_ITS_WAY = 0.1
-"""Seconds until forward looks again at a file whose message is being sent."""
+"""Seconds until the scanner looks again at a spool file whose message is being sent."""
 
 MOST_HASHED = 1 << 26
-"""Most bytes of a file too large for a message that forward hashes all the same, for quarantine."""
+"""Most bytes of a spool file that is too large for a message, and that the scanner still hashes for quarantine."""
 
 COUNTED = 5.0
 """Seconds between two counts of the bytes that the ledger keeps of due messages, once they are many."""
 
 UNREADABLE = 2.0
-"""Seconds until forward tries again to read a file that may not be read."""
+"""Seconds until the scanner tries again to read a spool file that could not be read."""
 
 SCAN_SHARE = 20.0
-"""A scan of the whole folder takes at most about one part in so many of forward's time."""
+"""Scans of a whole spool folder take at most about one part in so many of forward's time."""
 
 AT_LEAST = 60.0
-"""Seconds after which forward scans a folder although its times say that nothing happened."""
+"""Seconds after which a spool folder is scanned although its times say that nothing happened."""
 
 
 @dataclass(slots=True)
 class WaitingFile:
-    """A file that is not complete yet: what it was when it was last looked at, since when, and when to look again."""
+    """A spool file that is not complete yet: its facts at the last look, since when it has these, and the next look."""
 
     facts: FileFacts
     since: float
@@ -65,9 +65,9 @@ class WaitingFile:
 
 
 class FolderScanner:
-    """Takes the complete files of one folder into the ledger as due messages, each message once.
+    """Scans one spool folder, and takes its complete files into the ledger as due messages, each message once.
 
-    `notices` takes what is to be said in the log; `compare` has files and stream laid beside each other again.
+    `notices` collects messages for the log; `compare` makes the bridge compare files and stream again.
     """
 
     def __init__(
@@ -75,12 +75,12 @@ class FolderScanner:
         compare: Callable[[], None],
     ) -> None:  # fmt: skip
         self.waiting: dict[bytes, WaitingFile] = {}
-        """Files of the folder that are not complete, by name."""
+        """Files of the spool folder that are to be looked at again, such as those not complete yet, by name."""
         self.rejected = 0
         self.unreadable: dict[bytes, SourceError] = {}
-        """Files of the folder that may not be read, by name, each with its error."""
+        """Files of the spool folder that could not be read, by name, each with its error."""
         self.stop: tuple[FoundFile, RejectStop] | None = None
-        """The file that stops the mapping, where that says so, until the file is another or gone; and why."""
+        """The spool file that stops the mapping (`on_reject = "stop"`) until it is changed or gone, and the error."""
         self._mapping = mapping
         self._folder = folder
         self._ledger = ledger
@@ -91,30 +91,30 @@ class FolderScanner:
         self._notices = notices
         self._compare = compare
         self._still: dict[bytes, bool] = {}
-        """Whether the files of a message lie in the folder as they were, by key, of messages asked for by now."""
+        """Whether a message still has an unchanged file in the spool folder, by key: answers found so far."""
         self._kinds = RejectKinds(mapping.source.path, notices.append)
         self._scanned_at, self._took = -inf, 0.0
-        """When the last scan of the folder ended, by a steady clock, and how many seconds it took."""
+        """When the last scan of the spool folder ended, by a steady clock, and how many seconds it took."""
         self._lost, self._told = False, set[tuple[bytes, bytes]]()
         self._kept, self._count_at = -1, 0.0
         self._room = KEEP_BYTES
         self.tight: SourceError | None = None
-        """Why the ledger soon can keep no more of due messages; None: it can."""
+        """The error that the ledger soon has no room for the bytes of more due messages; None: it has room."""
 
     def forget(self) -> None:
-        """Has all files of the folder looked at anew: Redis lost something, the ledger forgot what to send again."""
+        """Makes the scanner look at all spool files anew, since Redis lost entries and they are to be sent again."""
         self._lost, self._scanned_at, self._took = True, -inf, 0.0
 
     @property
     def soon(self) -> bool:
-        """Whether a file of a spool changed within the settling time, so that it may not be complete yet."""
+        """Whether the scanner will look again at a waiting spool file within the settling time."""
         moment = self._clock() + self._settle
         return self.stop is None and any(file.again <= moment for file in self.waiting.values())
 
     def look(self, paths: set[str] | None) -> bool:
-        """Takes in files at these paths; at None those of the whole folder, when its times say that something happened.
+        """Takes in the spool files at `paths`; with None scans the whole folder, when its times say that it changed.
 
-        False when none of the paths is one of the folder's. Raises SourceError, LedgerError: the next look is at all.
+        False when no path is one of the folder's. Raises SourceError, LedgerError: then the next look is a whole scan.
         """
         try:
             return self._look(paths)
@@ -151,14 +151,14 @@ class FolderScanner:
             for some in self._folder.scan():
                 began = time.monotonic()
                 if self._examine([file for file in some if file.name not in self.waiting]):
-                    worked += time.monotonic() - began  # that, and waiting for the ledger, is no looking
+                    worked += time.monotonic() - began  # writing to the ledger, with the wait for it, is no scanning
             self._scanned_at = time.monotonic()
             self._took = self._scanned_at - now - worked
-        self._look_at_waiting()  # Redis may be away: then nobody asks for drafts
+        self._look_at_waiting()  # also here: while Redis is away nobody asks for source batches
         return True
 
     def _examine(self, found: list[FoundFile]) -> bool:
-        """Takes those of these files into the ledger that are complete and were not read before; False: none is."""
+        """Takes the complete spool files that were not read before into the ledger; False: there is none."""
         if self._lost:
             forget_mirrored(self._ledger, self._stream)
             self._lost = False
@@ -166,7 +166,7 @@ class FolderScanner:
             return False
         known = spool_messages.files_known(self._ledger, self._stream, [file.name for file in found])
         fresh = [file for file in found if file.name not in known or known[file.name][0] != file.facts]
-        for name in {file.name for file in found}.difference(file.name for file in fresh):  # the mirror may have put it
+        for name in {file.name for file in found}.difference(file.name for file in fresh):  # perhaps the mirror's
             self.waiting.pop(name, None)
             self.unreadable.pop(name, None)
         complete, doubtful = [], unread(self._ledger, self._stream) if fresh else set[bytes]()
@@ -196,7 +196,7 @@ class FolderScanner:
                         self.wait(file, self._clock(), self._clock() + UNREADABLE)
                         continue
                     kept += self._take_in(file.name, taken, barred, keep=kept < self._room)
-        except BaseException:  # none of them was taken in: no scan may come for long
+        except BaseException:  # none was taken in, and the next whole scan may be far off
             for file, _ in complete:
                 self.wait(file, self._clock(), self._clock())
             raise
@@ -205,7 +205,7 @@ class FolderScanner:
         return True
 
     def _kept_bytes(self) -> int:
-        """Returns how many bytes of due messages the ledger keeps, counted seldom, as there may be many."""
+        """Returns how many bytes of due spool messages the ledger keeps; counts seldom, as there may be many."""
         if self._kept < 0 or (self._kept >= KEEP_BYTES and time.monotonic() >= self._count_at):
             self._kept = spool_messages.kept_bytes(self._ledger, self._stream)
             self._measure_room()
@@ -213,7 +213,7 @@ class FolderScanner:
         return self._kept
 
     def _measure_room(self) -> None:
-        """Sets how many bytes of due messages the ledger may keep, and warns while there is time to make room."""
+        """Sets how many bytes of due spool messages the ledger may keep, and warns while there is time to make room."""
         free = shutil.disk_usage(self._ledger.path.parent).free
         self._room = max(KEEP_BYTES, (free + self._kept) // KEPT_SHARE)
         tight = self._kept > self._room * 0.8
@@ -228,7 +228,7 @@ class FolderScanner:
             self.tight = None
 
     def _taken(self, file: FoundFile) -> ReadFile | None:
-        """Reads a file of the folder, if it is complete by its times; else the file waits, and None is returned."""
+        """Reads a scanned spool file if it is complete by its times; else makes the file wait and returns None."""
         now, before = self._clock(), self.waiting.get(file.name)
         since = before.since if before is not None and before.facts == file.facts else now
         age = file.facts.age(now, since)
@@ -238,7 +238,7 @@ class FolderScanner:
         return self._content(file, since, age)
 
     def _content(self, file: FoundFile, since: float, age: float) -> ReadFile | None:
-        """Reads a file that did not change for `age` seconds; None, and a later look, if it is written still."""
+        """Reads a spool file unchanged for `age` seconds; returns None, and looks later, if it is still written to."""
         now, taken = self._clock(), self._folder.read(file.name, self._limit + 1)
         if taken is None or taken.facts != file.facts:
             self.wait(file, now, now + self._settle)
@@ -249,20 +249,20 @@ class FolderScanner:
         return taken
 
     def wait(self, file: FoundFile, since: float, again: float) -> None:
-        """Has a file looked at again at `again`; it was last seen to change at `since`. Seconds since 1970."""
+        """Makes the scanner look at a spool file again at `again`; it last changed at `since`. Seconds since 1970."""
         self.waiting[file.name] = WaitingFile(file.facts, since, again)
 
     def _barred(self) -> set[bytes]:
-        """Returns the identities, or contents, of messages that the mirror is about to put into the folder."""
+        """Returns the digested identities of messages that the mirror is about to put into the spool folder."""
         return {
             identity_of(read_document(self._mapping, os.fsencode(name), content), content)
             for name, content in contents_of_intents(self._ledger, self._stream)
         }
 
     def _take_in(self, name: bytes, taken: ReadFile, barred: set[bytes], *, keep: bool) -> int:
-        """Notes a complete file as due or known, sets it aside, or lets it wait; inside a ledger transaction.
+        """Notes a complete spool file as due or known, sets it aside, or makes it wait; inside a ledger transaction.
 
-        Returns the bytes of the message that the ledger keeps.
+        Returns how many bytes of the message the ledger keeps.
         """
         now, facts = self._clock(), taken.facts
         if facts.size > self._limit:
@@ -281,7 +281,7 @@ class FolderScanner:
             return 0
         self.waiting.pop(name, None)
         if not taken.raw:
-            return 0  # a text that nobody has written yet
+            return 0  # an empty file: its program has not written it yet
         key, content = self._key(message, name, taken)
         standing = spool_messages.standing(self._ledger, self._stream, key)
         if standing == "due" and message.identity is not None and self._comes_after(name, facts, key):
@@ -304,9 +304,9 @@ class FolderScanner:
         return len(raw or b"")
 
     def _key(self, message: DocumentMessage, name: bytes, taken: ReadFile) -> tuple[bytes, bytes]:
-        """Returns a message's key, and the digest of its content where it has no identity of its own, else nothing.
+        """Returns a scanned message's key, and its content's digest where it has no identity of its own, else nothing.
 
-        A file without identity that was touched, moved or put back holds the message of before.
+        A spool file without identity that was touched, moved or put back holds the same message as before.
         """
         key, content = keys_of(message, taken.raw, taken.facts)
         if not content:
@@ -316,14 +316,14 @@ class FolderScanner:
             return before.key, content
         for known in spool_messages.alike(self._ledger, self._stream, content, taken.facts.written):
             if not self._lies_still(known):
-                self._still[known] = True  # here it is
+                self._still[known] = True  # the file in hand holds the message
                 return known, content
             if known == key:  # another file of the same content, written in the same moment
                 key = digest(key, b"%d" % taken.facts.inode)
         return key, content
 
     def _lies_still(self, key: bytes) -> bool:
-        """Whether a file that was found to hold this message lies there as it was: it was not moved."""
+        """Whether a spool file known to hold this message is still in the folder unchanged, and so was not moved."""
         if key not in self._still:
             known = spool_messages.names_of(self._ledger, self._stream, key)
             self._still[key] = any(self._is_there(name, facts) for name, facts in known)
@@ -334,14 +334,14 @@ class FolderScanner:
         return found is not None and found.facts == facts
 
     def _comes_after(self, name: bytes, facts: FileFacts, key: bytes) -> bool:
-        """Whether a spool has another file with this message that was written before this one, or is named before."""
+        """Whether the spool has another file with this message, written before or, if together, named before."""
         return any(
             other != name and (known.written, other) < (facts.written, name) and self._is_there(other, known)
             for other, known in spool_messages.names_of(self._ledger, self._stream, key)
         )
 
     def _tell_twice(self, name: bytes, key: bytes) -> None:
-        """Forward warns, once, that two files of a spool have the same identity and are taken for one message."""
+        """Warns, once, that two scanned files of a spool have the same identity and are taken for one message."""
         for other, facts in spool_messages.names_of(self._ledger, self._stream, key):
             if other != name and self._is_there(other, facts):
                 if (name, other) not in self._told:
@@ -351,7 +351,7 @@ class FolderScanner:
                 return
 
     def _set_aside(self, name: bytes, taken: ReadFile, reason: str) -> None:
-        """Puts a file that is no message into quarantine, or has it stop the mapping; inside a ledger transaction."""
+        """Puts a spool file that is no message into quarantine, in a ledger transaction, or stops the mapping."""
         raw, said = taken.raw, shown_name(name)
         size = taken.facts.size
         whole = ""
@@ -371,9 +371,9 @@ class FolderScanner:
         self._kinds.tell([rejected])
 
     def look_again(self) -> None:
-        """Looks at the folder's files that waited long enough; after a loss at all of them, so that they go in order.
+        """Looks again at spool files that waited long enough; after a loss of entries scans all, to send them in order.
 
-        Raises RejectStop.
+        Raises RejectStop: a file stops the mapping.
         """
         if self._lost:
             self.look(None)

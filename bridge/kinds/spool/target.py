@@ -1,7 +1,8 @@
-"""The mirror puts entries into a folder as new files: each whole, under a name that was free, and known as its own.
+"""Writes the mirror's entries into a spool folder, their target, as new files: each whole and under a free name.
 
-The hidden file comes first (`files/place.py`), then the intent in the ledger, then the file's name, then the range.
-Forward knows a mirrored message by what it is known by at all, wherever a program may have moved its file by then.
+The mirror writes the hidden file first (`files/atomic.py`), then the intent in the ledger; then it gives the file its
+name, and notes the range. Forward recognises a mirrored message by its identity or its content, wherever a program may
+have moved its file by then.
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ from bridge.ledger.store import Ledger
 from bridge.streams.reader import Entry
 
 LONGEST_NAME = 220
-"""Most bytes of a new file's name: 255 are allowed, and where a name is taken the mirror adds the entry's ID."""
+"""Most bytes of a new spool file's name: 255 are allowed, and where a name is taken the mirror adds the entry's ID."""
 
 LONGEST_NAME_PART = 80
-"""Most characters of a field's value that go into the name of the mirror's new file."""
+"""Most characters of a field's value that go into the name of the mirror's new spool file."""
 
 
 class NewFileTargets:
-    """What the new files that one mirror puts into folders have in common: mapping, settings and open folders."""
+    """Holds what all new-file targets of one mirror into a spool share: mapping, settings and open folders."""
 
     def __init__(self, mapping: Mapping, settings: Settings) -> None:
         self.mapping = mapping
@@ -47,15 +48,16 @@ class NewFileTargets:
         self._tidied: set[str] = set()
 
     def place(self, folder: str) -> AtomicFolder:
-        """Opens a folder that the mirror puts new files into, or returns it open. Raises TargetError."""
+        """Returns a spool folder that the mirror puts new files into, opened at the first call. Raises TargetError."""
         if folder not in self._places:
             self._places[folder] = AtomicFolder(self.settings.root, folder)
         return self._places[folder]
 
     def tidy(self, folder: str, ledger: Ledger) -> None:
-        """Removes hidden files that an earlier process left in a folder and no intent needs. Raises TargetError.
+        """Removes from a spool folder the hidden files that an earlier mirror process left and no intent needs.
 
-        Once, before the mirror's first new file: from then on there are some whose intents are not noted yet.
+        Done once, before the mirror's first new file: later there are hidden files whose intents are not noted yet.
+        Raises TargetError.
         """
         if folder in self._tidied:
             return
@@ -67,19 +69,19 @@ class NewFileTargets:
         self._tidied.add(folder)
 
     def lost(self, folder: str) -> None:
-        """Closes a folder of the mirror's whose path may name another one by now, so that it is opened again."""
+        """Closes a spool folder of the mirror whose path may lead to another folder by now, so that it is reopened."""
         place = self._places.pop(folder, None)
         if place is not None:
             place.close()
 
     def close(self) -> None:
-        """The mirror closes all folders that it put new files into; it opens them again when it needs them."""
+        """Closes all spool folders that the mirror put new files into; the mirror opens them again when needed."""
         for folder in list(self._places):
             self.lost(folder)
 
 
 class NewFileTarget:
-    """One new file that the mirror puts into a folder for one entry."""
+    """The mirror's target for one entry of a spool: one new file in a folder."""
 
     def __init__(self, common: NewFileTargets, name: str, content: bytes, entry_id: EntryId, number: int = 0) -> None:
         self._common = common
@@ -91,13 +93,13 @@ class NewFileTarget:
         self.put_out = 0
         self._facts: FileFacts | None = None
         self._tried: AtomicFolder | None = None
-        """The folder where the new file was about to get its name: once its hidden file is gone there, it has it."""
+        """The folder where the hidden file was to get its name: once it is gone there, the new file has the name."""
 
     @property
     def label(self) -> str:
-        """The folder of the mirror's new file, by which the mirror announces how far it came.
+        """The spool folder of the mirror's new file, by which the mirror announces in Redis how far it came.
 
-        What is announced must not grow with every file.
+        It is not the file: the announcements must not grow with every file.
         """
         return self._folder or "."
 
@@ -106,16 +108,17 @@ class NewFileTarget:
         return f"{self._folder}/{self._name}" if self._folder else self._name
 
     def take(self, ledger: Ledger, now: float, *, torn: bool = False) -> str:
-        """The mirror writes an entry's new file under a hidden name, before its intent is noted in the ledger.
+        """Writes an entry's new spool file under a hidden name, before the mirror notes the intent in the ledger.
 
-        From then on the hidden file's absence says that the new file has its name. Returns an empty string: no waiting.
+        From then on the hidden file's absence says that the new file has its name. Returns an empty string: the mirror
+        need not wait. Raises TargetError.
         """
         self._common.tidy(self._folder, ledger)
         self._hide()
         return ""
 
     def _hide(self) -> AtomicFolder:
-        """The mirror writes an entry's new file under a hidden name, unless it waits there; returns the folder."""
+        """Writes an entry's new spool file under a hidden name, unless it is there already; returns the open folder."""
         place = self._common.place(self._folder)
         if not place.still_there():
             self._common.lost(self._folder)
@@ -127,13 +130,13 @@ class NewFileTarget:
         return place
 
     def place(self) -> tuple[int, int]:
-        """Returns the number that tells the mirror's new file from all that ever had its name, and 0: its beginning."""
+        """Returns the number that tells the mirror's new spool file from all others of its name, and the offset 0."""
         return self._number, 0
 
     def put(self, write: PendingWrite, ledger: Ledger, now: float) -> str:
-        """Gives the mirror's new file its name, if it has none, or one like it that is free. Raises TargetError.
+        """Gives the mirror's hidden spool file its name, or a similar one that is free, unless it has one already.
 
-        Returns an empty string: no waiting.
+        Returns an empty string: the mirror need not wait. Raises TargetError.
         """
         if write.done:
             return ""
@@ -154,9 +157,9 @@ class NewFileTarget:
         return ""
 
     def _named(self, place: AtomicFolder) -> bool:
-        """Gives the mirror's new file its name, and counts its bytes then; False when the name is taken.
+        """Gives the mirror's new spool file its name, and counts the file's bytes then; False when the name is taken.
 
-        Raises TargetError, also behind the name: where the folder cannot be synced.
+        Raises TargetError, also after the file got its name: where the folder cannot be synced.
         """
         try:
             named = place.put(self._mark, self._name)
@@ -167,9 +170,9 @@ class NewFileTarget:
         return named
 
     def resolve(self, intent: Intent, codec: Codec) -> tuple[PendingWrite, str]:
-        """Finds out by the hidden file whether an earlier process put an intent's new file in its place.
+        """Finds out by the hidden file whether an earlier mirror process gave an intent's new spool file its name.
 
-        Returns the write, and what became of it in words.
+        Returns the write, and in words what became of it.
         """
         write = PendingWrite(intent.name, intent.content, intent.entries, intent.id, to=self)
         place = AtomicFolder(self._common.settings.root, self._folder)
@@ -177,7 +180,7 @@ class NewFileTarget:
             if place.waits(self._mark):
                 self._facts = place.facts_of_hidden(self._mark)
                 return write, "not put in place before the last stop, and is now"
-            # Its file may be taken by now: what its time of writing was is of no matter then.
+            # A program may have taken the file by now: its time of writing does not matter then.
             self._facts = place.facts(self._name) or FileFacts(len(intent.content), 0, 0, 0)
         finally:
             place.close()
@@ -185,9 +188,9 @@ class NewFileTarget:
         return write, "put in place before the last stop"
 
     def remember(self, ledger: Ledger) -> None:
-        """Notes the message of the mirror's new file in the ledger, in the transaction with the range.
+        """Notes the message of the mirror's new spool file in the ledger, in the transaction that notes the range.
 
-        So forward knows the message, whatever its file is called.
+        So forward recognises the message, whatever its file is called by then.
         """
         if self._facts is None:
             return
@@ -197,16 +200,17 @@ class NewFileTarget:
         spool_messages.mirrored(ledger, mapping.stream.key, key, content, raw, self._facts, mark)
 
     def release(self) -> None:
-        """Does nothing: for a new file the mirror holds no lock."""
+        """Does nothing: for a new spool file the mirror holds no lock."""
 
     def close(self) -> None:
-        """Does nothing: of a new file nothing is open, and its folder stays open for the mirror's next one."""
+        """Does nothing: a new spool file is not kept open, and its folder stays open for the mirror's next file."""
 
 
 def number_of(entry_id: EntryId, content: bytes) -> int:
-    """Returns a number that tells the mirror's new file from all that ever had its name; its hidden file bears it.
+    """Computes the number that tells the mirror's new spool file from all that ever had its name, for the hidden name.
 
-    The number is made of the entry's ID and is that entry's alone; of the content, where Redis has the entry no more.
+    The number is made of the entry's ID and is unique to that entry; or of the content, where Redis no longer has the
+    entry (0-0).
     """
     if entry_id == ZERO_ID:
         return int.from_bytes(digest(content)[:7], "big") | 1
@@ -214,7 +218,7 @@ def number_of(entry_id: EntryId, content: bytes) -> int:
 
 
 class DocumentTranslator(EntryTranslator):
-    """Makes a file of its own of each Redis-born entry, for a mirror that puts messages into a folder."""
+    """Translates each Redis-born entry of a spool into a new file with one document, for the mirror."""
 
     ending = b""
 
@@ -225,10 +229,11 @@ class DocumentTranslator(EntryTranslator):
     def translate(
         self, found: list[Entry], last: EntryId, already: set[EntryId], cursor: EntryId, epoch: int
     ) -> MirrorBatch:
-        """Makes a new file of each of these entries, read behind `cursor` and up to `last`, for the mirror to write.
+        """Makes for the mirror a pending write of one new spool file for each Redis-born entry in `found`.
 
-        Passes over those in `already`, which have their file, and file-born ones; sets aside what cannot be a file, or
-        ends there where the mapping is to stop.
+        The entries were read after `cursor` and up to `last`. Passes over file-born entries and those in `already`,
+        which have their file. Sets aside an entry that cannot be a file, or ends the batch before it, where the mapping
+        is to stop.
         """
         taken = MirrorBatch(last, epoch=epoch)
         for i, entry in enumerate(found):
@@ -243,7 +248,7 @@ class DocumentTranslator(EntryTranslator):
         return taken
 
     def encoded(self, path: str, values: dict[bytes, bytes], entry_id: EntryId) -> tuple[str, bytes | str]:
-        """Returns the path of the new file that an entry becomes, and its content, or why it has none."""
+        """Returns the path of the new spool file for an entry, and the file's content, or as text why it has none."""
         told = {name.decode(): safe(values[name]) for name in FIELDS[:3]} | {"id": format_id(entry_id).decode()}
         name = re.sub(r"\{(\w+)\}", lambda match: told[match[1]], self.section.name).lstrip(".") or told["id"]
         if len(os.fsencode(name)) > LONGEST_NAME:
@@ -257,5 +262,5 @@ class DocumentTranslator(EntryTranslator):
 
 
 def safe(value: bytes) -> str:
-    """Makes a part of the name of the mirror's new file of a field's value, a hyphen of all but plain letters. Pure."""
+    """Makes a part of a new spool file's name from a field's value, with hyphens for all but plain letters. Pure."""
     return re.sub(r"[^A-Za-z0-9._+-]+", "-", value.decode("utf-8", "replace"))[:LONGEST_NAME_PART]

@@ -1,1 +1,1 @@
-"""The comparison of logs, and of other files of lines, with their stream."""
+"""Parity of logs: compares log files, and other files of lines, with their Redis stream."""

@@ -1,7 +1,8 @@
-"""The digest of what agrees: file-born lines of each source in name order, then Redis-born ones in stream order.
+"""Agreement digest: hashes the lines that agree, file-born ones by source name, then Redis-born ones in stream order.
 
-What cannot be hashed yet when it is found to agree is remembered: of several sources the places of the lines, which are
-read once more; of the Redis-born ones the lines, in a temporary file without a name when they are many.
+Lines that cannot be hashed as soon as they are found to agree are remembered: of several sources the places of the
+lines, which are read once more; of the Redis-born lines the lines themselves, in a temporary file without a name when
+they are many.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ from bridge.parity.log.overflow_queue import HELD_BYTES, OverflowQueue
 
 
 class AgreementDigest:
-    """BLAKE2b-128. `files` are the sources' by name; `several`: the mirror writes more than one file."""
+    """Computes the agreement digest, BLAKE2b-128, of all lines that agree on both sides.
+
+    `files` are each source's, by name; `several`: the mirror writes more than one file.
+    """
 
     def __init__(self, files: Mapping[str, Sequence[ComparedFile]], *, several: bool) -> None:
         self._files = files
@@ -28,17 +32,17 @@ class AgreementDigest:
         self._spools: dict[str, OverflowQueue] = {}
         self._agreed: IO[bytes] | None = None
         if not several:
-            self._agreed = tempfile.SpooledTemporaryFile(HELD_BYTES, prefix="bridge-parity-")  # noqa: SIM115 - see close()
+            self._agreed = tempfile.SpooledTemporaryFile(HELD_BYTES, prefix="bridge-parity-")  # noqa: SIM115
 
     def close(self) -> None:
-        """Forgets what is spooled."""
+        """Closes the agreement digest's temporary files of Redis-born lines."""
         for spool in self._spools.values():
             spool.close()
         if self._agreed is not None:
             self._agreed.close()
 
     def file_born(self, file: ComparedFile, lines: list[bytes], places: list[int]) -> None:
-        """Lines of one source, as they follow."""
+        """Adds to the agreement digest file-born lines of one source that agree, in file order."""
         if self._spans is None:
             self._hasher.update(b"\n".join(lines) + b"\n" if lines else b"")
             return
@@ -50,14 +54,14 @@ class AgreementDigest:
                 spans.extend((place, place + len(line) + 1))
 
     def redis_born(self, name: str, ids: list[bytes], lines: list[bytes]) -> None:
-        """Lines of one file that the mirror writes, as they follow."""
+        """Adds to the agreement digest Redis-born lines of one file that the mirror writes, in stream order."""
         if self._agreed is not None:
             self._agreed.write(b"\n".join(lines) + b"\n" if lines else b"")
         else:
             self._spools.setdefault(name, OverflowQueue()).push(ids, lines)
 
     def hexdigest(self) -> str:
-        """Of all of it. Once."""
+        """Returns the agreement digest of all lines that were added; to be called once."""
         for name in sorted(self._spans or ()):
             spans = (self._spans or {})[name]
             files = {file.generation: file for file in self._files[name]}
@@ -70,7 +74,7 @@ class AgreementDigest:
         return self._hasher.hexdigest()
 
     def _in_stream_order(self) -> Iterator[bytes]:
-        """Redis-born lines with their newlines, a piece at a time."""
+        """Yields the agreement digest's Redis-born lines with their newlines, in stream order, a piece at a time."""
         if self._agreed is not None:
             self._agreed.seek(0)
             while piece := self._agreed.read(1 << 20):

@@ -1,4 +1,4 @@
-"""Parity of one mapping reads both sides and compares them (DESIGN §6.5).
+"""Parity check of one log mapping: takes a snapshot, reads files and stream, and compares them (DESIGN §6.5).
 
 A check holds no lock, and writes nothing but the ledger's note of the run.
 """
@@ -49,37 +49,37 @@ from bridge.streams.keys import Keys
 from bridge.streams.trim import read_trimmed
 
 PARITY_PAGE, PAGE_BYTES = 500, 1 << 20
-"""Entries, and about the bytes, that parity reads with one command: a few milliseconds of the server's time."""
+"""How many entries, and about how many bytes, parity reads with one command: a few milliseconds of the server's
+time."""
 
 MOST_POINTS, CLOSEST, WIDEST_SPACING = 200, 20, 5000
-"""Into how many parts a stream is divided by the positions that parity notes, and how many entries a part has.
-
-What is trimmed is read from one position to another, and is in memory as a whole.
-"""
+"""Into how many parts the proof points divide a stream, and how many entries a part has at least and at most. Trimming
+reads a stream from one proof point to another, and holds that part in memory as a whole."""
 
 MOST_TRIMMED_LOOKS = 5
-"""How often at most parity looks at a mapping whose stream is trimmed meanwhile."""
+"""How often at most parity compares a mapping whose stream is trimmed meanwhile."""
 
 MOST_LOOKS = 8
-"""How often at most parity looks again where each look finds something else."""
+"""How often at most parity compares again where each comparison finds something else."""
 
 NEVER_AT_REST = "each look found other differences: files were rotated, or the stream filled, all the time"
 
 DIFFERENCE_SETTLE_SECONDS = 1.0
-"""Seconds after which parity looks at a difference once more before it is called one."""
+"""Seconds after which parity compares once more before it reports a difference."""
 
 TellRead = Callable[[int, int], None]
 """Called with how many entries parity has read, and of how many."""
 
 
 class Interrupted(Exception):
-    """The stop event was set while parity compared."""
+    """Raised when the stop event was set while a parity check compared."""
 
 
 def told(fields: list[bytes]) -> tuple[bytes | None, Origin | None, Row | None]:
-    """Reads an entry's `fields` (name, value, name …): its origin as it stands, its origin parsed, its message.
+    """Parses an entry's fields for a parity check: its origin as it stands, the origin parsed, and its message's row.
 
-    The first is None of an entry born in Redis; the others are None where they cannot be read.
+    `fields` are name, value, name … The first is None for an entry born in Redis; the others are None where they cannot
+    be read.
     """
     values = paired(fields)
     raw = values.get(b"origin")
@@ -88,12 +88,15 @@ def told(fields: list[bytes]) -> tuple[bytes | None, Origin | None, Row | None]:
 
 
 def spacing(length: int) -> int:
-    """Entries between two positions that parity notes, of a stream of this length. Pure."""
+    """Returns how many entries a parity check puts between two proof points, for a stream of this length. Pure."""
     return max(CLOSEST, min(WIDEST_SPACING, length // MOST_POINTS))
 
 
 def _removed(since: ProofPoint, view: Snapshot, entries: int) -> bool:
-    """Whether entries were removed since `since`, other than on purpose; `entries` came meanwhile. Pure."""
+    """Whether the parity check sees that entries were removed since proof point `since`, other than on purpose. Pure.
+
+    `entries` came meanwhile.
+    """
     trimmed = view.trimmed.count - since.trimmed
     if view.added != since.added + entries or view.length != since.length + entries - trimmed:
         return True
@@ -101,7 +104,10 @@ def _removed(since: ProofPoint, view: Snapshot, entries: int) -> bool:
 
 
 class ParityCheck:
-    """The comparison of one mapping. `dial` connects: to read the stream, and once more to look things up meanwhile."""
+    """Parity check of one mapping: compares both sides, and once more before a difference is reported.
+
+    `dial` connects to Redis: to read the stream, and once more to look things up meanwhile.
+    """
 
     def __init__(
         self, mapping: Mapping, settings: Settings, dial: Callable[[], Connection], ledger: Ledger | None,
@@ -120,10 +126,10 @@ class ParityCheck:
         self._keys = Keys.of(mapping.stream.key)
 
     def run(self, since: ProofPoint | None = None) -> ParityResult:
-        """Compares both sides of the mapping; where they do not agree, once more after the settling time.
+        """Runs the parity check: compares both sides of the mapping, and if they differ, again after the settling time.
 
-        With `since` only what came after it; unless that is not equal as well, or what was before is not as it was.
-        Raises Interrupted, SourceError, RedisLost, RedisRefused.
+        With the proof point `since` it compares only what came after, unless that is not equal as well, or what was
+        before has changed. Raises Interrupted, SourceError, RedisLost, RedisRefused.
         """
         if why := self._stranger() or self._in_doubt():
             return ParityResult(self._mapping.name, self._mapping.stream.key, notes=[why], began=time.time())
@@ -151,9 +157,9 @@ class ParityCheck:
         return result
 
     def _stands(self, before: list[Difference], unaccounted: set[Lost], result: ParityResult) -> bool:
-        """Whether a difference, or bytes that nothing explains, were found in this look and in the look before.
+        """Whether a difference, or unaccounted bytes, were found by the parity check in two looks in a row.
 
-        What is under way differs from look to look: a rotation, or a stream that is being filled again, is met by one
+        What is in flight differs from look to look: a rotation, or a stream that is being filled again, is met by one
         look here and by the next there.
         """
         if result.lost and result.alive:
@@ -164,7 +170,7 @@ class ParityCheck:
         return not {*map(what, before)}.isdisjoint(map(what, result.tally.differences))
 
     def _stranger(self) -> str:
-        """Why the stream was not carried from these files, as far as the ledger tells; empty: it was.
+        """Says why the parity check finds, by the ledger, that the stream is not of these files; empty: it is.
 
         A copy of the folder, or an older ledger, would be shown differences that are none.
         """
@@ -180,7 +186,10 @@ class ParityCheck:
         return f"this ledger may be an older one ({doubt}): `bridge run` compares it first" if doubt else ""
 
     def _in_doubt(self) -> str:
-        """Why it is not known yet which lines of a log were carried, as another file took its place; empty: it is."""
+        """Says for which logs a parity check must wait, as another file took a log's place; empty: for none.
+
+        The bridge does not know yet which of such a log's lines were carried. Raises Interrupted.
+        """
         for _ in range(MOST_LOOKS):
             logs = in_doubt(self._ledger, self._mapping.stream.key) if self._ledger is not None else []
             if not logs:
@@ -193,10 +202,10 @@ class ParityCheck:
         return f"another file took the place of {named}, and the bridge has yet to find out what it holds"
 
     def _once(self, since: ProofPoint | None) -> ParityResult | None:
-        """Compares both sides of a mapping once; None: what was before `since` changed.
+        """Runs the parity check's comparison once; None: what stood before the proof point `since` has changed.
 
-        Parity begins anew where the stream was trimmed meanwhile, and where a page of it was larger than what the
-        server gives at once: pages are smaller then.
+        Begins anew where a page of the stream was larger than what the server gives at once, with smaller pages, and
+        where the stream was trimmed meanwhile.
         """
         began, steady = time.time(), time.monotonic()
         while True:
@@ -215,7 +224,7 @@ class ParityCheck:
         return result
 
     def _untrimmed(self, since: ProofPoint | None, connection: Connection, marks: Connection) -> ParityResult | None:
-        """Compares both sides of a mapping, once more where what parity was to compare was trimmed meanwhile."""
+        """Compares both sides for the parity check, again where entries to be compared were trimmed meanwhile."""
         result = None
         for _ in range(MOST_TRIMMED_LOOKS):
             floor = read_trimmed(marks, self._keys).floor
@@ -287,7 +296,7 @@ class ParityCheck:
                 result.until = replace(until, first=view.first, added=view.added, trimmed=view.trimmed.count)
                 result.points = [
                     replace(point, added=view.added - (comparison.fed - fed)) for point, fed in comparison.points
-                    if point.resume >= view.trimmed.floor  # what stands below is gone
+                    if point.resume >= view.trimmed.floor  # entries below the trim floor are gone
                 ] + [result.until] * comparison.may_be_trimmed  # fmt: skip
                 result.add(since)
             return result
@@ -308,14 +317,14 @@ class ParityCheck:
                 raise Interrupted
 
     def _history(self, connection: Connection, start: EntryId, last: EntryId) -> Iterator[list[Any]]:
-        """Reads entries from `start` to `last`, a page at a time: of what was trimmed those that the archive has."""
+        """Reads entries from `start` to `last` for the parity check, by pages; trimmed ones as the archive has them."""
         archive = (
             ArchiveReader(self._mapping, self._settings.state_dir, self._ledger) if self._ledger is not None else None
         )
         return history(connection, self._keys, archive, start, last, PARITY_PAGE, PAGE_BYTES)
 
     def _entries(self, connection: Connection, last: EntryId, length: int) -> Iterator[list[Any]]:
-        """Reads the whole stream up to `last`, a page at a time, and tells how far it is. Raises Interrupted."""
+        """Reads the stream up to `last` for the parity check, by pages, and reports progress. Raises Interrupted."""
         if last == ZERO_ID:
             return
         read = 0
@@ -327,7 +336,7 @@ class ParityCheck:
                 raise Interrupted
 
     def _account(self, account: ByteAccount, view: Snapshot) -> ByteAccount:
-        """Adds what was not compared, and the stream's entries, to a comparison's account."""
+        """Completes the parity check's account with the files that were not compared, and the stream's entries."""
         account.aside += view.aside()
         account.entries, account.trimmed = view.length, view.trimmed.count
         if self._ledger is not None:
@@ -336,9 +345,10 @@ class ParityCheck:
         return account
 
     def _kept(self, view: Snapshot) -> Callable[[ComparedFile, int, bytes], bool] | None:
-        """Makes the test whether the ledger's quarantine holds these bytes, read at this place of a source's file.
+        """Makes the parity check's test whether a source's line at a place is in the ledger's quarantine.
 
-        Or a range of the mirror's covers them, torn by another writer's line, and holds what it held.
+        The test also holds where a range of the mirror covers the line, torn by another writer's line, and holds the
+        same bytes still.
         """
         if self._ledger is None:
             return None
@@ -364,7 +374,10 @@ class ParityCheck:
         return kept
 
     def _aside(self, view: Snapshot) -> Callable[[ExtraLine | MissingLine], bool]:
-        """Makes the test whether the ledger keeps a line or an entry in quarantine; its mapping may be mended since."""
+        """Makes the parity check's test whether the ledger keeps a line or an entry in quarantine.
+
+        The mapping may have been mended since, so that the line or entry could be translated by now.
+        """
         if self._ledger is None:
             return lambda value: False
         ledger, stream = self._ledger, self._mapping.stream.key

@@ -1,8 +1,8 @@
-"""File-born entries claim the lines of one source by their origins, and must equal them. Pure.
+"""Claims: file-born entries claim the lines of one source by their origins, and must equal those lines. Pure.
 
-Both come in order, so two fingers are enough. Where they disagree, the next place is looked for at which they agree
-again: further on at the same places, or shifted, where somebody cut or put in bytes. What stands between is told apart
-later, by content (`classify`).
+Both come in order, so two pointers are enough. Where they disagree, the next place is searched at which they agree
+again: further on at the same places, or shifted, where somebody cut or put in bytes. `classify` sorts out later, by
+content, the lines and entries between.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from bridge.parity.log.page_columns import OddFields
 from bridge.parity.log.sequence_diff import align, ascending
 
 WAITING_ENTRIES = 8
-"""So many entries wait for those behind them: one that stands in a wrong place is told by what follows."""
+"""How many entries wait for those behind: an entry in a wrong place is recognized by the entries that follow."""
 RUN = 3
-"""So many in a row must agree before a place counts as found again."""
+"""How many entries in a row must agree with lines before a place counts as found again."""
 FIRST_WINDOW, WIDEST_WINDOW = 64, 8192
-"""Entries that are looked at to find the place again, at first and at most."""
+"""In how many entries the place is searched where both agree again, at first and at most."""
 FIRST_ENTRIES, MOSTLY = 9, 0.8
-"""So many entries are looked at first; and of what agrees by content so much must do so in place, to be unmoved."""
+"""How many entries are tried first; and which share of those equal by content must be in place to count as unmoved."""
 CLAIMS_AT_ONCE, GAP_ENTRIES, DOUBT = 4096, 100_000, 64
 
 Unit = tuple[int, int, bytes]
-"""A message in a window of lines: from which line on, up to which, and its bytes."""
+"""A message in a window of lines: the indexes of its first line and of the line behind its last, and its bytes."""
 
 
 class OriginClaims:
-    """One source. `files` in order of their generations, those behind the newest known one last."""
+    """Claims one source's lines for file-born entries; `files`: by generation, those behind the newest known last."""
 
     def __init__(self, name: str, files: Sequence[ComparedFile], codec: Codec, sink: Findings, since: int = -1) -> None:
         self.name = name
@@ -51,9 +51,9 @@ class OriginClaims:
         self._ids: list[bytes] = []
         self._here: LineWindow | None = None
         self._last = self._last_own = since - 1
-        """The place of the last entry that was looked at; and of the last one that is not marked late."""
+        """The place of the last entry that was looked at; and of the last entry that is not marked late."""
         self.late: set[bytes] = set()
-        """Of the entries that wait, the IDs of those that are."""
+        """Among the entries that wait, the IDs of those marked late."""
         self._shift = 0
         self._window = FIRST_WINDOW
         self._stride = CLAIMS_AT_ONCE  # entries tried at once: few behind a difference, the next may be near
@@ -66,7 +66,7 @@ class OriginClaims:
         """The file, place and line number behind the last line that had to be there."""
 
     def add(self, places: list[int], rows: list[Row], ids: list[bytes]) -> None:
-        """File-born entries of this source, as they follow in the stream."""
+        """Adds file-born entries of a source, in stream order, which claim the lines at their origins."""
         self._places += places
         self._rows += rows
         self._ids += ids
@@ -74,7 +74,7 @@ class OriginClaims:
             self._work(final=False)
 
     def settle(self) -> bool:
-        """Claims for every entry that waits, if that is plain; False, and nothing done: it is not."""
+        """Claims lines for all waiting entries, if each one's line is plainly in place; False: nothing was done."""
         places, here = self._places, self._here
         if not places:
             return True
@@ -88,7 +88,7 @@ class OriginClaims:
         return plain
 
     def finish(self) -> None:
-        """No more entries: what is left of the files was not claimed."""
+        """Ends a source's claims after the last entry: the lines left in its files were claimed by no entry."""
         self._work(final=True)
         self._enter(1 << 60)
 
@@ -128,7 +128,7 @@ class OriginClaims:
             del self._places[:count], self._rows[:count], self._ids[:count]
 
     def _drop_strays(self) -> None:
-        """Entries out of order: of those that wait the fewest that leave the others ascending."""
+        """Reports waiting entries whose claims are out of order: the fewest that leave the others ascending."""
         places = self._places
         if places[0] > self._last and all(map(lt, places, islice(places, 1, None))):
             return
@@ -163,7 +163,7 @@ class OriginClaims:
     # -- files -----------------------------------------------------------------------------------------------
 
     def _enter(self, generation: int) -> bool:
-        """Goes on to this generation's file; what is left of those before it was not claimed. False: there is none."""
+        """Moves the claims to a generation's file, and passes on lines left in earlier files; False: no such file."""
         while self._here is not None or self._files:
             here = self._here
             if here is None and self._files[0].generation > generation:
@@ -179,7 +179,7 @@ class OriginClaims:
         return False
 
     def _is_it(self, here: LineWindow, count: int) -> bool:
-        """Whether a file of which only its place speaks holds any of the first messages; else it is a new one."""
+        """Whether a doubtful file holds any of the first messages that claim its lines; else the file is a new one."""
         here.ahead(4 * DOUBT)
         texts = [text for _, _, text in here.units(4 * DOUBT, self._continued)]
         rows = {row for row in self._codec.decode(texts).rows if isinstance(row, tuple)}
@@ -193,7 +193,7 @@ class OriginClaims:
         return False
 
     def _pass(self, here: LineWindow, end: int, without: Set[int] = frozenset()) -> None:
-        """Lines up to the `end`-th that is held are nobody's, but those that were claimed."""
+        """Passes on as unclaimed the window's lines up to the `end`-th, except those in `without`."""
         a = here.at
         due = bisect_left(here.places, max(here.file.base + here.file.due, self.claimed_to), a, end)
         if due > a and not isinstance(here.lines[due - 1], OverlongLine):
@@ -209,7 +209,7 @@ class OriginClaims:
     # -- claiming --------------------------------------------------------------------------------------------
 
     def _claim(self, usable: int, end: int, *, closed: bool) -> bool:
-        """Claims lines for up to `usable` entries of this file; False: more of them are needed to find the place."""
+        """Claims lines for up to `usable` entries of the current file; False: finding the place takes more entries."""
         here, at = self._here, 0
         if here is None:
             raise AssertionError("no file")
@@ -243,7 +243,7 @@ class OriginClaims:
     def _claimed(
         self, here: LineWindow, mine: list[int], end: int, broken: Set[int] = frozenset(), count: int | None = None
     ) -> None:
-        """These lines, of `count` messages, are claimed, the others up to the `end`-th not; `broken` are left out."""
+        """Reports lines as claimed by `count` messages, passes on others up to the `end`-th; leaves out `broken`."""
         messages = len(mine) if count is None or not mine else count
         a, lines, places = here.at, here.lines, here.places
         if mine:
@@ -258,7 +258,7 @@ class OriginClaims:
             self._sink.claimed(here.file, [lines[k] for k in mine], [places[k] for k in mine], messages)
 
     def _scattered(self, here: LineWindow, at: int, end: int) -> tuple[int, bool]:
-        """Parity claims lines for entries among others': how many entries found theirs, and whether all did."""
+        """Claims lines that stand among others; returns how many entries found their lines, and whether all did."""
         here.trim()
         if self._among_others(here, at, end):
             return end - at, True
@@ -292,7 +292,7 @@ class OriginClaims:
         return good, sound
 
     def _among_others(self, here: LineWindow, at: int, end: int) -> bool:
-        """The commonest case: every entry's line is there, and agrees. Else nothing is done."""
+        """Claims lines for all entries in the commonest case: every line is in place and agrees. Else does nothing."""
         last = self._places[end - 1] + self._shift
         while (not here.places or here.places[-1] < last) and len(here.lines) < GAP_ENTRIES and here.more():
             pass
@@ -308,7 +308,7 @@ class OriginClaims:
     # -- finding the place again -----------------------------------------------------------------------------
 
     def _resync(self, here: LineWindow, end: int, *, closed: bool) -> bool:
-        """The first entry that waits does not agree with the line at its place. False: wait for more entries."""
+        """Finds the place where claims and lines agree again after a difference; False: wait for more entries."""
         looked = False
         while True:
             width = min(self._window, end)
@@ -338,7 +338,7 @@ class OriginClaims:
             return True
 
     def _unmoved(self, decoded: list[Row | str], places: list[int], width: int) -> tuple[int, int, int] | None:
-        """Goes on behind a line that was altered in its place, if the next ones stand where they should."""
+        """Goes on with claims behind a line altered in its place, if the next lines stand where they should."""
         at = {place: i for i, place in enumerate(places)}
         found = [at.get(place + self._shift, -1) for place in self._places[: min(width, FIRST_ENTRIES)]]
         near = [j for j, i in enumerate(found) if j and i >= 0 and decoded[i] == self._rows[j]]
@@ -347,7 +347,7 @@ class OriginClaims:
     def _again(
         self, decoded: list[Row | str], places: list[int], width: int, *, whole: bool
     ) -> tuple[int, int, int] | None:
-        """Entry, line and shift at which the two agree again, as near as it can be had."""
+        """Finds the nearest entry, line and shift at which claims and lines agree again; None: there is none."""
         at = {place: i for i, place in enumerate(places)}
         rows, wanted = self._rows[:width], self._places[:width]
 
@@ -372,7 +372,7 @@ class OriginClaims:
         return (best, at[wanted[best] + self._shift], self._shift) if best < width else None
 
     def _bridge_gap(self, here: LineWindow, units: list[Unit], decoded: list[Row | str], entries: int) -> None:
-        """These entries and lines are in disagreement: those that agree by content do."""
+        """Settles claims in a gap of disagreement: entries and lines equal by content agree, the rest is reported."""
         self._gap += 1
         begun = passed = 0
         for i, j in [*align(decoded, self._rows[:entries]), (len(units), entries)]:
@@ -382,7 +382,7 @@ class OriginClaims:
                 self._missing(k)
                 unit = around(at, self._places[k] + self._shift, self._rows[k], self._codec)
                 if unit is not None and unit[2] and isinstance(self._codec.decode(unit[2:]).rows[0], str):
-                    self._extra(here, unit)  # no line the mirror would write: this may be what became of the entry's
+                    self._extra(here, unit)  # no message: perhaps what became of the entry's line
                     broken |= {*range(*unit[:2])}
             mine = list(range(*units[i][:2])) if i < len(units) else []
             end = units[i][1] if mine else units[-1][1] if units else here.at

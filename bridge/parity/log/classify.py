@@ -1,4 +1,4 @@
-"""Tells of each line and entry that is left, when all that agree are gone, which kind of difference it is. Pure."""
+"""Classifies left-over lines and entries, after all that agree are gone, into kinds of differences. Pure."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ DIFFERENCE_KINDS = ("missing_in_redis", "missing_in_file", "altered", "duplicate
 LIKE = 0.5
 ALIKE_NEAR, ALIKE_SHARE = 8, 256
 """How much of the longer of two lines must stand in the other, to count as the same line altered (`LIKE`); how many
-lines are tried (`NEAR`), and how many bytes of each end of a line are looked at."""
+lines are tried (`ALIKE_NEAR`), and how many bytes of each end of a line are compared (`ALIKE_SHARE`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One message on which the sides disagree. `line` counts from 1; `entry` is an ID; `expected` and `actual` lines.
+    """A classified difference: one message on which the two sides disagree, and where it stands.
 
-    Expected is what the message is where it was first written, actual what stands on the other side, None: nothing.
+    `line` counts from 1; `entry` is an ID. `expected` is what the message is where it was first written, `actual` what
+    stands on the other side; None: nothing.
     """
 
     kind: str
@@ -49,7 +50,7 @@ class Difference:
     """The file's path as the file system has it, of a folder with a file per message."""
 
     def to_json(self) -> dict[str, Any]:
-        """One difference as `--json` prints it (DESIGN §5.4)."""
+        """Returns a classified difference as `parity --json` prints it (DESIGN §5.4)."""
         facts: dict[str, Any] = {name: getattr(self, name) for name in ("kind", "file", "line", "offset", "entry")}
         for name in ("expected", "actual"):
             raw = getattr(self, name)
@@ -59,9 +60,9 @@ class Difference:
 
 @dataclass(slots=True)
 class Classified:
-    """What became of the lines and entries that were left: the differences, and what turned out to be none.
+    """The result of classifying the left-over lines and entries: differences, and counts of those that are none.
 
-    `late` messages stand out of order and say so.
+    `late` messages stand out of order and are marked so.
     """
 
     differences: list[Difference] = field(default_factory=list)
@@ -72,7 +73,7 @@ class Classified:
     redis_born: int = 0
     """Messages that turned out to be no differences, by where they were first written: `file_born`, `redis_born`."""
     altered_broken: int = 0
-    """Lines that are no messages, which were taken for altered ones."""
+    """Lines that are no messages, and were classified as altered ones."""
     foreign: int = 0
     aside: int = 0
     accounted: list[tuple[ExtraLine, str]] = field(default_factory=list)
@@ -89,9 +90,9 @@ def classify(
     extras: Sequence[ExtraLine], absent: Sequence[MissingLine], codec: Callable[[str], Codec], *,
     aside: Callable[[ExtraLine | MissingLine], bool], both: frozenset[bytes], seen: Look,
 ) -> Classified:  # fmt: skip
-    """Pairs the lines and entries that are left by content, then by place, then within each gap.
+    """Classifies left-over lines and entries: pairs them by content, then by place, then within each gap.
 
-    What stays alone is missing, or too many; it may be `aside`, in quarantine. `seen` is asked only when something
+    What stays alone is missing, or too many, unless it is `aside`, in quarantine. `seen` is called only when something
     stays alone even so.
     """
     found = Classified()
@@ -153,7 +154,7 @@ def _repeated(
     found: Classified,
     codec: Callable[[str], Codec],
 ) -> None:
-    """Sorts out as a duplicate each line that repeats an earlier line of its file which has its entry."""
+    """Classifies as duplicate each left-over line that repeats an earlier line of its source which has its entry."""
     for n in [*alone]:
         extra = extras[n]
         first = known.first.get(extra.line)
@@ -166,10 +167,10 @@ def _repeated(
 def _behind_torn(
     extras: Sequence[ExtraLine], alone: dict[int, None], entries: list[MissingLine], found: Classified
 ) -> list[MissingLine]:
-    """Pairs entries that begin in the middle of a line, as their origins say, with that line; returns the others.
+    """Pairs entries whose origins lie in the middle of a left-over line with that line; returns the other entries.
 
-    Such a line stands behind a torn piece of ours: a full disk cut that off, and another program's line followed it.
-    Forward reads the line without the piece.
+    Such a line stands behind a torn piece of ours: a full disk cut the piece off, and another program's line followed
+    it. Forward reads the line without the piece.
     """
     by_file: dict[tuple[str, int], list[int]] = defaultdict(list)
     for n in alone:
@@ -195,7 +196,7 @@ def _without_line(
     extras: Sequence[ExtraLine], absent: Sequence[MissingLine], alone: list[MissingLine], known: FreshLook,
     found: Classified, codec: Callable[[str], Codec],
 ) -> None:  # fmt: skip
-    """Makes a difference of each entry that has no line: missing in the file, or a duplicate.
+    """Classifies each entry that has no line: as missing in the file, or as a duplicate.
 
     It is a duplicate where its line belongs to another entry too: both name the same origin.
     """
@@ -218,8 +219,11 @@ def _without_line(
 
 @dataclass(frozen=True, slots=True)
 class FreshLook:
-    """What another look at the files found: where lines of the bytes asked for stand first, besides those that were
-    left over; and what stands at the places asked for."""
+    """What a second reading of the files found for classifying left-over lines and entries.
+
+    `first`: where lines of the bytes asked for stand first, besides those that were left over; `at`: the lines that
+    stand at the places asked for.
+    """
 
     first: dict[bytes, tuple[str, int]]
     at: dict[tuple[str, int], bytes]
@@ -229,7 +233,10 @@ def look_again(
     files: Iterable[tuple[str, Sequence[ComparedFile]]], codec: Callable[[str], Codec], wanted: set[bytes],
     asked: set[tuple[str, int]], left_over: set[tuple[str, int]],
 ) -> FreshLook:  # fmt: skip
-    """Reads files once more, for `wanted` lines that were not left over, and for the lines at the places `asked`."""
+    """Reads files once more to classify what is left over: finds `wanted` lines, and the lines at the places `asked`.
+
+    Of the wanted lines, those at places in `left_over` do not count.
+    """
     seen = FreshLook({}, {})
     for name, pieces in files:
         mine = {place for source, place in asked if source == name}
@@ -260,7 +267,7 @@ def _by_place(
     found: Classified,
     codec: Callable[[str], Codec],
 ) -> list[MissingLine]:
-    """Pairs entries with lines of other bytes at the very place that they name, as altered; returns the others."""
+    """Classifies as altered each entry whose named place holds other bytes in a left-over line; returns the others."""
     at = {(extras[n].file.source, extras[n].home): n for n in alone}
     still = []
     for missing in rest:
@@ -282,9 +289,9 @@ def _by_gap(
     found: Classified,
     codec: Callable[[str], Codec],
 ) -> list[MissingLine]:
-    """Pairs Redis-born entries, whose place nobody knows, with lines much alike in the same gap, as altered.
+    """Classifies as altered each Redis-born entry that is much like a left-over line in the same gap.
 
-    Returns the entries that found none.
+    The place of such entries is not known. Returns the entries that found no line.
     """
     gaps: dict[tuple[str, int], deque[int]] = defaultdict(deque)
     for n in alone:
@@ -310,7 +317,10 @@ def _by_gap(
 
 
 def likeness(a: bytes, b: bytes) -> float:
-    """How much of the longer of two lines stands at the same place in the other, from either end: 0 to 1. Pure."""
+    """Computes how alike two lines are: the share of the longer one that stands at the same place in the other. Pure.
+
+    Places count from either end; 0 to 1.
+    """
     a, b = _ends(a), _ends(b)
     longer = max(len(a), len(b))
     head = sum(map(eq, a, b))
@@ -354,11 +364,11 @@ def _difference(
 
 
 def _as_line(missing: MissingLine, codec: Callable[[str], Codec]) -> bytes:
-    """An entry as a line; where its fields make none, the fields with bars between them."""
+    """Returns a left-over entry as a line; where its fields make none, the fields with bars between them."""
     return missing.line if missing.line is not None else b"|".join(missing.row)
 
 
 def counts(differences: Iterable[Difference]) -> dict[str, int]:
-    """Counts the differences of each kind, 0 where there is none of a kind."""
+    """Counts classified differences by kind, 0 for a kind that does not occur."""
     found = Counter(difference.kind for difference in differences)
     return {kind: found[kind] for kind in DIFFERENCE_KINDS}

@@ -1,7 +1,7 @@
-"""The comparison of DESIGN §6.5: one stream and the files it is kept in, walked once side by side. Pure.
+"""Compares a stream with the log files it is kept in, in one walk side by side (DESIGN §6.5). Pure.
 
 Entries come in pages, in stream order; files are read as far as they are needed. What agrees is counted, hashed and
-forgotten; what does not is kept, up to `MOST` of it, and told apart at the end.
+forgotten; what does not is kept, up to `MOST_DIFFERENCES`, and classified at the end.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from bridge.parity.proof_point import TOTALS, FilePlace, ProofPoint
 from bridge.parity.statistics import MessageStatistics
 
 MOST_DIFFERENCES = 10_000
-"""How many lines, and entries, in disagreement are told apart; of any more it is only counted that they are alone."""
+"""How many lines, and entries, in disagreement are classified; any more are only counted as being alone."""
 
 
 class Comparison:
     """Compares one mapping's stream with its files: `feed` it every page of the stream, then `finish`.
 
-    `files` are each source's, by name; `numbers` the sources' names by number; `rest` the mirror's own.
+    `files` are each source's, by name; `numbers` the sources' names by number; `rest` the files only the mirror writes.
     """
 
     def __init__(
@@ -69,12 +69,12 @@ class Comparison:
         self._names = list(self._codec_of(next(iter(files), "x")).fields)
         self._every = every
         ended = self._since.last if self._since.last < HIGHEST_ID else self._since.resume
-        self._ended = max(ended, floor)  # below it nothing stands that could be cut
+        self._ended = max(ended, floor)  # no entry below it could be trimmed
         self._noted, self._noted_at = 0, self._since.resume
         self.fed = 0
         """How many entries the comparison was given."""
         self.points: list[tuple[ProofPoint, int]] = []
-        """Positions on the way up to which all agreed, one about every `every` entries, and how many were fed then."""
+        """Proof points on the way, one about every `every` entries, each with the number of entries fed by then."""
 
     def _codec_of(self, name: str) -> Codec:
         if name not in self._codecs:
@@ -84,7 +84,7 @@ class Comparison:
     # -- the stream ------------------------------------------------------------------------------------------
 
     def feed(self, rows: Rows) -> None:
-        """Takes the next entries of the stream, and lays them beside the lines of the files."""
+        """Feeds the comparison with the next entries of the stream, and compares them with the files' lines."""
         self.fed += len(rows)
         newest = parse_id(rows[-1][0]) if rows else ZERO_ID
         self.tally.entries += len(rows)
@@ -111,7 +111,7 @@ class Comparison:
             self._note_point(newest)
 
     def _note_point(self, last: EntryId) -> None:
-        """Notes `last` as where a later comparison may begin, if nothing here disagrees or waits for what comes."""
+        """Notes `last` as a proof point of the comparison, if nothing disagrees or waits for later entries."""
         if self._extras or self._missing or self.tally.uncounted or not self.may_be_trimmed:
             return
         if not all(claims.settle() for claims in self._claims.values()):
@@ -124,7 +124,7 @@ class Comparison:
             self._noted, self._noted_at = self.fed, last
 
     def _known(self, raw: bytes, fields: Sequence[bytes] | None) -> bool:
-        """Whether an entry was compared the last time, and need not be again."""
+        """Whether an entry was compared up to the last comparison's proof point, and need not be again."""
         since, entry_id = self._since, parse_id(raw)
         if entry_id > since.last or fields is None:
             return False
@@ -167,8 +167,10 @@ class Comparison:
             self._matches_of(name).entries.push(ids, texts)
 
     def without_line(self, entry_id: bytes) -> None:
-        """Counts a Redis-born entry that can be no line: quarantined if the mirror came by, else waiting, or not
-        mirrored."""
+        """Counts in the comparison a Redis-born entry that can be no line.
+
+        It is quarantined if the mirror came by, else waiting, or not mirrored.
+        """
         if not self._due.mirrored:
             self.tally.not_mirrored += 1
         elif parse_id(entry_id) > self._due.entry and not self._due.aside(MissingLine("", entry_id, (), None)):
@@ -188,10 +190,7 @@ class Comparison:
     # -- the end ---------------------------------------------------------------------------------------------
 
     def finish(self) -> ComparisonTally:
-        """Reads the files to their ends, as no more entries come, and returns what was counted.
-
-        Raises what reading them raises.
-        """
+        """Ends the comparison: reads the files to their ends, returns the tally. Raises what reading raises."""
         for claims in self._claims.values():
             claims.finish()
         for name in {*self._rest} | {*self._matches}:
@@ -216,11 +215,11 @@ class Comparison:
         return self.tally
 
     def claimed_to(self) -> dict[str, int]:
-        """For each source the place behind the last line that an entry claimed, -1 for none."""
+        """Returns for each compared source the place behind the last line that an entry claimed, -1 for none."""
         return {name: claims.claimed_to for name, claims in self._claims.items()}
 
     def until(self, last: EntryId, length: int, due: EntryId) -> ProofPoint:
-        """Makes the position from which the next comparison may go on, when this one found all equal."""
+        """Makes the proof point from which the next comparison may go on, when this one found all equal."""
         places, totals = {}, {name: getattr(self.tally, name) for name in TOTALS}
         ends = {name: claims.settled for name, claims in self._claims.items()}
         ends |= {name: self._matches[name].settled for name in self._rest if name in self._matches}
@@ -245,7 +244,7 @@ class Comparison:
         )  # fmt: skip
 
     def close(self) -> None:
-        """Forgets the lines and entries that the comparison spooled."""
+        """Closes the comparison's temporary files of lines and entries."""
         for matches in self._matches.values():
             matches.entries.close()
         self._digest.close()
@@ -255,7 +254,7 @@ class Comparison:
             return
         tally, due = self.tally, self._due
         self._missing = [missing for missing in self._missing if not self._went_with_its_file(missing)]
-        if tally.uncounted and due.late is not None:  # their lines may be among those that were only counted
+        if tally.uncounted and due.late is not None:  # late entries' lines may be among those only counted
             self._missing = [missing for missing in self._missing if not missing.excused]
         found = classify(self._extras, self._missing, self._codec_of, aside=due.aside, both=due.both, seen=self._seen)
         left, told = due.acknowledged.without(found.differences)
@@ -277,9 +276,9 @@ class Comparison:
         tally.redis_born += found.redis_born
 
     def _went_with_its_file(self, missing: MissingLine) -> bool:
-        """Whether a Redis-born entry's line may have stood in a generation that is gone.
+        """Whether a Redis-born entry's line may have stood in a generation that the comparison found gone.
 
-        It was to stand there by its neighbours, and was written before anything was read of the generation after it.
+        Its neighbours place it there, and it was written before anything was read of the generation after that.
         """
         low, high = (place >> SHIFT for place in missing.between)
         claims = self._claims.get(missing.name)
@@ -297,7 +296,7 @@ class Comparison:
         return False
 
     def _seen(self, lines: Iterable[bytes], places: Iterable[tuple[str, int]]) -> FreshLook:
-        """Parity reads the mapping's files once more, for lines of these bytes and for the lines at these places."""
+        """Reads the compared files once more, for lines of given bytes and for the lines at given places."""
         wanted, asked = set(lines), set(places)
         left_over = {(extra.file.source, extra.place) for extra in self._extras}
         if not (self.tally.compared or asked):
@@ -307,17 +306,17 @@ class Comparison:
 
     @property
     def may_be_trimmed(self) -> bool:
-        """Whether entries that were compared need no mirror any more, be it that none runs now."""
+        """Whether compared entries may be trimmed: none waits for its line, or a bridge runs that writes it."""
         return self.first_waiting is None or self._due.dual
 
     def gone(self, name: str) -> set[int]:
-        """Generations of a source that turned out to be in none of its files."""
+        """Returns the generations of a source that the comparison found in none of its files."""
         return self._claims[name].gone if name in self._claims else set()
 
-    # -- what claims and matches say (`ComparisonSink`) ----------------------------------------------------------------
+    # -- what claims and matches report (`Findings`) --------------------------------------------------------
 
     def claimed(self, file: ComparedFile, lines: list[bytes], places: list[int], count: int) -> None:
-        """Counts and hashes lines of a source that agree with the file-born entries that name them."""
+        """Counts and hashes in the comparison lines that agree with the file-born entries that claim them."""
         if (matches := self._matches.get(file.source)) is not None:
             matches.due_again()
         self.tally.file_born += count
@@ -327,18 +326,18 @@ class Comparison:
         self._digest.file_born(file, lines, places)
 
     def passed(self, passed: PassedLines) -> None:
-        """Takes lines that no file-born entry claims: they are matched with Redis-born entries, or are too many."""
+        """Takes into the comparison lines that no file-born entry claims, to match them with Redis-born entries."""
         self._matches_of(passed.file.source).passed(passed)
 
     def matched(self, name: str, ids: list[bytes], lines: list[bytes]) -> None:
-        """Counts and hashes lines of a file that agree with Redis-born entries."""
+        """Counts and hashes in the comparison lines of a file that agree with Redis-born entries."""
         self.tally.redis_born += len(ids)
         if self._stats is not None:
             self._stats.add(self._codec_of(name), lines)
         self._digest.redis_born(name, ids, lines)
 
     def extra(self, extra: ExtraLine) -> None:
-        """Keeps a line that has no entry so far, to be told apart at the end; beyond `MOST` it is only counted."""
+        """Keeps a line without an entry for the comparison's end; beyond `MOST_DIFFERENCES` it is only counted."""
         if self._relocated.needs_no_entry(extra.file.source, extra.place):
             self.accounted(extra.file, "aside", size_of(extra.line))
             return
@@ -348,7 +347,7 @@ class Comparison:
             self.tally.uncounted["missing_in_redis"] = self.tally.uncounted.get("missing_in_redis", 0) + 1
 
     def missing(self, missing: MissingLine) -> None:
-        """Keeps an entry that has no line so far, to be told apart at the end; beyond `MOST` it is only counted."""
+        """Keeps an entry without a line for the comparison's end; beyond `MOST_DIFFERENCES` it is only counted."""
         if missing.home < 0 and self._relocated.is_acknowledged(missing.entry):
             return
         if missing.excused and missing.line is not None and not self._at_the_end and self._late < MOST_DIFFERENCES:
@@ -361,32 +360,32 @@ class Comparison:
             self.tally.uncounted["missing_in_file"] = self.tally.uncounted.get("missing_in_file", 0) + 1
 
     def came_late(self, missing: MissingLine) -> None:
-        """Counts an entry that is marked as standing out of order, and whose line was found."""
+        """Counts in the comparison an entry that is marked late and whose line was found out of order."""
         self.tally.late += 1
         self.tally.redis_born += missing.home < 0
         self.tally.file_born += missing.home >= 0
 
     def unverifiable(self, count: int, why: str) -> None:
-        """Counts entries whose lines cannot be looked at, and says `why`."""
+        """Counts in the comparison entries whose lines cannot be compared, and notes `why`."""
         self.tally.unverifiable += count
         self.tally.why[why] = self.tally.why.get(why, 0) + count
 
     def accounted(self, file: ComparedFile, kind: str, size: int) -> None:
-        """Notes in the account what became of so many bytes of a source's file."""
+        """Notes in the comparison's account what became of a number of bytes of a source's file."""
         if not file.foreign:
             self.account.add(file, kind, size)
 
     def kept(self, file: ComparedFile, place: int, line: bytes) -> None:
-        """Notes in the account a line that is no message: as quarantined, if that holds its bytes, else as lost."""
+        """Notes in the comparison's account a line that is no message: quarantined if quarantine has it, else lost."""
         known = file.foreign or self._due.kept is None or self._due.kept(file, place, line)
         (self.accounted(file, "quarantined", size_of(line)) if known else self.account.lost(file, place, size_of(line)))
 
     def aside(self, count: int) -> None:
-        """Counts lines that are no messages as quarantined."""
+        """Counts in the comparison lines that are no messages as quarantined."""
         self.tally.quarantined += count
 
     def waiting(self, entry: EntryId) -> None:
-        """Counts a Redis-born entry that the mirror has not come to; or never will, where there is no mirror."""
+        """Counts in the comparison an entry that the mirror has not come to: in flight, or not mirrored at all."""
         self.first_waiting = min(self.first_waiting or entry, entry)
         if self._due.dual:
             self.in_flight(1, entry[0])
@@ -394,7 +393,7 @@ class Comparison:
             self.tally.not_mirrored += 1
 
     def in_flight(self, count: int, oldest_ms: int) -> None:
-        """Counts messages that are not due on the other side yet, and keeps the time of the oldest."""
+        """Counts in the comparison messages not due on the other side yet, and keeps the time of the oldest."""
         self.tally.in_flight += count
         if oldest_ms and (not self.tally.oldest_ms or oldest_ms < self.tally.oldest_ms):
             self.tally.oldest_ms = oldest_ms

@@ -1,4 +1,7 @@
-"""The line, and the file, that a Redis-born entry must have. Its own reading of the mapping, not the mirror's. Pure."""
+"""Computes the expected line of a Redis-born entry, and the file in which parity must find it. Pure.
+
+The mapping is interpreted here anew, and not by the mirror's code.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,10 @@ from bridge.core.path_rules import Paths
 
 
 class ExpectedLine:
-    """For one mapping with a mirror. `roles` are the declared ones: no other may name a file (DESIGN §10)."""
+    """Computes, for one mapping with a mirror, the expected line and file of Redis-born entries.
+
+    `roles` are the declared ones: no other may name a file (DESIGN §10).
+    """
 
     def __init__(self, mapping: Mapping, roles: frozenset[str], paths: Paths | None = None) -> None:
         self._mapping = mapping
@@ -23,13 +29,13 @@ class ExpectedLine:
 
     @property
     def several(self) -> bool:
-        """Whether the mirror writes more than one file."""
+        """Whether the mirror writes more than one file, so that an entry's role names the expected line's file."""
         return "{role}" in self._path
 
     def straight(self, entries: Sequence[Sequence[bytes]]) -> tuple[str, list[bytes]] | None:
-        """The commonest case: all go into one file. None: ask for each.
+        """Computes the expected lines of entries in the commonest case: all go into one file. None: call `lines`.
 
-        Whether each can be a line is not asked: one that has none in the file is asked for once more.
+        Whether each entry can be a line is not asked: an entry whose line is not in the file is looked at once more.
         """
         if self.several or any(fields[0::2] != self._names for fields in entries):
             return None
@@ -44,7 +50,7 @@ class ExpectedLine:
         return self._path, made  # type: ignore[return-value]
 
     def lines(self, entries: Sequence[Sequence[bytes]]) -> list[tuple[str, bytes] | None]:
-        """For each entry's fields and values its file and line (without newline); None: it can be none."""
+        """Computes from each entry's fields and values its file and expected line, without newline; None: no line."""
         found: list[tuple[str, bytes] | None] = [None] * len(entries)
         by_path: dict[str, list[int]] = {}
         values = [self._values(fields) for fields in entries]

@@ -1,7 +1,8 @@
-"""Which of a mapping's files is which generation, for parity.
+"""Matches a mapping's files with the generations that Redis and the ledger recorded, for parity.
 
-A generation is known by the digests that Redis holds of it; where those do not hold any more, because somebody altered
-the file, by one of them, by its size, or by its place. An inode is a hint, and only where the digests hold as well.
+A generation is known by the digests that Redis holds of it. Where those do not hold any more, because somebody altered
+the file, it is known by one of them, by its size, or by its place. An inode is a hint, and only where the digests hold
+as well.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ from bridge.parity.log.plain_lines import LAST, PlainLines
 
 @dataclass(frozen=True, slots=True)
 class RecordedGeneration:
-    """What Redis, or the ledger, holds of one: `at.offset` is its size, or how far it was carried while it is open.
+    """A generation as Redis, or the ledger, recorded it: its number, its fingerprint, and whether it is closed.
 
-    `inode`: the device and inode that the ledger names.
+    `at.offset` is its size, or how far it was carried while it is open. `inode`: the device and inode that the ledger
+    names.
     """
 
     number: int
@@ -36,9 +38,10 @@ class RecordedGeneration:
 
 @dataclass(frozen=True, slots=True)
 class CutFile:
-    """A file that is not as the bridge left it at `offset`, where the last 128 bytes had the digest `tail`.
+    """A generation's file that is not as the bridge left it at `offset`, but was cut or altered.
 
-    It ends with `torn` bytes behind its last newline, which stands before `whole`; before that stand `before`.
+    At `offset` the last 128 bytes had the digest `tail`. The file ends with `torn` bytes behind its last newline, which
+    stands before `whole`; before that stand `before`.
     """
 
     generation: int
@@ -51,7 +54,7 @@ class CutFile:
 
     @classmethod
     def of(cls, file: PlainLines, wanted: RecordedGeneration) -> CutFile:
-        """Makes what can be said of a file that is not as the bridge left it."""
+        """Describes a generation's file that is not as the bridge left it, and may be cut."""
         last = file.read(LAST, max(0, file.size - LAST))
         whole = file.size - len(last) + last.rfind(b"\n") + 1
         before = file.read(min(TAIL, whole), max(0, whole - TAIL))
@@ -59,7 +62,7 @@ class CutFile:
                    if whole < file.size else b"", before)  # fmt: skip
 
     def in_words(self, name: str) -> str:
-        """What became of the file `name`, and what will."""
+        """Says in words that a generation's file was cut or altered, and what the bridge will do."""
         how = f"ends at byte {self.size:,}" if self.size < self.offset else "holds other bytes"
         left = f"the bridge left it at byte {self.offset:,}"
         return f"{name} {how}, {left}: when it runs, it finds out what of it was carried, and sends the rest"
@@ -67,7 +70,7 @@ class CutFile:
 
 @dataclass(slots=True)
 class SourceFiles:
-    """A source's files in the order of their generations; `strangers` are pieces that no generation is known for.
+    """A source's files, matched with its generations and in their order; `strangers` are pieces of no known generation.
 
     `held` are the files that are open, `changed` those that are not as they were left, by generation.
     """
@@ -79,9 +82,10 @@ class SourceFiles:
 
 
 def written(name: str, paths: Sequence[Path], known: int, limit: int) -> SourceFiles:
-    """The pieces of a file that only the mirror writes, oldest first; the newest is generation `known`, if told.
+    """Assigns generations to the pieces of a file that only the mirror writes, oldest first.
 
-    What is in them is told by content alone. `limit` is the longest line, in bytes. Raises SourceError.
+    The newest piece is generation `known`, if told. What is in the pieces is told by content alone. `limit` is the
+    longest line, in bytes. Raises SourceError.
     """
     held = [file for path in paths if (file := _opened(path, limit)) is not None]
     held.sort(key=lambda file: (file.path.name == Path(name).name, file.written))
@@ -96,12 +100,15 @@ def written(name: str, paths: Sequence[Path], known: int, limit: int) -> SourceF
 
 
 class FilePieces:
-    """All files of a mapping that lie there, open, each inode once; `names` are their paths below the root."""
+    """Opens all files of a mapping, each inode once, and matches these pieces with the recorded generations.
+
+    `names` are their paths below the root.
+    """
 
     def __init__(self, root: Path, paths: Iterable[Path], limit: int) -> None:
         self.names: dict[int, str] = {}
         self.links: dict[str, str] = {}
-        """The names that are other names of a file, each with the one that counts."""
+        """The names that are other names of a file (links), each with the name that counts."""
         self._held: list[PlainLines] = []
         first: dict[tuple[int, int], str] = {}
         try:
@@ -126,7 +133,7 @@ class FilePieces:
     def sort_out(
         self, known: Mapping[str, Sequence[RecordedGeneration]], near: Callable[[str], str]
     ) -> dict[str, SourceFiles]:
-        """Says which file is which of the `known` generations of each source. Raises SourceError.
+        """Matches the open files with the `known` generations of each source. Raises SourceError.
 
         `near` names the source that a file belongs to by its name. Files that came after the known generations follow
         them, with nothing due in them.
@@ -141,13 +148,16 @@ class FilePieces:
         return {source: self._found(source, known.get(source, ()), exact) for source in {*known, *self._mine}}
 
     def holds(self, wanted: RecordedGeneration, crc: int, but: set[tuple[int, int]]) -> bool:
-        """Whether a file is this generation, whole and with this CRC-32; none of these devices and inodes."""
+        """Whether an open file is a recorded generation, whole and with this CRC-32; inodes in `but` do not count."""
         size = wanted.at.offset
         alike = (file for file in self._held if file.inode not in but and file.length() == size)
         return any(_exactly(file, wanted.at) and _sum(file, size) == crc for file in alike)
 
     def _pool(self, source: str) -> list[PlainLines]:
-        """The files that are a source's by name and are nobody's yet: pieces, packed ones last, then its own file."""
+        """Lists the files that are a source's by name and have no generation yet.
+
+        Pieces come first, compressed ones behind the others, and then the source's own file.
+        """
         mine = [file for file in self._mine[source] if id(file) in self._free]
         return sorted(mine, key=lambda file: (self.names[id(file)] == source, file.packed))
 
@@ -169,9 +179,10 @@ class FilePieces:
                     self._assign(source, wanted, next((file for file in order if test(file, wanted.at)), None))
 
     def _claim_seen(self, source: str, known: Sequence[RecordedGeneration]) -> None:
-        """Files that are under the inode which the ledger names, and hold what it says: another may begin alike.
+        """Assigns to generations the files under the inode that the ledger names, if their digests hold as well.
 
-        The newest first, as a file that is deleted leaves its inode to a later one.
+        Another file may begin alike. The newest generation comes first, as a file that is deleted leaves its inode to a
+        later one.
         """
         by_inode = {file.inode: file for file in self._pool(source)}
         for wanted in sorted(known, key=lambda generation: -generation.number):
@@ -180,7 +191,7 @@ class FilePieces:
                 self._assign(source, wanted, file)
 
     def _renamed(self, known: Mapping[str, Sequence[RecordedGeneration]]) -> None:
-        """Finds generations under names of other sources: renamed inside the glob, or moved."""
+        """Finds generations in files under names of other sources: renamed inside the glob, or moved."""
         missing = [
             (source, wanted) for source, generations in known.items() for wanted in generations
             if (source, wanted.number) not in self._is_of and wanted.at.head_len
@@ -207,7 +218,7 @@ class FilePieces:
         ]
         spare = sorted((file for file in pool if file is not here), key=lambda file: file.written)
         for wanted, file in zip(sorted(left, key=lambda wanted: -wanted.number), spare[::-1], strict=False):
-            self._assign(source, wanted, file)  # somebody altered both ends: the order is all there is to go by
+            self._assign(source, wanted, file)  # both ends were altered: only the order of age is left
             doubtful.add(wanted.number)
         open_one = next((generation for generation in known if not generation.closed), None)
         is_free = here is not None and id(here) in self._free
@@ -233,7 +244,10 @@ class FilePieces:
         return SourceFiles(files, strangers, [], changed)
 
     def _file(self, name: str, file: PlainLines, wanted: RecordedGeneration, *, doubtful: bool = False) -> ComparedFile:
-        """A file as a generation; of one that was finished, and edited since, nothing is due any more."""
+        """Makes the compared file of a generation.
+
+        In a closed generation that was edited since, all lines count as carried.
+        """
         is_edited = wanted.closed and wanted.at.head_len and not _exactly(file, wanted.at)
         due = OFFSETS if is_edited else wanted.at.offset
         return ComparedFile(
@@ -245,20 +259,20 @@ class FilePieces:
         return next(file for file in self._held if self.names[id(file)] == name)
 
     def size_of(self, name: str) -> int:
-        """How many bytes, unpacked, a file holds."""
+        """Returns how many bytes, unpacked, an open piece of a mapping's files holds."""
         return self._named(name).length()
 
     def is_as(self, name: str, facts: FileStamp | None) -> bool:
-        """Whether a file has this device, inode, size and time of writing."""
+        """Whether an open piece still has the device, inode, size and time of writing that the ledger noted."""
         file = self._named(name)
         return facts is not None and (*file.inode, file.size, file.written) == facts[:4]
 
     def changed(self, name: str) -> float:
-        """When a file was written to, or got its name, in seconds since 1970."""
+        """Returns when an open piece was written to, or got its name, in seconds since 1970."""
         return self._named(name).changed / 1e9
 
     def copied_of(self, name: str) -> str:
-        """The file whose first bytes are all that this one holds, one that is compared; empty: there is none."""
+        """Returns the name of a generation's file that begins with all bytes of this piece; empty: there is none."""
         file = self._named(name)
         size = file.length()
         for other in [*self._is_of.values()]:
@@ -268,7 +282,7 @@ class FilePieces:
         return ""
 
     def close(self) -> None:
-        """Closes every file of the mapping that parity has open."""
+        """Closes every file of the mapping that was opened to be matched with generations."""
         for file in self._held:
             file.close()
         self._held = []
@@ -305,7 +319,7 @@ def _tail_holds(file: PlainLines, at: Fingerprint) -> bool:
 
 
 def _ends_alike(file: PlainLines, at: Fingerprint) -> bool:
-    """Whether its last bytes are those it was left with, wherever they stand now."""
+    """Whether a file's last bytes are those recorded of a generation, wherever they stand now."""
     size = file.length()
     back = min(TAIL, at.offset, size)
     return at.offset > 0 and hex_digest(file.read(back, size - back)) == at.tail

@@ -1,4 +1,4 @@
-"""What the comparison is told of, and what it tells: files as plain lines, and where the two sides do not agree."""
+"""Items of the log comparison: files as plain lines, passed, extra and missing lines, and the receiver of findings."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from bridge.core.model import EntryId, Row
 
 SHIFT = 48
 OFFSETS = (1 << SHIFT) - 1
-"""A place in a source is one number: its generation, and in the lower 48 bits the offset."""
+"""A place in a source is one number: the generation in the upper bits, the offset in the lower 48 bits."""
 
 _LONG = b"over max_line_bytes " + os.urandom(16)
 
 
 class OverlongLine(bytes):
-    """Stands for a line of `size` bytes that is too long to be held. No line is ever equal to it."""
+    """Stands for a line of `size` bytes that is too long to be held in memory; no real line is ever equal to it."""
 
     size = 0
 
     @classmethod
     def of(cls, size: int) -> OverlongLine:
-        """Stands for a line of so many bytes."""
+        """Makes the stand-in for an overlong line of `size` bytes."""
         line = cls(_LONG)
         line.size = size
         return line
 
 
 def size_of(line: bytes) -> int:
-    """How many bytes a line takes in its file, with its newline."""
+    """Returns how many bytes a line, or an overlong line's stand-in, takes in its file with its newline."""
     return (line.size if isinstance(line, OverlongLine) else len(line)) + 1
 
 
 class LineBlock(NamedTuple):
-    """Whole lines that follow each other in a file, without their newlines, and the offset of the first one."""
+    """A block of whole lines that follow each other in a compared file, without newlines, with each one's offset."""
 
     lines: list[bytes]
     offsets: list[int]
@@ -43,12 +43,12 @@ class LineBlock(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ComparedFile:
-    """One physical file. `name` is the one it has now; `source` that of the log it is a piece of.
+    """One physical file as the log comparison sees it: a generation of a source, with the means to read its lines.
 
-    Lines from `due` on were not carried yet. `doubtful`: nothing but its place says that it is this generation.
-    `foreign`: only the mirror's lines in it are this mapping's.
-    It is read from `start` on, where line `first` begins; `blocks_from` reads it from any offset, `section` gives bytes
-    of it, and `damage` says why it could not be read to its end.
+    `name` is the name it has now; `source` is the log of which it is a piece. Lines from `due` on were not carried yet.
+    `doubtful`: nothing but the file's place says that it is this generation. `foreign`: only the mirror's lines in the
+    file are this mapping's. The file is read from `start` on, where line `first` begins; `blocks_from` reads lines from
+    any offset, `section` gives bytes, and `damage` says why the file could not be read to its end.
     """
 
     name: str
@@ -66,23 +66,24 @@ class ComparedFile:
     first: int = 1
     foreign: bool = False
     path: str = ""
-    """Where it lies below the root."""
+    """The file's path below the root."""
 
     @property
     def base(self) -> int:
-        """The place of the first byte of a file among all of parity's places."""
+        """The place of a compared file's first byte: its generation with the offset 0."""
         return self.generation << SHIFT
 
     def blocks(self) -> Iterator[LineBlock]:
-        """Reads the lines of a file from `start` on."""
+        """Reads the lines of a compared file, a block at a time, from `start` on."""
         return self.blocks_from(self.start)
 
 
 @dataclass(slots=True)
 class PassedLines:
-    """Lines of a file that no file-born entry claimed, in file order; `numbers` count from 1, as editors do.
+    """Lines of a compared file that no file-born entry claimed, in file order; `numbers` count from 1, as editors do.
 
-    `shift`: by how much lines hereabouts stand behind the places their origins name. `due`: they must be Redis-born.
+    `shift`: by how many bytes lines hereabouts stand behind the places that their origins name. `due`: the lines must
+    be Redis-born.
     """
 
     file: ComparedFile
@@ -92,15 +93,15 @@ class PassedLines:
     shift: int = 0
     due: bool = True
     tails: dict[int, bytes] = field(default_factory=dict)
-    """By their index, what follows those lines and may belong to their messages, with its newlines."""
+    """By a line's index: the lines that follow it and may belong to its message, with their newlines."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExtraLine:
-    """A line that no entry accounts for, at first. `home` is the origin an entry of it would name.
+    """A line of a compared file that no entry accounts for, at first; `home` is the origin its entry would name.
 
     `gap` numbers the stretches of disagreement of a file: what stands in one was to be found in one place. `broken`:
-    it is no message, and counted among those; unless it turns out to be what became of an entry's line.
+    the line is no message, and counted as such, unless it turns out to be what became of an entry's line.
     """
 
     file: ComparedFile
@@ -114,11 +115,11 @@ class ExtraLine:
 
 @dataclass(frozen=True, slots=True)
 class MissingLine:
-    """An entry whose line was not found at first. `home` is the place its origin names, -1 for a Redis-born one.
+    """An entry whose line was not found in the compared files, at first; `home` is the place its origin names.
 
-    `row` are its fields, `line` what they make as a line, where a codec can tell. Of a Redis-born one the line was to
-    stand `between` these two places. A `stray` one comes behind entries of later places,
-    `excused`: it, or they, came late and are marked so.
+    `home` is -1 for a Redis-born entry. `row` are the entry's fields, `line` the line that they make, where a codec can
+    tell. A Redis-born entry's line was to stand `between` these two places. A `stray` entry comes behind entries of
+    later places, `excused`: the entry, or those, came late and are marked so.
     """
 
     name: str
@@ -134,56 +135,56 @@ class MissingLine:
 
 
 class Findings(Protocol):
-    """Where claims and matches go. Numbers are counts of messages."""
+    """Receives the findings of the log comparison from claims and matches; numbers are counts of messages."""
 
     def claimed(self, file: ComparedFile, lines: list[bytes], places: list[int], count: int) -> None:
-        """File-born: these lines, which are `count` messages, and their entries agree."""
+        """Receives lines of a compared file, as `count` messages, that agree with their file-born entries."""
         ...
 
     def passed(self, passed: PassedLines) -> None:
-        """Parity's matcher hands on lines that no file-born entry claims."""
+        """Receives lines of a compared file that no file-born entry claims."""
         ...
 
     def extra(self, extra_line: ExtraLine) -> None:
-        """Parity's matcher tells of a line that has no entry."""
+        """Receives a line of a compared file that has no entry."""
         ...
 
     def missing(self, missing_line: MissingLine) -> None:
-        """Parity's matcher tells of an entry that has no line."""
+        """Receives an entry that has no line in the compared files."""
         ...
 
     def came_late(self, missing: MissingLine) -> None:
-        """Parity's matcher tells of an entry whose line was found out of order, as the entry is marked to be."""
+        """Receives an entry whose line was found out of order, as the entry's late mark allows."""
         ...
 
     def unverifiable(self, count: int, why: str) -> None:
-        """File-born entries whose lines cannot be looked at."""
+        """Receives a number of file-born entries whose lines cannot be compared, and why."""
         ...
 
     def aside(self, count: int) -> None:
-        """Lines, or entries, that cannot be translated."""
+        """Receives a number of lines or entries that cannot be translated."""
         ...
 
     def accounted(self, file: ComparedFile, kind: str, size: int) -> None:
-        """What became of so many bytes of a file (`account.KINDS`)."""
+        """Receives what became of a number of bytes of a compared file, one of `account.BYTE_KINDS`."""
         ...
 
     def kept(self, file: ComparedFile, place: int, line: bytes) -> None:
-        """A line that is no message: it must be in quarantine."""
+        """Receives a line of a compared file that is no message, and must be in quarantine."""
         ...
 
     def in_flight(self, count: int, oldest_ms: int) -> None:
-        """Messages of one side that are not due on the other; the time of the oldest, 0 where none is told."""
+        """Receives a number of messages not due on the other side yet, and the oldest one's time, 0 if unknown."""
         ...
 
     def waiting(self, entry: EntryId) -> None:
-        """A Redis-born entry that is not due in its file yet."""
+        """Receives a Redis-born entry whose line is not due in its file yet."""
         ...
 
     def without_line(self, entry_id: bytes) -> None:
-        """A Redis-born entry that can be no line."""
+        """Receives a Redis-born entry that no codec can write as a line."""
         ...
 
     def matched(self, name: str, ids: list[bytes], lines: list[bytes]) -> None:
-        """Redis-born: these entries, and the lines of this file, agree."""
+        """Receives Redis-born entries and the lines of one compared file that agree with them."""
         ...

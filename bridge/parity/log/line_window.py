@@ -1,4 +1,4 @@
-"""A window onto the lines of one file."""
+"""A window onto the lines of one compared file, read ahead as far as claims need them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from bridge.core.model import Row
 from bridge.parity.log.items import ComparedFile, OverlongLine
 
 Unit = tuple[int, int, bytes]
-"""A message of a file: the numbers of its first line and of the one behind its last, and its text."""
+"""A message of a file: the indexes of its first line and of the line behind its last, and its text."""
 
 
 def messages(file: ComparedFile, codec: Codec) -> Iterator[tuple[int, bytes]]:
-    """Place and text of each message, or line that is none, in file order; those of several lines put together."""
+    """Yields place and text of each message of a compared file, or of a line that is none, in file order.
+
+    The lines of a multiline message are joined.
+    """
     base, held, place = file.base, list[bytes](), -1
     for block in file.blocks():
         if not isinstance(codec, MultilineCodec):
@@ -34,7 +37,7 @@ def messages(file: ComparedFile, codec: Codec) -> Iterator[tuple[int, bytes]]:
 
 
 class LineWindow:
-    """The lines of one file from the walk's place on, as far as they were asked for."""
+    """A window of lines: those of one file from the walk's place on, as far as they were asked for."""
 
     def __init__(self, file: ComparedFile) -> None:
         self.file = file
@@ -45,7 +48,7 @@ class LineWindow:
         self._blocks = file.blocks()
 
     def more(self) -> bool:
-        """Reads on; False at the end of the file."""
+        """Reads the next block of lines into the window; False at the end of the file."""
         block = next(self._blocks, None)
         if block is None:
             return False
@@ -55,25 +58,25 @@ class LineWindow:
         return True
 
     def trim(self) -> None:
-        """Forgets the lines that were passed: the walk's place is the first that is held."""
+        """Drops from the window the lines that were passed: the line at the walk's place becomes the first one held."""
         self._number += self.at
         del self.lines[: self.at], self.places[: self.at]
         self.at = 0
 
     def ahead(self, count: int) -> None:
-        """Reads on in parity's file until so many of its lines are in the window, or all."""
+        """Reads lines into the window until it holds `count` of them behind the walk's place, or the file ends."""
         while len(self.lines) - self.at < count and self.more():
             pass
 
     def left(self) -> bool:
-        """Whether a line is left, read now if need be."""
+        """Whether the window has a line left; reads on in the file if need be."""
         if self.at < len(self.lines):
             return True
         self.trim()
         return self.more()
 
     def followed(self, i: int, count: int, continued: MultilineCodec | None) -> list[int]:
-        """The lines of one message, by their indexes: the i-th, and the next `count` that begin none."""
+        """Returns the indexes of a message's lines in the window: the i-th, and the next `count` that begin none."""
         found = [i]
         while continued is not None and len(found) <= count:
             i += 1
@@ -84,11 +87,14 @@ class LineWindow:
         return found
 
     def text(self, found: Sequence[int]) -> bytes:
-        """Lines that are held, by their indexes, as one message."""
+        """Joins lines of the window, by their indexes, into the text of one message."""
         return self.lines[found[0]] if len(found) == 1 else b"\n".join([self.lines[k] for k in found])
 
     def units(self, count: int, continued: MultilineCodec | None) -> list[tuple[int, int, bytes]]:
-        """Takes the next `count` lines of a file as messages: from which line to which each goes, and its text."""
+        """Groups the window's next `count` lines into messages.
+
+        Returns for each the index of its first line, that of the line behind its last, and its text.
+        """
         end = min(len(self.lines), self.at + count)
         starts = list(range(self.at, end))
         if continued is not None:
@@ -97,17 +103,20 @@ class LineWindow:
         return [(a, b, self.text(range(a, b))) for a, b in pairwise([*starts, end])]
 
     def damage(self) -> str:
-        """Why the file could not be read to its end, as far as it was read; empty: it could."""
+        """Says why the window's file could not be read to its end, as far as it was read; empty: it could."""
         why = self.file.damage()
         return f"{self.file.name} {why}" if why else ""
 
     def number(self, i: int) -> int:
-        """The line number of the i-th line that is held."""
+        """Returns the line number in the file of the i-th line that the window holds."""
         return self._number + i
 
 
 def around(at: dict[int, Unit], place: int, row: Row, codec: Codec) -> Unit | None:
-    """The line at a place, by places; or the one that holds this row from there on, behind a torn piece of ours."""
+    """Finds among a window's messages the one at a place, or the one that holds `row` from that place on.
+
+    In the second case, a torn piece of ours stands before the place.
+    """
     before = max((start for start in at if start < place), default=None) if place not in at else None
     if before is None:
         return at.get(place)

@@ -1,6 +1,6 @@
-"""Lines that no file-born entry claimed must be those that the Redis-born entries make, in order. Pure.
+"""Matches lines that no file-born entry claimed with the lines that Redis-born entries make, in order. Pure.
 
-Nothing names their places, so they are laid beside each other by content.
+Nothing names the places of such lines, so both sequences are aligned by content.
 """
 
 from __future__ import annotations
@@ -26,14 +26,18 @@ from bridge.parity.log.sequence_diff import Pair, align
 
 MATCH_PAGE = 1000
 TRUSTED_SHARE = 5
-"""Where less than one line in so many agrees, only runs of them are trusted."""
+"""Where less than one line in so many agrees, only runs of agreeing lines are trusted."""
 
 Line = tuple[ComparedFile, bytes, int, int, int, bytes]
-"""A line that waits: its file, its bytes, place, number, the shift that holds there, and what follows it."""
+"""A line that waits for its match: its file, its bytes, place, number, the shift that holds there, and what follows
+it."""
 
 
 class LineMatches:
-    """One file that the mirror writes, with its rotated pieces; `due` is the last entry that must have its line."""
+    """Matches the lines of one file that the mirror writes, with its rotated pieces, with Redis-born entries.
+
+    `due` is the last entry that must have its line.
+    """
 
     def __init__(self, name: str, codec: Codec, due: EntryId, sink: Findings) -> None:
         self.name = name
@@ -44,11 +48,11 @@ class LineMatches:
         self._sink = sink
         self._lines: list[Line] = []
         self._told = 0
-        """Of the lines that wait, so many are known to be messages."""
+        """How many of the lines that wait are known to be messages."""
         self._window = FIRST_WINDOW
         self._gap = 1
         self._before = -1
-        """The place of the last line that agreed."""
+        """The place of the last line that matched."""
         self._broken: deque[Line] = deque(maxlen=MATCH_PAGE)
         """Lines that are no messages, of late: one of them may be what became of an entry's line."""
         self._open: deque[tuple[bytes, bytes, bool]] | None = None
@@ -58,26 +62,26 @@ class LineMatches:
         self.matched_to: EntryId = ZERO_ID
         """The last entry whose line was found where it is due."""
         self.early = 0
-        """Entries whose lines were found behind the checkpoint, to be found again the next time."""
+        """How many entries have their lines behind the checkpoint, where the next comparison finds them again."""
         self.early_from: EntryId | None = None
-        """The first of them."""
+        """The first entry whose line was found behind the checkpoint."""
         self._early_to: EntryId = ZERO_ID
-        """The last of them."""
+        """The last entry whose line was found behind the checkpoint."""
         self.settled: tuple[ComparedFile, int, int] | None = None
         """File, place and line number behind the last line that agreed."""
 
     @property
     def at_rest(self) -> bool:
-        """Whether every line that was passed so far has its entry."""
+        """Whether every line passed to the matches so far has its entry."""
         return not (self._lines or self._open or any(self.late.values()))
 
     @property
     def first_left(self) -> EntryId | None:
-        """The first entry whose line was not passed yet."""
+        """The first Redis-born entry that has no match yet, as its line was not passed; None: there is none."""
         return parse_id(self.entries.peek(1)[0][0]) if self.entries else None
 
     def passed(self, passed: PassedLines) -> None:
-        """Lines that nobody claimed, in file order; those that are not due come last."""
+        """Matches unclaimed lines, in file order, with Redis-born entries; lines that are not due come last."""
         if self._continued is not None:
             passed = grouped(passed, self._continued)
         if not passed.due:
@@ -111,7 +115,7 @@ class LineMatches:
         self._work(final=False)
 
     def finish(self) -> None:
-        """No more lines and no more entries."""
+        """Ends the matches after the last line and entry: Redis-born entries left are missing, or on their way."""
         self._finish_due()
         if self.entries or self._open:
             self._take_broken(self._before, 1 << 62)
@@ -127,7 +131,7 @@ class LineMatches:
         self.entries.close()
 
     def _absent(self, entry_id: bytes, line: bytes, high: int = 1 << 62) -> None:
-        """An entry whose line was not found before the place `high`: missing, or on its way."""
+        """Reports a Redis-born entry without a match before the place `high`: missing, or still on its way."""
         at, row = parse_id(entry_id), self._codec.decode((line,)).rows[0]
         if isinstance(row, str):  # it can be no line
             self._sink.without_line(entry_id)
@@ -146,7 +150,7 @@ class LineMatches:
         self._sink.matched(self.name, ids, lines)
 
     def _left_over(self, file: ComparedFile, tail: bytes) -> None:
-        """What stands behind a mirrored line, and begins no message, belongs to none."""
+        """Counts as quarantined the text behind a matched line that begins no message and belongs to none."""
         if tail:
             self._sink.accounted(file, "quarantined", len(tail))
             self._sink.aside(sum(1 for line in tail.split(b"\n") if line))
@@ -160,7 +164,7 @@ class LineMatches:
         self._work(final=True)
 
     def _drop_the_rest(self) -> None:
-        """Lines that are no messages leave: they are in quarantine, or empty."""
+        """Drops from the lines to be matched those that are no messages: they are in quarantine, or empty."""
         fresh = self._lines[self._told :]
         if not fresh:
             return
@@ -203,7 +207,7 @@ class LineMatches:
         self._told -= count
 
     def _differ(self, *, final: bool) -> None:
-        """The first line is not what the first entry makes: finds the place at which they agree again."""
+        """Finds where lines and Redis-born entries match again, after the first line differs from the first entry."""
         lines = self._lines[: self._window]
         texts = [line[1] for line in lines]
         ids, wanted = self.entries.peek(4 * self._window)
@@ -222,7 +226,7 @@ class LineMatches:
         self._window = FIRST_WINDOW
 
     def _settle(self, pairs: Sequence[Pair], lines: Sequence[Line], ids: list[bytes], wanted: list[bytes]) -> None:
-        """Lines and entries up to the last pair: what is paired agrees, the rest is told apart later."""
+        """Settles lines and entries up to the last matched pair: pairs agree, the rest is classified later."""
         entries = pairs[-1][1] + 1 if pairs else 0
         i = j = 0
         for a, b in [*pairs, (len(lines), entries)]:
@@ -245,14 +249,20 @@ class LineMatches:
         self._forget(len(lines))
 
     def _take_broken(self, low: int, high: int) -> None:
-        """Lines that are no messages, where entries' lines should be: they may have been those."""
+        """Reports as extra the lines that are no messages, where matches for entries are missing.
+
+        Such a line may have been the line of an entry.
+        """
         for line in [*self._broken]:
             if low < line[2] < high:
                 self._broken.remove(line)
                 self._sink.extra(self._as_extra(line, broken=True))
 
     def _skip_to(self, texts: list[bytes]) -> bool:
-        """The entries of a whole stretch may have no lines: passes them over, up to the first that has one here."""
+        """Skips a stretch of entries without lines, up to the first run of entries that match lines here.
+
+        False: there is no such run, and nothing is skipped.
+        """
         places = {text: i for i, text in reversed([*enumerate(texts)])}
         at, runs = 0, 0
         for wanted in self.entries.look():
@@ -276,7 +286,7 @@ class LineMatches:
     # -- lines that are not ----------------------------------------------------------------------------------
 
     def _not_due(self, passed: PassedLines) -> None:
-        """Behind the checkpoint entries' lines stand among others that are not carried yet, which are in flight."""
+        """Matches entries with lines behind the checkpoint; the other lines there are not carried yet: in flight."""
         if self._open is None:
             self._open = deque()
         here, known = self._open, self._open_lines
@@ -301,9 +311,10 @@ class LineMatches:
             self._sink.in_flight(len(moments), min((time for time in moments if time > 0), default=0))
 
     def due_again(self) -> None:
-        """A line that is due follows, in a later file: the mirror wrote into one that was taken for ended already.
+        """Switches the matches from lines behind the checkpoint back to due lines, as one follows in a later file.
 
-        What it wrote there is behind us for good, and the entries whose lines were not among it wait for later ones.
+        The mirror wrote into a file that was taken for ended already. What it wrote there is behind us for good, and
+        the entries whose lines were not among it wait for later ones.
         """
         if self._open is None:
             return
@@ -332,7 +343,7 @@ class LineMatches:
             self._absent(entry_id, text)
 
     def _is_late(self, file: ComparedFile, line: bytes) -> bool:
-        """Whether the line is that of an entry that came late."""
+        """Whether a line matches an entry that came late; if so, the entry is reported as found."""
         waiting = self.late.get(line)
         if not waiting:
             return False
@@ -349,7 +360,7 @@ class LineMatches:
 
 
 def up_to_a_run(pairs: list[Pair]) -> list[Pair]:
-    """The pairs up to the last run of neighbours that is long enough to be trusted. Pure."""
+    """Returns the matched pairs up to the last run of neighbours that is long enough to be trusted. Pure."""
     run = 0
     for n in range(len(pairs) - 1, -1, -1):
         i, j = pairs[n]
@@ -360,7 +371,7 @@ def up_to_a_run(pairs: list[Pair]) -> list[Pair]:
 
 
 def grouped(passed: PassedLines, codec: MultilineCodec) -> PassedLines:
-    """The same, with the lines that begin no message behind those that do. Pure."""
+    """Groups passed lines for matching: lines that begin no message become the tails of those that do. Pure."""
     begins = codec.begins([line if not isinstance(line, OverlongLine) else b"" for line in passed.lines])
     starts = [i for i, first in enumerate(begins) if first or i == 0]
     tails = {

@@ -1,4 +1,4 @@
-"""Where the lines of one log stand by now that were sent from a file whose place another one took. Pure."""
+"""Moved places: where lines of a log stand now that were sent from a file which another file replaced. Pure."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from bridge.ledger.edits import CarriedSpan
 from bridge.parity.log.items import OFFSETS, SHIFT
 
 GONE_PLACE = -1
-"""The place of a line that was changed in its file, or taken out."""
+"""The place of a line that was changed in its file, or taken out of it."""
 
 
 class MovedPlaces:
-    """Translates places of one log, generation and offset in one number, to where their lines stand by now.
+    """Translates the places of a log, from which lines were sent, to the moved places where the lines stand now.
 
-    `replaced` are the generations whose place another file took, `lying` such ones whose own file is there still,
-    `copies` those that begin with lines of another log, `aliases` say which other number a file is compared under;
-    `stretches`, by generation, say what of a file was sent before. They are the ledger's word: that the lines are those
-    of their entries is for parity to see.
+    A place is generation and offset in one number. `replaced` are the generations whose place another file took,
+    `lying` the others of which another file took the place, but whose own file is there still, `copies` those that
+    begin with lines of another log, `aliases` say under which other number a file is compared; `stretches`, by
+    generation, say what of a file was sent before. All this is what the ledger says: parity still compares the lines
+    with their entries.
     """
 
     def __init__(
@@ -29,7 +30,7 @@ class MovedPlaces:
         self._aliases = {**(aliases or {})}
         self._names = {alias: number for number, alias in self._aliases.items()}
         self.begins = 0
-        """The place from which on lines are compared: entries of those that were sent before were trimmed."""
+        """The place from which on lines are compared: entries of lines that were sent from before it were trimmed."""
         self._lying, self._of_others = {*lying}, {*copies}
         self._there: list[tuple[int, int, int]] = []
         self._here: list[tuple[int, int, int]] = []
@@ -46,21 +47,27 @@ class MovedPlaces:
         self._here.sort()
 
     def __call__(self, place: int) -> int:
-        """Where the line stands now that was sent from this place; `GONE` where it stands nowhere."""
+        """Returns the moved place, where a line stands now that was sent from `place`.
+
+        `GONE_PLACE`: the line stands nowhere.
+        """
         number = place >> SHIFT
         if number in self._aliases:
             return (self._aliases[number] << SHIFT) + (place & OFFSETS)
         return place if number not in self.replaced else _through(self._there, place)
 
     def back(self, place: int) -> int:
-        """From where the line at this place was sent, as what it is known by."""
+        """Returns the place from which the line was sent that stands at a moved place now."""
         before = _through(self._here, place)
         if before != GONE_PLACE and before >> SHIFT:
             return before
         return (self._names.get(place >> SHIFT, place >> SHIFT) << SHIFT) + (place & OFFSETS)
 
     def is_anothers(self, place: int) -> bool:
-        """Whether no entry is to claim the line at a place: the line of another file has it, or it was trimmed."""
+        """Whether no entry is to claim the line at a moved place.
+
+        So it is where the line's entry is claimed by another file's line, or was trimmed.
+        """
         before = _through(self._here, place)
         if before == GONE_PLACE:
             return False
@@ -69,11 +76,17 @@ class MovedPlaces:
         return before >> SHIFT not in self.replaced or place >> SHIFT in self._copies
 
     def is_unproved(self, place: int) -> bool:
-        """Whether a line was passed over on somebody's word alone: nothing told which one of before it is."""
+        """Whether the line at a moved place was passed over on somebody's word alone.
+
+        Nothing told which line of the earlier file it is.
+        """
         return _through(self._here, place) >> SHIFT == 0 and place >> SHIFT not in self._of_others
 
     def first_from(self, place: int) -> int:
-        """The first place at which a line stands that was sent from this place on, or behind; `GONE`: there is none."""
+        """Returns the first moved place of a line that was sent from `place` or from behind it.
+
+        `GONE_PLACE`: there is none.
+        """
         if place >> SHIFT not in self.replaced:
             return place
         return min(
@@ -81,7 +94,7 @@ class MovedPlaces:
         )
 
     def in_words(self, place: int) -> str:
-        """Says of a line that is gone where it was: in which byte of the file of before."""
+        """Says in words at which byte of which generation a line stood that has no moved place, as the line is gone."""
         return f"byte {place & OFFSETS:,} of generation {place >> SHIFT}"
 
 

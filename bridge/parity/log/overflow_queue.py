@@ -1,4 +1,4 @@
-"""A queue of lines and entry IDs that may grow: what is over a megabyte waits in a temporary file without a name."""
+"""Overflow queue of lines and entry IDs: what exceeds a megabyte waits in a temporary file without a name."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from collections.abc import Iterator
 from typing import IO
 
 HELD_BYTES = 1 << 20
-"""Bytes that are kept in memory."""
+"""How many bytes an overflow queue keeps in memory."""
 
 QueuedPart = tuple[list[bytes], list[bytes]]
 
 
 class OverflowQueue:
-    """First in, first out. The file is unlinked as soon as it is made: nothing is left behind, whatever dies."""
+    """First-in-first-out queue of entry IDs and lines that overflows from memory into a temporary file.
+
+    The file is unlinked as soon as it is made: nothing is left behind, whatever process dies.
+    """
 
     def __init__(self) -> None:
         self._parts: deque[QueuedPart] = deque()
@@ -28,7 +31,10 @@ class OverflowQueue:
         return self._left
 
     def push(self, ids: list[bytes], lines: list[bytes]) -> None:
-        """Adds entries; the lists are kept, not copied. Raises OSError: no room for the temporary file."""
+        """Adds entry IDs and lines at the end of the overflow queue; the lists are kept, not copied.
+
+        Raises OSError: no room for the temporary file.
+        """
         if not ids:
             return
         self._left += len(ids)
@@ -43,7 +49,7 @@ class OverflowQueue:
         self._write_at = self._file.tell()
 
     def peek(self, count: int) -> QueuedPart:
-        """The first `count` entries, or all there are."""
+        """Returns the first `count` entries of the overflow queue, or all there are, and leaves them in."""
         while (have := sum(len(ids) for ids, _ in self._parts)) < count and self._read_at < self._write_at:
             self._load()
         if not have:
@@ -54,7 +60,7 @@ class OverflowQueue:
         return ids[:count], lines[:count]
 
     def pop(self, count: int) -> QueuedPart:
-        """The same, taken out."""
+        """Removes from the overflow queue its first `count` entries, or all there are, and returns them."""
         ids, lines = self.peek(count)
         if ids:
             whole_ids, whole_lines = self._parts.popleft()
@@ -66,14 +72,14 @@ class OverflowQueue:
         return ids, lines
 
     def put_back(self, ids: list[bytes], lines: list[bytes]) -> None:
-        """Entries that were taken out stand first again."""
+        """Puts popped entries back at the front of the overflow queue."""
         if ids:
             self._parts.appendleft((ids, lines))
             self._left += len(ids)
             self._held += sum(map(len, lines)) + 100 * len(ids)
 
     def look(self) -> Iterator[list[bytes]]:
-        """All lines, a part at a time; nothing is taken out."""
+        """Yields all lines of the overflow queue, a part at a time, and takes none out."""
         for _, lines in [*self._parts]:
             yield lines
         at = self._read_at
@@ -84,13 +90,13 @@ class OverflowQueue:
             yield lines
 
     def drain(self) -> Iterator[QueuedPart]:
-        """All of it, a part at a time."""
+        """Empties the overflow queue, and yields its entries a part at a time."""
         while self._left:
             self.peek(1)
             yield self.pop(len(self._parts[0][0]))
 
     def close(self) -> None:
-        """Forgets it all."""
+        """Discards all that the overflow queue holds, and closes its temporary file."""
         self._parts.clear()
         self._left = 0
         if self._file is not None:

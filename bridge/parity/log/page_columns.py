@@ -1,4 +1,4 @@
-"""A page of the stream, taken apart: which entries are whose, as columns. Pure."""
+"""Splits a page of the stream into columns: file-born entries by source, Redis-born and odd entries. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Rows = Sequence[Sequence[Any]]
 
 
 class FileBornColumns(NamedTuple):
-    """File-born entries of one source: the places their origins name, their rows and IDs."""
+    """Columns of a page's file-born entries of one source: the places that their origins name, their rows and IDs."""
 
     places: list[int]
     rows: list[Row]
@@ -22,11 +22,14 @@ class FileBornColumns(NamedTuple):
 
 
 class OddFields(tuple[bytes, ...]):
-    """The fields and values of an entry that has other fields than its mapping's."""
+    """The fields and values of a page's entry whose fields are not those of its mapping."""
 
 
 class PageColumns(NamedTuple):
-    """`born` by source number; `plain` have no origin; of `odd` ones the origin is of no known form. Each in order."""
+    """A page of the stream in columns: file-born entries by source number, Redis-born entries, and odd ones.
+
+    `plain` entries have no origin; of `odd` ones the origin is of no known form. Each column is in stream order.
+    """
 
     born: dict[int, FileBornColumns]
     plain: list[tuple[bytes, list[bytes]]]
@@ -34,7 +37,10 @@ class PageColumns(NamedTuple):
 
 
 def parted(rows: Rows, names: list[bytes]) -> PageColumns:
-    """Takes a page apart. `names` are the fields that the mapping's entries have; deleted entries are skipped."""
+    """Splits a page of the stream into columns, and skips deleted entries.
+
+    `names` are the fields that the mapping's entries have.
+    """
     with_origin = [*names, ORIGIN_FIELD]
     held = [fields[0::2] if fields is not None else None for _, fields in rows]
     born = [row for row, its in zip(rows, held, strict=True) if its == with_origin]
@@ -50,7 +56,10 @@ def parted(rows: Rows, names: list[bytes]) -> PageColumns:
 
 
 def _of_one_generation(born: Rows) -> dict[int, FileBornColumns] | None:
-    """The commonest case: what is before the colon of the origins is the same in all of them."""
+    """Splits a page into columns in the commonest case: all origins name one source and generation.
+
+    None: they do not, or not in the known form.
+    """
     fields = [row[1] for row in born]
     origins = [field[-1] for field in fields]
     first = parse_origin(origins[0])
@@ -89,14 +98,14 @@ def _one_by_one(rows: Rows, names: list[bytes], with_origin: list[bytes]) -> Pag
         column = found.born.get(base[0])
         if column is None:
             column = found.born[base[0]] = FileBornColumns([], [], [])
-        column.places.append(base[1] + min(int(offset), OFFSETS))  # no file is so long: no line stands there
+        column.places.append(base[1] + min(int(offset), OFFSETS))  # no file is so long: no line is there
         column.rows.append(tuple(fields[1:-2:2]) if held == with_origin else row_of(fields, names))
         column.ids.append(entry_id)
     return found
 
 
 def row_of(fields: Sequence[bytes], names: Sequence[bytes]) -> Row:
-    """An entry's values in the codec's order; of one whose fields are others, all that it has."""
+    """Returns a page's entry as a row in the codec's field order; where its fields are others, all that it has."""
     held = fields[0::2]
     values = dict(zip(held, fields[1::2], strict=True))
     more = {ORIGIN_FIELD, *EXTRA} if ORIGIN_FIELD in values else set()  # of a line that names an artifact
@@ -107,7 +116,7 @@ def row_of(fields: Sequence[bytes], names: Sequence[bytes]) -> Row:
 
 
 def late_among(rows: Rows, late: Callable[[list[bytes]], set[bytes]] | None) -> set[bytes]:
-    """The IDs of those entries that are marked as standing out of order, by their ID or their origin."""
+    """Returns the IDs of a page's entries that are marked late, by their ID or by their origin."""
     if late is None:
         return set()
     marks = []

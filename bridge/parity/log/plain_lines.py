@@ -1,4 +1,4 @@
-"""Files as plain lines, read from the beginning to the end: not as forward reads, no cursor, no ranges."""
+"""Reads files as plain lines for parity, from beginning to end: not as forward reads, without cursor and ranges."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from bridge.files.content import COMPRESSED, HEAD_BYTES
 from bridge.parity.log.items import LineBlock, OverlongLine
 
 PLAIN_BLOCK, LAST = 1 << 18, 1 << 20
-"""Bytes that are read at once, of which short lines make thousands of objects; and of a file's end."""
+"""Bytes that are read at once (short lines make thousands of objects of them), and bytes of a file's end."""
 BROKEN = (EOFError, OSError, zlib.error, lzma.LZMAError, ValueError)
 
 
 class HeldFile(io.RawIOBase):
-    """An open file, whatever becomes of its name, up to the size it had when it was opened."""
+    """An open file of plain lines, whatever becomes of its name, up to the size it had when it was opened."""
 
     def __init__(self, fd: int, size: int) -> None:
         self._fd = fd
@@ -33,11 +33,11 @@ class HeldFile(io.RawIOBase):
         self._at = 0
 
     def readable(self) -> bool:
-        """Always true of a file that parity has open, as io asks before it reads."""
+        """Always True for a held file of plain lines, as io asks before it reads."""
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Fills io's buffer with the next bytes of the file that parity has open; returns how many, 0 at its end."""
+        """Fills io's buffer with the next bytes of a held file of plain lines; returns how many, 0 at its end."""
         part = memoryview(buffer)[: max(0, self._size - self._at)]
         got = os.preadv(self._fd, [part], self._at) if len(part) else 0
         self._at += got
@@ -45,7 +45,7 @@ class HeldFile(io.RawIOBase):
 
 
 class PlainLines:
-    """One file, open from when the comparison began, at the size it had then."""
+    """Reads one file as plain lines: open since the comparison began, at the size it had then."""
 
     def __init__(self, path: Path, limit: int) -> None:
         self.path = path
@@ -72,22 +72,23 @@ class PlainLines:
             raise
 
     def close(self) -> None:
-        """Closes the file that parity had open."""
+        """Closes the file of plain lines that parity had open."""
         os.close(self._fd)
 
     def damage(self) -> str:
-        """Why it could not be read to its end; empty: it could."""
+        """Says why a file of plain lines could not be read to its end; empty: it could."""
         return self._damage
 
     def end(self) -> tuple[int, int, str | None]:
-        """How many bytes `blocks` read up to the end; how many stand behind the last newline, and what became of those.
+        """Returns how many bytes of plain lines were read, how many of them follow the last newline, and their fate.
 
-        None where they wait for the rest of their line. A packed file gets none: what is not damaged is in quarantine.
+        The fate is None where they wait for the rest of their line. A compressed file gets no more: its rest is in
+        quarantine, if it is not damaged.
         """
         return (*self._read, "quarantined" if self.packed and not self._damage else None)
 
     def read(self, size: int, offset: int) -> bytes:
-        """Bytes at an offset; of a compressed file it is read from the beginning for them."""
+        """Reads bytes at an offset of a file of plain lines; a compressed one is read from its beginning for that."""
         if not self.packed:
             try:
                 return os.pread(self._fd, size, offset)
@@ -102,7 +103,7 @@ class PlainLines:
         return found
 
     def section(self, start: int, end: int) -> Iterator[bytes]:
-        """The bytes from `start` to `end`, a piece at a time."""
+        """Yields the plain, unpacked bytes of a file from `start` to `end`, a piece at a time."""
         if not self.packed:
             for at in range(start, end, PLAIN_BLOCK):
                 yield self.read(min(PLAIN_BLOCK, end - at), at)
@@ -115,7 +116,7 @@ class PlainLines:
                 return
 
     def length(self) -> int:
-        """The bytes that a file holds; of a compressed one unpacked, for which it is read through."""
+        """Returns how many plain bytes a file holds; a compressed one is unpacked to its end to count them."""
         return sum(map(len, self._pieces())) if self.packed else self.size
 
     def _pieces(self) -> Iterator[bytes]:
@@ -138,7 +139,7 @@ class PlainLines:
             yield held
 
     def blocks(self, start: int = 0) -> Iterator[LineBlock]:
-        """Reads a file's whole lines from `start` on; in the place of one over the limit stands a `OverlongLine`."""
+        """Yields a file's whole plain lines from `start` on, in blocks; an `OverlongLine` for one over the limit."""
         at, begun, rest, skips = start, 0, b"", False
         pieces = self._pieces() if not start else self.section(start, self.size if not self.packed else 1 << 62)
         for piece in pieces:

@@ -1,4 +1,4 @@
-"""Entries whose lines stand elsewhere by now, or nowhere, as another file took their log's place. Pure."""
+"""Relocated entries: their lines stand elsewhere now, or nowhere, as another file replaced their log. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Column = tuple[list[int], list[Row], list[bytes]]
 
 
 class RelocatedEntries:
-    """Tells where the lines of file-born entries stand; `missing` is told of those that stand nowhere."""
+    """Finds where the lines of relocated file-born entries stand now; those that stand nowhere go to `missing`."""
 
     def __init__(
         self, moved: Mapping[str, MovedPlaces], acknowledged: Acknowledged, codec: Callable[[str], Codec],
@@ -31,17 +31,20 @@ class RelocatedEntries:
         self._count = self._unproved = 0
 
     def tell(self, tally: ComparisonTally) -> None:
-        """Adds to a tally which lines were changed or taken out, and what of it is acknowledged."""
+        """Adds to the tally the relocated entries whose lines were changed or taken out, and which are acknowledged."""
         tally.taken_out, tally.redacted = self._rows.found, self._acknowledged.deleted
         tally.acknowledged += self._count
         tally.unproved = self._unproved
 
     def place(self, name: str, place: int) -> int:
-        """The place where a line of a log stands that was sent from `place`; `GONE`."""
+        """Returns the relocated place of a log's line that was sent from `place`; `GONE_PLACE`: it stands nowhere."""
         return self._moved[name](place) if name in self._moved else place
 
     def needs_no_entry(self, name: str, place: int) -> bool:
-        """Whether no entry is to claim the line at a place: its own was deleted on purpose, or is another line's."""
+        """Whether no entry is to claim the line at a relocated place.
+
+        So it is where the line's entry was deleted on purpose or belongs to another line, or its lack is acknowledged.
+        """
         moved = self._moved.get(name)
         if moved is None:
             return self._acknowledged.line(name, place)
@@ -55,13 +58,13 @@ class RelocatedEntries:
         return self._acknowledged.line(name, was)
 
     def is_acknowledged(self, entry: bytes) -> bool:
-        """Whether it is acknowledged that an entry has no line; then it is counted."""
+        """Whether it is acknowledged that a relocated entry has no line; if so, the entry is counted."""
         known = self._acknowledged.missing(entry)
         self._count += known
         return known
 
     def standing(self, name: str, column: Column) -> Column:
-        """Of file-born entries of a log those whose lines stand in a file, with their places there."""
+        """Returns the entries of a log whose lines stand in a file, with their relocated places."""
         moved = self._moved.get(name)
         if moved is None:
             return column

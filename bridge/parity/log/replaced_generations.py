@@ -1,4 +1,4 @@
-"""Which generations of a log parity looks for no file of, as their lines stand in another one by now."""
+"""Finds a log's replaced generations: parity looks for no file of theirs, as their lines stand in another file now."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ def replaced(
     stretches: Mapping[int, Sequence[CarriedSpan]],
     pieces: FilePieces,
 ) -> tuple[set[int], set[int]]:
-    """Finds the generations of a log whose place another file took; and those of them whose own file lies there still.
+    """Finds the generations of a log that another file replaced, and apart those whose own file lies there still.
 
     `records` are the ledger's, `known` those that are compared, `stretches`, by generation, what of a file was sent
-    before. A finished one whose lines were put into a later file, and whose own is gone, counts as well.
+    before. A closed generation whose lines were put into a later file, and whose own file is gone, counts as well.
     """
     edited = {record.rewrites for record in records if record.rewrites > 0 and not record.in_doubt}
     inodes = {(record.device, record.inode) for record in records if record.number not in edited}
@@ -37,9 +37,10 @@ def replaced(
 
 
 def out_of_turn(records: Sequence[GenerationRecord], gone: set[int]) -> dict[int, int]:
-    """Finds the generations that are older than their numbers say, and under which number each is compared.
+    """Maps a generation that replaced an older one, but is numbered behind younger ones, to that one's number.
 
-    A rotated piece that was edited, and met again behind younger ones, has the turn of the one that it was.
+    It is compared under that number: a rotated piece that was edited, and met again behind younger ones, has the turn
+    of the generation that it was.
     """
     numbers = {record.number for record in records} - gone
     edited = {record.number: record.rewrites for record in records if record.rewrites > 0 and not record.in_doubt}

@@ -1,4 +1,4 @@
-"""Finding the place again after a difference: two sequences laid beside each other. Pure."""
+"""Sequence diff: aligns two sequences, to find the place where both agree again after a difference. Pure."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from bridge.files.alignment import ascending
 __all__ = ["align", "ascending"]
 
 EXACT_PRODUCT = 250_000
-"""Up to this product of lengths the longest common subsequence is found; above, only what its anchors lead to."""
+"""Up to this product of lengths the longest common subsequence is computed; above, only what its anchors lead to."""
 
 Pair = tuple[int, int]
 
 
 def align(a: Sequence[Hashable], b: Sequence[Hashable]) -> list[Pair]:
-    """Places in `a` and `b` that hold the same, ascending in both: as many as there can be, where both are short.
+    """Aligns two sequences: returns pairs of places in `a` and `b` that hold the same, ascending in both.
 
-    Of long ones, items that stand once in each are anchors (the patience method, B. Cohen); what stands between them
-    is aligned by itself.
+    Where both are short, there are as many pairs as there can be. Of long ones, items that stand once in each are
+    anchors (the patience method, B. Cohen); what stands between them is aligned by itself.
     """
     low, pairs = 0, []
     shorter = min(len(a), len(b))
@@ -38,7 +38,10 @@ def align(a: Sequence[Hashable], b: Sequence[Hashable]) -> list[Pair]:
 
 
 def _earliest(pairs: list[Pair], items: Sequence[Hashable], side: int) -> list[Pair]:
-    """The same, with the first of equal items where one of several stays alone: the others repeat it."""
+    """Moves aligned pairs to the first of equal items in a sequence, where one of several stays without a pair.
+
+    The others repeat the first one.
+    """
     last, moved = -1, []
     for pair in pairs:
         at, item = pair[side], items[pair[side]]
@@ -50,7 +53,7 @@ def _earliest(pairs: list[Pair], items: Sequence[Hashable], side: int) -> list[P
 
 
 def _longest(a: Sequence[Hashable], b: Sequence[Hashable]) -> list[Pair]:
-    """The longest common subsequence, by the table of its lengths from each place on."""
+    """Computes the longest common subsequence of two sequences, by the table of its lengths from each place on."""
     common = set(a) & set(b)
     if not common:
         return []
@@ -95,7 +98,7 @@ def _between(a: Sequence[Hashable], b: Sequence[Hashable]) -> list[Pair]:
 
 
 def _single(items: Sequence[Hashable]) -> dict[Hashable, int]:
-    """Where those stand that stand once, in order."""
+    """Maps each item that occurs only once in a sequence to its place, in order."""
     places: dict[Hashable, int] = {}
     for i, item in enumerate(items):
         places[item] = -1 if item in places else i

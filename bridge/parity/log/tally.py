@@ -1,4 +1,4 @@
-"""What a comparison is to expect, and what it counted."""
+"""The tally of a comparison: what it expects of a stream and its files, what it counted, and the late marks."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from bridge.streams.connect import Connection
 
 @dataclass(frozen=True, slots=True)
 class Expectations:
-    """What must be there. `entry`: Redis-born entries up to here have their lines. `mirrored`: they may have any;
-    `dual`: a bridge is there to write those that have none yet.
+    """What a comparison expects to find in the files, before it fills its tally.
 
-    `late` tells which of these origins and IDs stand out of order and may, None: none does; `aside` whether a line or
-    an entry is in quarantine that could be translated by now. `gone`: the generations of each file that are not found.
+    `entry`: Redis-born entries up to this ID have their lines. `mirrored`: Redis-born entries may have lines; `dual`: a
+    bridge is there to write the lines that are not there yet. `late` returns which of the given origins and IDs stand
+    out of order and may, None: none does; `aside`: whether a line or an entry is in quarantine that could be translated
+    by now. `gone`: the generations of each file that are not found.
     """
 
     entry: EntryId
@@ -32,14 +33,17 @@ class Expectations:
     acknowledged: Acknowledged = field(default_factory=Acknowledged)
     """What somebody acknowledged."""
     moved: Mapping[str, MovedPlaces] = field(default_factory=dict)
-    """Where lines stand by now that were sent from a file whose place another one took, by their log."""
+    """By their log: where lines stand now that were sent from a file which another file replaced."""
     kept: Callable[[ComparedFile, int, bytes], bool] | None = None
     """Whether the line at a place of a source is in quarantine with these bytes; None: nobody can tell."""
 
 
 @dataclass(slots=True)
 class ComparisonTally:
-    """What the comparison counted. `why` says in words what is unverifiable, and how many messages each time."""
+    """The tally of a comparison: how many messages agree, differ, are in flight, or cannot be compared.
+
+    `why` says in words what is unverifiable, and how many messages each time.
+    """
 
     file_born: int = 0
     redis_born: int = 0
@@ -51,7 +55,7 @@ class ComparisonTally:
     unordered: int = 0
     foreign: int = 0
     rewritten: int = 0
-    """Messages whose file says something else since, with the same identity; they count as compared."""
+    """Messages whose file was rewritten since, with the same identity; they count as compared."""
     taken_away: int = 0
     """Messages whose file is gone since."""
     copies: int = 0
@@ -67,7 +71,7 @@ class ComparisonTally:
     unverifiable: int = 0
     why: dict[str, int] = field(default_factory=dict)
     uncounted: dict[str, int] = field(default_factory=dict)
-    """Differences beyond `MOST`, by kind."""
+    """Differences beyond `MOST_DIFFERENCES`, by kind."""
     marked: bool = False
     """Whether any message of the stream is marked late."""
     differences: list[Difference] = field(default_factory=list)
@@ -77,19 +81,19 @@ class ComparisonTally:
 
     @property
     def compared(self) -> int:
-        """How many messages parity found to be the same in files and stream."""
+        """How many messages the tally counts as the same in files and stream."""
         return self.file_born + self.redis_born
 
 
 class LateMarks:
-    """Asks Redis for parity which origins and entry IDs stand out of order and may: those in `bridge:{S}:late`."""
+    """Looks up late marks in the Redis hash `bridge:{S}:late`: origins and entry IDs that may stand out of order."""
 
     def __init__(self, connection: Connection, key: bytes) -> None:
         self._connection = connection
         self._key = key
 
     def __call__(self, fields: list[bytes]) -> set[bytes]:
-        """Returns those of these origins and entry IDs that are marked as standing out of order."""
+        """Returns which of the given origins and entry IDs have a late mark in Redis."""
         found = set()
         for at in range(0, len(fields), 500):
             part = fields[at : at + 500]

