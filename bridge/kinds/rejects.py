@@ -1,18 +1,19 @@
-"""Lines that cannot be entries: what is kept of them, and one word in the log for each kind of reason."""
+"""Rejected lines, which cannot be entries: what quarantine keeps of them, and one log line for each kind of reason."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from bridge.core.errors import RejectStop
 from bridge.core.mapping import Mapping
-from bridge.core.model import hex_digest, shown
+from bridge.core.model import Row, hex_digest, shown
+from bridge.kinds.source_counts import SourceCounts
 from bridge.ledger.quarantine import KEPT_LINE_BYTES, QuarantinedMessage, add_quarantined
 from bridge.ledger.store import Ledger
 
 
 class RejectKinds:
-    """Says each kind of reason once a process: a thousand broken lines are one line in the log."""
+    """Logs each kind of reason for a reject once in a process: a thousand rejected lines are one line in the log."""
 
     def __init__(self, name: str, say: Callable[[str], None]) -> None:
         self._name = name
@@ -20,7 +21,7 @@ class RejectKinds:
         self._said: set[str] = set()
 
     def tell(self, found: Iterable[QuarantinedMessage]) -> None:
-        """Logs the first of each kind that was not met before."""
+        """Logs the first rejected message of each kind of reason that this process has not logged before."""
         for quarantined in found:
             if quarantined.kind not in self._said:
                 self._said.add(quarantined.kind)
@@ -31,7 +32,7 @@ class RejectKinds:
 
 
 class Rejects:
-    """The lines of one source that cannot be entries."""
+    """Puts the rejected lines of one source, which cannot be entries, into quarantine, and counts them."""
 
     def __init__(
         self, mapping: Mapping, name: str, ledger: Ledger, clock: Callable[[], float], say: Callable[[str], None]
@@ -46,7 +47,7 @@ class Rejects:
         self._kinds = RejectKinds(name, say)
 
     def of(self, generation: int, offset: int, line: bytes, reason: str) -> QuarantinedMessage | None:
-        """A line that is over the limit, or has a reason already, as what is kept of it; else None."""
+        """Makes the quarantined message of a rejected line: one over the limit, or one with a reason; else None."""
         if len(line) > self._limit:
             digest = hex_digest(line)
             return self.too_long(generation, offset, line[:KEPT_LINE_BYTES], len(line), digest)
@@ -55,18 +56,18 @@ class Rejects:
         return None
 
     def too_long(self, generation: int, offset: int, kept: bytes, length: int, digest: str) -> QuarantinedMessage:
-        """A line over `max_line_bytes`: its first bytes, length and digest."""
+        """Makes the quarantined message of a line over `max_line_bytes`: its first bytes, length and digest."""
         reason = f"over max_line_bytes: a line of {length} bytes, the limit is {self._limit}"
         return self.rest(generation, offset, kept, length, digest, reason)
 
     def rest(
         self, generation: int, offset: int, kept: bytes, length: int, digest: str, reason: str
     ) -> QuarantinedMessage:
-        """What has no end, or too late a one: its first bytes, length and digest."""
+        """Makes the quarantined message of a rejected line of which only first bytes, length and digest are known."""
         return QuarantinedMessage("forward", self._name, generation, offset, "", reason, kept, length, digest)
 
     def keep(self, aside: list[QuarantinedMessage]) -> None:
-        """Puts them into quarantine. Raises RejectStop where the mapping says so, LedgerError."""
+        """Writes rejected lines into the quarantine. Raises RejectStop where the mapping says so, LedgerError."""
         if aside and self.stops:
             raise self.stop(aside[0])
         with self._ledger.transaction():
@@ -74,8 +75,37 @@ class Rejects:
         self.count += len(aside)
         self._kinds.tell(aside)
 
+    def sort_out(
+        self, generation: int, lines: Sequence[bytes], offsets: Sequence[int], rows: Sequence[Row | str],
+        counts: SourceCounts,
+    ) -> tuple[list[int], int]:  # fmt: skip
+        """Separates the lines of a batch that are entries from rejected ones, which go into quarantine.
+
+        `rows` has each line's row, or the reason why it has none; empty lines are counted. Returns the places of the
+        good lines, and how many lines were looked at: under `on_reject = "stop"` all before the first reject. Raises
+        RejectStop where that is the first line, LedgerError.
+        """
+        good: list[int] = []
+        aside: list[QuarantinedMessage] = []
+        for place, row in enumerate(rows):
+            if not lines[place]:
+                counts.empty += 1
+                continue
+            reason = row if isinstance(row, str) else ""
+            quarantined = self.of(generation, offsets[place], lines[place], reason)
+            if quarantined is None:
+                good.append(place)
+                continue
+            if self.stops:
+                if place == 0:
+                    raise self.stop(quarantined)
+                return [before for before in good if before < place], place
+            aside.append(quarantined)
+        self.keep(aside)
+        return good, len(rows)
+
     def stop(self, quarantined: QuarantinedMessage) -> RejectStop:
-        """The error of `on_reject = "stop"`."""
+        """Makes the error that a rejected line raises under `on_reject = "stop"`."""
         return RejectStop(
             f"{quarantined.reason}: {shown(quarantined.raw, 80)}",
             where=f"{self._name} offset {quarantined.offset}",

@@ -10,7 +10,7 @@ from dataclasses import replace
 from bridge.core.errors import LedgerError, SourceError
 from bridge.core.logger import logger
 from bridge.core.mapping import Mapping
-from bridge.core.model import Checkpoint, Fingerprint, Position, Row
+from bridge.core.model import Checkpoint, Fingerprint, Position
 from bridge.files.generation import Generation, GenerationRecord
 from bridge.files.tail import Tail
 from bridge.kinds.kind import HistoryHead, MergedHistory, SourceBatch
@@ -19,7 +19,7 @@ from bridge.kinds.log.followed import FollowedSource
 from bridge.kinds.log.line_reader import ReadLines
 from bridge.kinds.mapping_context import keep_generations
 from bridge.kinds.resume import Reconciliation, Resume
-from bridge.ledger.quarantine import QuarantinedMessage, mark_retried, still_aside
+from bridge.ledger.quarantine import mark_retried, still_aside
 from bridge.ledger.store import Ledger
 from bridge.streams.keys import Keys
 from bridge.streams.writer import Cursor
@@ -309,7 +309,8 @@ class LogSource(FollowedSource):
         rows, times = read.rows(self.codec, i, j)
         good = [k for k, row in enumerate(rows) if row.__class__ is tuple]
         if len(good) != len(rows) or max(map(len, piece), default=0) > self._max_line:
-            good, j = self._set_aside(generation, read, rows, i, j)
+            good, taken = self._rejects.sort_out(generation.number, piece, lines.offsets[i:j], rows, self.counts)
+            j = i + taken
         if self._own.stretches:
             good = [k for k in good if not self._own.has(rows[k][0], Position(generation.number, lines.offsets[i + k]))]  # type: ignore[arg-type]
         if self.standing:
@@ -383,29 +384,3 @@ class LogSource(FollowedSource):
             name = b"%d.%d" % (self.memory.number, generation.number)
             return Cursor(self._keys.generations, name, generation.known().at.to_json())
         return Cursor(self._keys.checkpoint, os.fsencode(self.name), value)
-
-    def _set_aside(
-        self, generation: Generation, read: ReadLines, rows: list[Row | str], i: int, j: int
-    ) -> tuple[list[int], int]:
-        """Puts lines of the log that cannot be entries into quarantine.
-
-        Returns the good lines' places and where the batch ends.
-        """
-        good: list[int] = []
-        aside: list[QuarantinedMessage] = []
-        for k, row in enumerate(rows):
-            line, offset = read.lines.lines[i + k], read.lines.offsets[i + k]
-            if not line:
-                self.counts.empty += 1
-                continue
-            quarantined = self._rejects.of(generation.number, offset, line, row if isinstance(row, str) else "")
-            if quarantined is None:
-                good.append(k)
-                continue
-            if self._rejects.stops:
-                if k == 0:
-                    raise self._rejects.stop(quarantined)
-                return [g for g in good if g < k], i + k
-            aside.append(quarantined)
-        self._rejects.keep(aside)
-        return good, j
