@@ -2,47 +2,52 @@
 
 from __future__ import annotations
 
-import sqlite3
 from pathlib import Path
 
 import pytest
-import sqlite_utils
 
 from bridge.core.errors import LedgerError
 from bridge.ledger.heartbeat import heartbeat, save_heartbeat
 from bridge.ledger.quarantine import QuarantinedMessage, add_quarantined, mark_retried, quarantine_counts, quarantined
-from bridge.ledger.store import VERSION, Ledger, migrations
+from bridge.ledger.store import OLDEST, VERSION, Ledger
 
 
-def first_layout(path: Path) -> None:
-    """A ledger as version 1 left it, with a line in quarantine."""
-    connection = sqlite3.connect(path)
-    migrations.apply(sqlite_utils.Database(connection), stop_before="002_retried_and_heartbeat")
-    connection.execute(
-        "INSERT INTO quarantine (stream, direction, name, generation, offset, entry_id, reason, raw, length, digest,"
-        " noted_at) VALUES ('s', 'forward', 'a.log', 1, 7, '', 'reason: more', x'61', 1, '', 1.0)"
-    )
-    connection.execute("PRAGMA user_version=1")
-    connection.commit()
-    connection.close()
+def older(path: Path, version: int) -> None:
+    """A ledger with a line in quarantine, as this version left it."""
+    ledger = Ledger(path, create=True)
+    add_quarantined(ledger, "s", [QuarantinedMessage("forward", "a.log", 1, 7, "", "reason: more", b"a", 1)], 1.0)
+    ledger.write("DELETE FROM _sqlite_migrations")
+    ledger.write(f"PRAGMA user_version={version}")
+    ledger.close()
 
 
-def test_from_version_1(tmp_path: Path) -> None:
+def test_from_the_version_before(tmp_path: Path) -> None:
     """Those who only look say what to do; `run` brings it up to date, and what was in it is there."""
     path = tmp_path / "ledger.db"
-    first_layout(path)
-    with pytest.raises(LedgerError, match="is of version 1") as caught:
+    older(path, OLDEST)
+    with pytest.raises(LedgerError, match=f"is of version {OLDEST}") as caught:
         Ledger(path)
     assert "bridge run" in caught.value.hint
     ledger = Ledger(path, create=True)
+    before = ledger.uuid
     assert quarantine_counts(ledger, "s") == [("forward", "reason", 1)]
     [one] = quarantined(ledger, "s")
     assert (one.name, one.offset, one.raw, one.retried) == ("a.log", 7, b"a", "")
     ledger.close()
     ledger = Ledger(path)
-    assert ledger.rows("PRAGMA user_version") == [(VERSION,)]
-    assert ledger.rows("SELECT count(*) FROM _sqlite_migrations") == [(VERSION,)]  # else older ones are not brought up
+    assert (ledger.rows("PRAGMA user_version"), ledger.uuid) == ([(VERSION,)], before)
     ledger.close()
+
+
+def test_from_before_the_first_release(tmp_path: Path) -> None:
+    """A ledger of a version that was never released is left as it is, and the way out is said."""
+    path = tmp_path / "ledger.db"
+    older(path, OLDEST - 1)
+    content = path.read_bytes()
+    with pytest.raises(LedgerError, match=f"is of version {OLDEST - 1}") as caught:
+        Ledger(path, create=True)
+    assert "bridge repair" in caught.value.hint
+    assert path.read_bytes() == content
 
 
 def test_empty_file(tmp_path: Path) -> None:
