@@ -267,7 +267,7 @@ def _imported(report: dict[str, Any], found: Status) -> str:
 
     state = report["state"]
     if state == "running" and not found.importing:
-        state = "ended without a word"
+        state = "was killed"
     said = f"{clock(report['began'], found.at)}: {state}, {counted(report['entries'], 'entry', 'entries')}"
     said += f" in {duration(report['seconds'])}"
     if report["first_id"]:

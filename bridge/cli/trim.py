@@ -104,6 +104,6 @@ def _print(name: str, stream: str, plan: TrimPlan, done: TrimReport | None) -> N
         click.echo("  nothing is over the limits")
     elif plan.little:
         click.echo(
-            "  something is over the limits, and there is no proved place yet where it may be cut: what came on both"
-            " sides at once goes as a whole, when as much as is to be kept stands behind it"
+            "  something is over the limits, but parity has not yet proved a safe cut point: messages that came on both"
+            " sides at once are removed together, as soon as enough entries to keep stand behind them"
         )

@@ -92,7 +92,7 @@ def _not_running(status: Status, waiting: str, failed: list[str]) -> tuple[str, 
     ago = duration(status.at - float(beat["at"]))
     if beat.get("stopped"):
         return f"Not running, stopped {ago} ago; {waiting}", "idle"
-    return f"Not running: it ended without a word, its last heartbeat was {ago} ago; {waiting}", "bad"
+    return f"Not running: it was killed, its last heartbeat was {ago} ago; {waiting}", "bad"
 
 
 def _nothing(status: Status) -> bool:

@@ -242,7 +242,7 @@ class Process:
             finally:
                 ledger.close()
         except Exception:  # noqa: BLE001 - logged with its trace, and the process ends
-            logger.exception("this should not happen, and nothing is lost by it; the bridge stops")
+            logger.exception("unexpected error; no data is lost; the bridge stops")
             self._crashed = True
             self._stop.set()
 

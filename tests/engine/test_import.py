@@ -361,8 +361,8 @@ def test_the_last_run_that_did_something(one_rig: Rig) -> None:
     child.wait()
     shown = rig.run("status", "--redis", rig.server.socket_url).stdout
     assert "import  " in shown
-    assert "ended without a word" in shown
-    assert "ended without a word, 0 entries" not in shown
+    assert "was killed" in shown
+    assert "was killed, 0 entries" not in shown
 
 
 def test_what_cannot_be_read_is_no_good_status(one_rig: Rig) -> None:

@@ -59,7 +59,7 @@ def trouble(text: str, ago: float = 60) -> dict[str, Trouble]:
         (made(2, 1, holder="", heartbeat=BEAT | {"stopped": True, "at": NOW - 120}),
          "Not running, stopped 2 min ago; 2 lines and 1 entry waiting, the oldest 90 s old", "idle"),
         (made(holder="", heartbeat=BEAT | {"at": NOW - 7200}),
-         "Not running: it ended without a word, its last heartbeat was 2 h ago; nothing waiting", "bad"),
+         "Not running: it was killed, its last heartbeat was 2 h ago; nothing waiting", "bad"),
         (made(2, None, holder="", heartbeat=BEAT | {"stopped": True, "at": NOW - 120}),
          "Not running, stopped 2 min ago; 2 lines waiting, the oldest 90 s old in the files, Redis is not reached", "idle"),
         (made(heartbeat=BEAT | {"at": NOW - 40, "once": True}), "Carrying both ways, 0 behind", "good"),
@@ -152,7 +152,7 @@ def test_a_life(rig: Rig) -> None:
         file.write(b"half a line")
     rig.add("r-0")
     dead = facts(rig, code=3)
-    assert "ended without a word" in dead["headline"]
+    assert "it was killed" in dead["headline"]
     assert "1 line and 1 entry waiting" in dead["headline"]
     [source] = dead["mappings"][0]["forward"]
     assert (source["behind_lines"], source["behind_bytes"], source["unfinished_bytes"]) == (1, len(line("h-0")), 11)
@@ -191,10 +191,10 @@ def test_mirrored_bytes_are_not_behind(rig: Rig) -> None:
     rig.add("r-0")
     rig.append("f-0")
     rig.start("--once", crash="mirror.checkpoint.before").wait()
-    now = facts(rig, code=3 if "ended" in facts_headline(rig) else 0)
+    now = facts(rig, code=3 if "killed" in facts_headline(rig) else 0)
     assert now["mappings"][0]["forward"][0]["behind_lines"] == 0
     rig.append("f-1")
-    now = facts(rig, code=3 if "ended" in facts_headline(rig) else 0)
+    now = facts(rig, code=3 if "killed" in facts_headline(rig) else 0)
     assert now["mappings"][0]["forward"][0]["behind_lines"] == 1
 
 
