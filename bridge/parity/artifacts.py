@@ -18,10 +18,10 @@ from bridge.core.wording import counted
 from bridge.files.artifact_digest import hashed, inside
 from bridge.files.folder import MessageFolder
 from bridge.ledger import spool_messages
-from bridge.parity.log.check import Interrupted, ParityCheck
 from bridge.parity.log.classify import Difference
 from bridge.parity.log.tally import ComparisonTally
 from bridge.parity.proof_point import ProofPoint
+from bridge.parity.prove import Interrupted, ParityCheck
 from bridge.parity.result import ParityResult, verdict_of
 from bridge.parity.snapshot import Cursors
 from bridge.parity.whole_file_account import WholeFileAccount

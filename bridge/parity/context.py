@@ -16,12 +16,12 @@ from bridge.core.wording import counted
 from bridge.files.content import HEAD_BYTES
 from bridge.files.generation import TAIL
 from bridge.parity.account import ByteAccount
-from bridge.parity.log.check import ParityCheck, told
 from bridge.parity.log.classify import Difference
 from bridge.parity.log.generations import RecordedGeneration
 from bridge.parity.log.items import SHIFT, ComparedFile
 from bridge.parity.log.tally import ComparisonTally
 from bridge.parity.proof_point import ProofPoint
+from bridge.parity.prove import ParityCheck, told
 from bridge.parity.result import ParityResult, verdict_of
 from bridge.parity.snapshot import Snapshot
 from bridge.streams.connect import Connection

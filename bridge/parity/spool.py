@@ -21,12 +21,12 @@ from bridge.ledger.quarantine import find_quarantined
 from bridge.ledger.ranges import range_digest, range_of, ranges_of
 from bridge.ledger.scratch_table import ScratchFile, ScratchTable
 from bridge.ledger.store import Ledger
-from bridge.parity.log.check import Interrupted, ParityCheck, told
 from bridge.parity.log.classify import Difference
 from bridge.parity.log.compare import MOST_DIFFERENCES
 from bridge.parity.log.tally import ComparisonTally, LateMarks
 from bridge.parity.log.witness_check import WitnessCheck
 from bridge.parity.proof_point import ProofPoint
+from bridge.parity.prove import Interrupted, ParityCheck, told
 from bridge.parity.result import ParityResult, verdict_of
 from bridge.parity.snapshot import Cursors
 from bridge.parity.statistics import MessageStatistics

@@ -12,10 +12,10 @@ from bridge.core.codecs.timestamps import older
 from bridge.core.model import FIELDS, Row, digest, paired, parse_origin, shown_name
 from bridge.files.folder import MessageFolder, ReadFile
 from bridge.ledger.states import owner_of, values
-from bridge.parity.log.check import Interrupted, ParityCheck
 from bridge.parity.log.classify import Difference
 from bridge.parity.log.tally import ComparisonTally
 from bridge.parity.proof_point import ProofPoint
+from bridge.parity.prove import Interrupted, ParityCheck
 from bridge.parity.result import ParityResult, verdict_of
 from bridge.parity.snapshot import Cursors
 from bridge.parity.whole_file_account import WholeFileAccount

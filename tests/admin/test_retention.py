@@ -19,8 +19,8 @@ from bridge.ledger.archive_index import parts_of, spans
 from bridge.ledger.ranges import all_ranges
 from bridge.ledger.store import Ledger
 from bridge.ledger.trim_points import points_of
-from bridge.parity.log import check
-from bridge.parity.prove import ParityRunner
+from bridge.parity import prove as check
+from bridge.parity.parity_runs import ParityRunner
 from bridge.parity.result import ParityResult
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys

@@ -19,7 +19,7 @@ from bridge.continuity.trim_floor import remembered
 from bridge.core.model import EntryId, format_id, parse_id
 from bridge.engine import forward
 from bridge.ledger.store import Ledger
-from bridge.parity.log import check
+from bridge.parity import prove as check
 from bridge.streams.embedded.binary import find
 from bridge.streams.reader import Entry
 from bridge.streams.trim import read_trimmed

@@ -23,7 +23,7 @@ from bridge.kinds import provenance
 from bridge.kinds.log import target as append
 from bridge.ledger import ranges
 from bridge.ledger.store import Ledger
-from bridge.parity.prove import ParityRunner
+from bridge.parity.parity_runs import ParityRunner
 from bridge.parity.result import ParityResult
 from bridge.streams.connect import Connection
 from bridge.streams.resp import pack

@@ -9,7 +9,7 @@ from threading import Event
 from typing import Any
 
 from bridge.ledger.store import Ledger
-from bridge.parity.prove import ParityRunner
+from bridge.parity.parity_runs import ParityRunner
 from bridge.parity.result import ParityResult
 from bridge.streams.connect import Connection
 from bridge.streams.reader import Entry, entries
