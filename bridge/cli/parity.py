@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from bridge.core.config import Settings
     from bridge.core.mapping import Mapping
     from bridge.ledger.store import Ledger
-    from bridge.parity.prove import ParityRunner
+    from bridge.parity.parity_runs import ParityRunner
     from bridge.parity.result import ParityResult
     from bridge.streams.connect import Connection
 
@@ -95,8 +95,8 @@ def _prove(
 ) -> int:  # fmt: skip
     from bridge.core.interpreter import tune_interpreter
     from bridge.engine.run import stop_on_signals
-    from bridge.parity.log.check import Interrupted
-    from bridge.parity.prove import ParityRunner
+    from bridge.parity.parity_runs import ParityRunner
+    from bridge.parity.prove import Interrupted
     from bridge.parity.result import verdict_of_all
     from bridge.streams.dial import dialler
 
@@ -246,7 +246,7 @@ def _watch(options: Options, proof: ParityRunner, dial: Callable[[], Connection]
 
     from bridge.cli.screen import console, safe
     from bridge.core.errors import BridgeError
-    from bridge.parity.log.check import Interrupted
+    from bridge.parity.prove import Interrupted
     from bridge.parity.report import verdict_in_words
     from bridge.parity.result import verdict_of_all
 

@@ -101,7 +101,7 @@ def _say(
     from bridge.kinds.mapping_context import MappingContext
     from bridge.ledger.edits import AS_EDIT, AS_NEW
     from bridge.ledger.store import Ledger
-    from bridge.parity.prove import check_of
+    from bridge.parity.parity_runs import check_of
     from bridge.streams.dial import dialler
 
     if accept + as_edit + as_new > 1:
@@ -189,7 +189,7 @@ class _Repair:
         from threading import Event
 
         from bridge.admin.repair.mend import plan
-        from bridge.parity.prove import check_of
+        from bridge.parity.parity_runs import check_of
         from bridge.streams.dial import dialler
         from bridge.streams.reader import origins_taken
         from bridge.streams.stream_metadata import read_books

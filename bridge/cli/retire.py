@@ -146,7 +146,7 @@ def _end(
     from bridge.admin.retire import end_mapping
     from bridge.core.model import format_id
     from bridge.engine.once import once
-    from bridge.parity.prove import ParityRunner
+    from bridge.parity.parity_runs import ParityRunner
     from bridge.streams.dial import dialler
 
     alone = replace(settings, mappings=(mapping,))

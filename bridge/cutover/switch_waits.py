@@ -18,7 +18,7 @@ from bridge.cutover.switch_request import SwitchRequest
 from bridge.kinds.mapping_context import MappingContext
 from bridge.ledger.sources import stream_memory
 from bridge.ledger.store import Ledger
-from bridge.parity.prove import check_of
+from bridge.parity.parity_runs import check_of
 from bridge.streams.components import COMPONENTS, ComponentWorker, announced_positions, hold, look, workers_of
 from bridge.streams.connect import Connection
 from bridge.streams.dial import dialler

@@ -1,1 +1,1 @@
-"""What carries: forward (file → stream), mirror (stream → file), their reconciliation, and what runs them."""
+"""The engine that carries messages: forward (file → stream), mirror (stream → file), reconciliation, `bridge run`."""

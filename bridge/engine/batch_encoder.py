@@ -1,4 +1,4 @@
-"""Makes batches for a stream out of forward's rows: entry IDs, packing, and what goes along with the entries."""
+"""Encodes forward's batches of rows as Redis transactions: entry IDs, packed XADDs, cursors and marks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bridge.streams.writer import REFILLED, REPAIRED, REWRITTEN, Transaction
 
 @dataclass(slots=True)
 class Batch:
-    """Drafts that forward sends in one transaction, and their rows in the order in which they go.
+    """A batch: the source batches that forward sends in one transaction, and their rows in the order of the entries.
 
     `order`: where in the parts' rows, one part after the other, each row stands; empty for one part. `clamped`
     counts for each part the entries whose ID is not their message's own time.
@@ -33,7 +33,7 @@ class Batch:
 
     @classmethod
     def of(cls, part: SourceBatch) -> Batch:
-        """Makes a batch of one part, which forward sends in a transaction of its own."""
+        """Makes a batch of a single source batch, which forward encodes and sends in a transaction of its own."""
         return cls([part], part.rows, part.times)
 
     def last_fields(self) -> list[bytes]:
@@ -51,7 +51,7 @@ class Batch:
 
 
 class BatchEncoder:
-    """Makes batches out of forward's parcels for one stream.
+    """Encodes forward's batches for one stream as transactions: chooses entry IDs and packs the rows.
 
     IDs of history ascend over all of the stream's sources, from `floor_ms` on.
     """
@@ -64,7 +64,7 @@ class BatchEncoder:
         self.server_ahead_ms = 0
 
     def batch(self, batch: Batch, *, exists: bool) -> Transaction:
-        """Packs a batch into a batch for the stream: IDs are the messages' own times in history, else that of sending.
+        """Encodes a batch as a transaction: entry IDs of history are the messages' own times, else the time of sending.
 
         `exists`: the stream is known to exist.
         """
@@ -99,7 +99,7 @@ class BatchEncoder:
         self, rows: list[Row], ids: list[int] | None, prefix: bytes | None, places: Places, fields: tuple[bytes, ...],
         exists: bool,
     ) -> bytes:  # fmt: skip
-        """Packs rows into XADDs; rows that are longer than `fields` name an artifact and get its fields as well."""
+        """Packs a batch's rows into XADDs; rows longer than `fields` name an artifact and get its fields as well."""
         plain, wide = self._packer(fields), self._packer(fields + EXTRA)
         if sum(map(len, rows)) == len(rows) * len(fields):
             return plain(rows, ids, prefix, places, exists)
@@ -120,7 +120,7 @@ class BatchEncoder:
 
 
 def _shared_out(batch: Batch, ids: list[int]) -> list[int]:
-    """Counts for each part of a batch the entries that have another ID than their message's own time."""
+    """Counts, for each source batch of a batch, the entries that have another ID than their message's own time."""
     counts = [0] * len(batch.parts)
     bounds = [*accumulate(len(part.rows) for part in batch.parts)]
     for n, (given, own) in enumerate(zip(ids, batch.times, strict=True)):
@@ -130,9 +130,9 @@ def _shared_out(batch: Batch, ids: list[int]) -> list[int]:
 
 
 def history_times(times: list[int], floor_ms: int, now_ms: int) -> tuple[list[int], int]:
-    """Makes entry IDs' milliseconds of the messages' own times (DESIGN §5.3): ascending, and never above the clock.
+    """Makes entry IDs of history from the messages' own times (DESIGN §5.3): ascending, and never above the clock.
 
-    Returns them, and how many were clamped. Pure.
+    Returns the milliseconds of the IDs, and how many were clamped. Pure.
     """
     if times[0] >= floor_ms and times[-1] <= now_ms and times == sorted(times):
         return times, 0

@@ -1,7 +1,7 @@
-"""Compares checkpoints and stream (DESIGN §6.1, P8): where does each source go on, and what did Redis lose?
+"""Compares checkpoints and stream (DESIGN §6.1, P8) to find what Redis lost and where each source goes on.
 
-Lost is not trimmed. Redis has lost something when the stream's last ID or its count of entries ever added has gone back
-behind what the ledger saw, or its checkpoint has; what is missing otherwise was removed by somebody on purpose.
+Lost is different from trimmed. Redis has lost something when the stream's last ID, its count of entries ever added, or
+its checkpoint has gone back to before what the ledger saw; what is missing otherwise was removed on purpose.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ def in_words(compared: Reconciliation, stream: str) -> list[str]:
 def _copied(
     connection: Connection, keys: Keys, memory: StreamMemory, info: StreamInfo, books: StreamMetadata, floor: EntryId
 ) -> bool:
-    """Tells forward whether Redis holds an older copy of a stream, or one that lost its tail; else the stream is new.
+    """Whether the compared stream is an older copy, or a copy that lost its tail, and not a stream that began anew.
 
-    A copy begins where the stream did, or before, and holds entries that the books name. A new stream may hold such
-    too, that were sent before anybody saw that it is new.
+    A copy begins where the stream did, or before, and holds entries that the stream metadata names. A new stream may
+    hold such entries too, which were sent before anybody saw that it is new.
     """
     if info.first_id > memory.first_id > ZERO_ID or (memory.first_id == ZERO_ID and began_anew(memory, info)):
         return False
@@ -71,10 +71,10 @@ def _copied(
 
 
 class CheckpointVoucher(Protocol):
-    """What tells whether a source can have sent what a checkpoint says."""
+    """A function of a source that tells whether the source can have sent what its checkpoint says."""
 
     def __call__(self, checkpoint: Checkpoint, *, seen: bool) -> bool:
-        """Whether it can have sent just that; `seen`: the ledger has this checkpoint."""
+        """Whether the source can have sent just what `checkpoint` says; `seen`: the ledger has this checkpoint."""
 
 
 Vouch = Callable[[Origin, list[bytes]], bool]
@@ -86,7 +86,7 @@ def reconcile_checkpoints(
     kept: TrimState | None = None, seen: Sequence[SeenEntry] = (),
     known: Mapping[str, CheckpointVoucher] | None = None,
 ) -> Reconciliation:  # fmt: skip
-    """Reads the stream and Redis's books of it anew, finds out what Redis lost, and decides where each source goes on.
+    """Compares checkpoints and ledger with the stream, finds what Redis lost, and decides where each source goes on.
 
     Nothing lost: a source goes on at its checkpoint, passing over what stands in the stream beyond it (an evicted
     checkpoint, rights that let the entries in and kept the checkpoint out, an origin that somebody else named). Lost:
@@ -133,7 +133,7 @@ def reconcile_checkpoints(
                 offsets.setdefault(where, set()).add(origin.offset)
             if high or further:
                 size, of = data_size(entry.fields), sizes.setdefault(where, {})
-                if not further:  # of those before the checkpoint the highest alone
+                if not further:  # before the checkpoint only the highest counts
                     of.clear()
                 of[origin.offset] = max(size, of.get(origin.offset, 0))
 
@@ -150,7 +150,7 @@ def reconcile_checkpoints(
     if not all(vouched(where, *high) for where, high in standing.items() if lost or beyond(where, high[0])):
         walk(all_vouched=True)
     furthest = {name: _best(name, source, books, lost) for name, source in sources.items()}
-    if lost:  # one is still true where the last entry of its batch stands, or was trimmed on purpose
+    if lost:  # a checkpoint holds if its batch's last entry stands, or was trimmed on purpose
         noted = [
             known_checkpoint.entry
             for known_checkpoint in furthest.values()
@@ -179,12 +179,12 @@ def reconcile_checkpoints(
 
 
 def data_size(fields: list[bytes]) -> int:
-    """How many bytes of data an entry of the stream has; 0 where it has none."""
+    """Returns how many bytes of data an entry has, for the comparison of checkpoint and stream; 0: it has none."""
     return len(paired(fields).get(FIELDS[3], b""))
 
 
 def _unknown(sources: dict[str, SourceMemory], books: StreamMetadata, known: Mapping[str, CheckpointVoucher]) -> str:
-    """Says in words that the stream's checkpoints tell of a past that is not the ledger's; empty: they do not."""
+    """Compares checkpoints with what their sources sent, and says in words which is of another past; empty: none."""
     for name, knows in known.items():
         raw = books.checkpoint.get(os.fsencode(name))
         checkpoint = Checkpoint.from_json(raw) if raw else Checkpoint(0, Fingerprint(0, 0, "", ""))
@@ -194,7 +194,7 @@ def _unknown(sources: dict[str, SourceMemory], books: StreamMetadata, known: Map
 
 
 def _best(name: str, source: SourceMemory, books: StreamMetadata, lost: str) -> Checkpoint | None:
-    """The furthest checkpoint of a source: Redis's, or the ledger's copy while Redis lost nothing."""
+    """Returns, for the comparison, a source's furthest checkpoint: Redis's, or the ledger's copy if nothing is lost."""
     raw = books.checkpoint.get(os.fsencode(name))
     best = Checkpoint.from_json(raw) if raw else None
     if not lost and source.stored:

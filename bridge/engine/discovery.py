@@ -1,4 +1,4 @@
-"""The lookout of one mapping finds its sources, and looks at those whose files something happened to."""
+"""Source discovery: finds a mapping's sources for forward, and looks at the sources whose files changed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from bridge.streams.connect import Connection
 
 
 class SourceDiscovery:
-    """Finds the sources of one mapping for forward, into `sources`, and gives a turn to those that it looked at."""
+    """Discovers the sources of one mapping, into `sources`, and gives the scheduler each source that was looked at."""
 
     def __init__(
         self, shared: MappingContext, ledger: Ledger, troubles: Troubles, clock: Callable[[], float],
@@ -41,9 +41,9 @@ class SourceDiscovery:
         self._restless, self._due = set[str](), set[str]()
         self._changed: list[NamedFile] = []
         self.asleep: dict[str, int] = {}
-        """The sources that rest since the bridge began, and were not looked at, with their bytes on disk."""
+        """Resting sources, carried whole when the bridge began and not looked at since, each with its bytes on disk."""
         self.looked: set[str] = set()
-        """The names of the sources that were looked at, until whoever puts them in their place clears them."""
+        """The names of the sources that were looked at; forward clears them as it puts the sources in their place."""
         self._before: set[str] = set()
         self._switches: tuple[str, bool] | None = None
         tails = shared.folder is None and shared.values is None
@@ -51,12 +51,12 @@ class SourceDiscovery:
         logs = tails and shared.catalog.many and shared.mapping.kind.lines
         self._copies = Copies(shared, ledger, clock) if logs else None
         self.unlisted: BridgeError | None = None
-        """Why the mapping's files could not be listed, the last time."""
+        """Why the last listing of the mapping's files failed; None: it did not."""
 
     def look(self, paths: set[str] | None = None) -> None:
-        """Looks at the sources of files something happened to, new ones among them.
+        """Discovers new sources, and looks at the sources whose files at `paths` changed.
 
-        At None it sweeps: each file is looked at, and a source only where one of its own changed.
+        At None discovery sweeps: each file is looked at, but a source only if one of its own files changed.
         """
         names = self._to_look_at(paths)
         self._due |= names
@@ -107,9 +107,10 @@ class SourceDiscovery:
             self._due.discard(name)
 
     def _in_turn(self, names: set[str]) -> list[str]:
-        """The order in which sources are looked at: those that were carried first, of others the largest.
+        """Sorts sources for discovery: sources that were carried before come first, then new ones, the largest first.
 
-        So a file into which a log was copied is that log's, and of two new ones that begin alike the shorter a copy.
+        So a file into which a log was copied is that log's, and of two new files that begin alike the shorter is a
+        copy.
         """
         if self._copies is None:
             return sorted(names)
@@ -122,7 +123,7 @@ class SourceDiscovery:
         return sorted(names, key=key)
 
     def _to_look_at(self, paths: set[str] | None) -> set[str]:
-        """The names of the sources that are to be looked at. What a sweep finds is kept, as it is found once."""
+        """Discovers which sources must be looked at; returns their names. A sweep finds each change only once."""
         catalog = self._shared.catalog
         if self._accountant is None:
             self._find_sources()
@@ -144,7 +145,7 @@ class SourceDiscovery:
                 self._changed += changed
                 everybody = switches[1] or switches != (self._switches or switches)
                 self._switches = switches
-                if everybody and self.asleep:  # a switch waits until each has noted where it stands
+                if everybody and self.asleep:  # a switch waits until every source has noted its position
                     self.asleep, self._listed = {}, False
                 elif rest is not None and not self._rebuilt and not everybody:
                     self.asleep = {name: size for name, size in rest().items() if name not in naming}
@@ -153,7 +154,7 @@ class SourceDiscovery:
             self._due |= names
             if self._listed:
                 self._make({name for name in self._due if name in self.asleep or catalog.has(name)})
-        except SourceError:  # listing them raises it again, and tells of it
+        except SourceError:  # `_find_sources` meets the error again, and notes it
             self._listed = False
         if not self._listed:
             names |= self._find_sources()
@@ -164,37 +165,37 @@ class SourceDiscovery:
         return names
 
     def begin_anew(self) -> None:
-        """Has every source looked at by the next sweep: the ledger was rebuilt, and what was read of it is void."""
+        """Makes discovery look at every source in the next sweep, as the ledger was rebuilt since."""
         self._listed = self._swept = False
         self._rebuilt = True
         self._restless.clear()
         self.asleep.clear()
 
     def woken(self, name: str) -> Source | None:
-        """The source of this name, looked at if it never was; None: there is none."""
+        """Returns a source by name, after discovery has looked at a source that was resting; None: no such source."""
         if name in self.asleep:
             self._make({name})
             self._look_at({name}, None)
         return self._sources.get(name)
 
     def wake_all(self) -> None:
-        """Looks at every source that was not looked at yet, as all that lies there of it is carried by the books."""
+        """Looks at every resting source, which discovery had left out as the ledger says that it is carried whole."""
         names = {*self.asleep}
         self._make(names)
         self._look_at(names, None)
 
     def fails(self, source: Source, error: BridgeError) -> None:
-        """Notes why a source could not be looked at, or put in its place."""
+        """Notes the error by which discovery could not look at a source, or forward could not put it in its place."""
         source.trouble = error
         self._troubles.note(self._ledger, f"{self._worker}: {source.name}", error)
 
     def _find_sources(self) -> set[str]:
-        """Makes the sources that are new, but for those that need not be looked at; returns their names."""
+        """Discovers the mapping's new sources and makes their objects, except resting ones; returns the new names."""
         self._listed = False
         worker = f"{self._worker}: {self._shared.mapping.source.path}"
         try:
             names = self._shared.source_names(sources_of(self._ledger, self._stream))
-        except (SourceError, LedgerError, OSError) as error:  # those that are known go on
+        except (SourceError, LedgerError, OSError) as error:  # the known sources go on
             self.unlisted = as_bridge_error(error)
             self._troubles.note(self._ledger, worker, self.unlisted)
             return set()
@@ -207,7 +208,7 @@ class SourceDiscovery:
         return new
 
     def _make(self, names: set[str]) -> None:
-        """Makes the sources of these names, but for those that are there. Raises LedgerError: then it makes none."""
+        """Makes a `Source` of each discovered name that has none yet. Raises LedgerError: then none is made."""
         new = sorted(names - self._sources.keys())
         made = {name: source_of(self._shared, name, self._ledger, self._clock, self._dial) for name in new}
         self._sources |= made
@@ -215,6 +216,6 @@ class SourceDiscovery:
             self.asleep.pop(name, None)
 
     def say(self, source: Source) -> None:
-        """Keeps what is new of a source's files, and has the log say what that has to say."""
+        """Has a source save in the ledger what the look at its files found, and logs its notices as warnings."""
         for notice in source.take_news():
             logger.warning("%s", notice, extra={"facts": {"source": source.name}})

@@ -1,4 +1,4 @@
-"""Forward carries files into a stream (DESIGN §6.1): lines become entries, the cursor goes in the same transaction."""
+"""Forward carries lines of files into a stream as entries (DESIGN §6.1), with the checkpoint in one transaction."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ from bridge.streams.reader import StreamInfo, stream_info
 from bridge.streams.writer import Committed, Conflict, Transaction
 
 BATCH = 400
-"""Entries in forward's transaction: with 400 other clients' p99 stays under 2 ms, a tenth below the best rate."""
+"""Most entries in forward's transaction: with 400, other clients' p99 stays under 2 ms, at 9/10 of the best rate."""
 
 EMPTY_CURSOR_SECONDS = 0.1
-"""Seconds forward's cursor may stay behind bytes without entries: mirrored lines cost no transaction each."""
+"""Seconds that forward's cursor may lag over bytes without entries, so mirrored lines cost no transaction each."""
 
 SERVER_LOOK_SECONDS = 0.5
-"""Seconds between two looks of forward at what the server holds, each with the ledger's copy of it."""
+"""Seconds between two times that forward asks Redis what the stream holds and saves that in the ledger."""
 
 DIGEST_SECONDS, DIGEST_PAUSE = 60.0, 0.05
-"""Seconds that a run which ends waits for the digests of artifacts, and between two looks for them."""
+"""Seconds that forward waits for the digests of artifacts as a run ends, and seconds between two checks for them."""
 
 
 class Forward:
-    """Carries all sources of one mapping into one stream. Used by one thread.
+    """Forward of one mapping: carries lines of all its sources from files into their stream. Used by one thread.
 
     `attach` connects and compares, `step` carries a batch; after any error from either, `detach` and attach again.
     A source that cannot be read is noted in `troubles` and does not hold up the others.
@@ -67,13 +67,13 @@ class Forward:
         self._compared: Reconciliation | None = None
         self._moved: set[str] = set()
         self._ahead: dict[str, Source] = {}
-        """The sources whose reader is ahead of their cursor, over bytes without entries."""
+        """The sources whose reader is ahead of their cursor, over bytes that make no entries."""
         self._scheduler = Scheduler(self._placed, troubles, ledger, self.worker)
         self._encoder = BatchEncoder(shared.keys.stream, clock)
         self._connection: Connection | None = None
         self._sender: Sender | None = None
         self.batch = BATCH
-        """Entries that forward sends in a transaction, at most."""
+        """The most entries that forward sends in one transaction."""
         self.span: tuple[EntryId, EntryId] | None = None
         """First and last ID of the entries that forward sent."""
         self._memory, self._since, self._remember_at = StreamMemory(), 0, 0.0
@@ -84,7 +84,7 @@ class Forward:
     # -- the files, with or without Redis --------------------------------------------------------------------
 
     def look(self, paths: set[str] | None = None) -> None:
-        """Forward looks at the sources of files something happened to, new ones among them; it sweeps when None."""
+        """Has forward look at the sources of changed files, new sources too; None: forward sweeps over all files."""
         self._discovery.look(paths)
 
     # -- connecting ------------------------------------------------------------------------------------------
@@ -95,7 +95,7 @@ class Forward:
         return self._sender is not None
 
     def attach(self) -> None:
-        """Forward connects, makes sure of the ownership, compares checkpoint and stream, and puts each source in place.
+        """Connects forward to Redis: claims the stream, compares checkpoint and stream, and puts each source in place.
 
         Raises RedisLost, RedisRefused, NotOwner, LedgerError.
         """
@@ -120,11 +120,11 @@ class Forward:
         return self._sender
 
     def release(self) -> None:
-        """Gives the stream's lease back for another process; only while attached. Raises RedisLost, RedisRefused."""
+        """Releases forward's lease on the stream for others; only while attached. Raises RedisLost, RedisRefused."""
         self.shared.hold.release(self._live[0])
 
     def detach(self) -> None:
-        """Forward drops its connection and what was on its way; the next attach asks Redis what it confirmed."""
+        """Drops forward's connection and the batch under way; the next `attach` asks Redis which lines it has."""
         if self._connection is not None:
             self._connection.close()
         self._connection, self._sender, self._compared = None, None, None
@@ -158,7 +158,7 @@ class Forward:
         self.shared.compare_again = False
         known = {name: source.knows for name, source in self._sources.items()}
         compared = reconcile_checkpoints(connection, self.shared.keys, memory, remembered, vouch, kept, seen, known)
-        if compared.lost:  # before anything is changed by what was found
+        if compared.lost:  # before the loss makes anything change
             self._discovery.wake_all()
             self.shared.hold.take_anew(connection, self._ledger, compared.books)
             sender = self._begin_sending(connection)
@@ -177,19 +177,19 @@ class Forward:
         sender.quiet()
         self._settle_loss(compared)
         record_again(connection, self.shared, self._ledger, lost=bool(compared.lost))
-        sender = self._begin_sending(connection)  # what the one before watched is watched no more
+        sender = self._begin_sending(connection)  # the WATCH of the sender before holds no more
         self.shared.hold.settle()
         sender.exists = compared.info.last_id > ZERO_ID
         self._encoder.floor_ms = compared.trimmed.floor[0] + 1 if compared.trimmed.floor > ZERO_ID else 0
         self._compared = compared
 
     def _put_new(self) -> None:
-        """Puts sources in their place whose files turned up, or can be read by now, since forward compared last."""
+        """Puts sources in place whose files appeared or became readable since forward compared stream and ledger."""
         looked = [self._sources[name] for name in self._discovery.looked - self._placed if name in self._sources]
         self._discovery.looked.clear()
         due = [source for source in looked if source.present and source.trouble in (None, source.unreadable)]
         if self._compared is None or any(source.name in self._resume_points.put_once for source in due):
-            self._compare(self._live[0])  # what was on its way as one failed may have landed, or not
+            self._compare(self._live[0])  # the batch under way at a failure may be in the stream or not
         elif due:
             connection, sender = self._live
             sender.quiet()
@@ -198,7 +198,7 @@ class Forward:
                 due, self._compared, sources_of(self._ledger, self._stream, names), connection, sender
             )
             sender.quiet()
-            with self._ledger.transaction():  # before anything is sent: a new one is nowhere else
+            with self._ledger.transaction():  # before anything is sent: a new source is known nowhere else
                 put = [source for source in due if source.name in self._placed]
                 for source in put:
                     source.remember()
@@ -206,7 +206,7 @@ class Forward:
                 source.remembered()
 
     def _settle_loss(self, compared: Reconciliation) -> None:
-        """Makes ledger, Redis and forward's memory agree on what the stream lost and on what it holds."""
+        """Makes ledger, Redis and forward's memory agree on which entries the stream lost and which it holds."""
         info = settle_loss(self._live[0], self.shared, self._ledger, compared, self._sources, self._save)
         self._saved()
         self._memory, self._since = StreamMemory(info.last_id, info.added), 0
@@ -214,7 +214,7 @@ class Forward:
     # -- carrying --------------------------------------------------------------------------------------------
 
     def step(self) -> bool:
-        """Forward sends the next batch of lines, encoded while the server executes the last one. False: there is none.
+        """Sends forward's next batch of lines, encoded while Redis executes the batch before; False: there is none.
 
         Raises Conflict, RedisLost, RedisRefused, LedgerError: then detach and attach.
         """
@@ -240,7 +240,7 @@ class Forward:
         return True
 
     def _skipped(self) -> Batch | None:
-        """Makes forward's batch that moves a source's cursor over bytes without entries, once they lie for a while."""
+        """Makes the batch that moves forward's cursor of a source over bytes without entries, after a short delay."""
         now = self._clock()
         for name, source in [*self._ahead.items()]:
             since = source.skipped_since
@@ -253,7 +253,7 @@ class Forward:
         return None
 
     def flush(self) -> bool:
-        """Forward moves the cursors over what holds no entries, now. False when there was nothing to move."""
+        """Moves forward's cursors at once over bytes that make no entries; False: there was no cursor to move."""
         _, sender = self._live
         sender.complete()
         batches = [source.flush() for source in self._sources.values() if source.name in self._placed]
@@ -263,7 +263,7 @@ class Forward:
         return bool(moved)
 
     def tell(self, wait: Callable[[float], object]) -> None:
-        """Waits a while until artifacts that lines named are hashed, and tells Redis the digests. Raises as `step`."""
+        """Waits until artifacts that forward's lines name are hashed, and tells Redis the digests. Raises as `step`."""
         connection, sender = self._live
         sender.quiet()
         for _ in range(int(DIGEST_SECONDS / DIGEST_PAUSE)):
@@ -272,7 +272,7 @@ class Forward:
             wait(DIGEST_PAUSE)
 
     def _tell(self, connection: Connection) -> bool:
-        """Tells Redis what is known by now of artifacts that lines named; whether more is to be found out."""
+        """Tells Redis the known digests of artifacts that forward's lines name; returns whether any is missing."""
         naming = [self._sources[name] for name in naming_lines(self._ledger, self._stream) if name in self._sources]
         for source in naming:
             source.tell(connection)
@@ -286,14 +286,14 @@ class Forward:
         return min(soon, default=SERVER_LOOK_SECONDS if self._dirty else 1.0)
 
     def failures(self) -> list[BridgeError]:
-        """Returns the errors that keep the mapping's sources from being carried to their end."""
+        """Returns the errors that keep forward from carrying the mapping's sources to their end."""
         troubles = [self._discovery.unlisted, *(source.trouble for source in self._sources.values())]
         damage = [error for source in self._sources.values() for error in source.damage.values()]
         return [*(error for error in troubles if error is not None), *damage]
 
     @property
     def waits(self) -> bool:
-        """Whether a source's message or compressed file is not ended, and will be in a moment: `step` again then."""
+        """Whether forward must `step` again soon, as a source's last message or compressed file is not ended."""
         return any(source.next_wake() is not None for source in self._scheduler.active)
 
     @property
@@ -303,13 +303,13 @@ class Forward:
 
     @property
     def resting(self) -> dict[str, int]:
-        """The sources that are carried and need not be looked at, with the bytes that they have on disk."""
+        """The sources that are carried whole, so that forward need not look at them, each with its bytes on disk."""
         return self._discovery.asleep
 
     def take_as_history(self) -> None:
-        """Gives what the files hold now its own times as entry IDs, as far as the stream allows; the ledger notes that.
+        """Has forward take all lines now in the files as history, with their own times as entry IDs where possible.
 
-        A file that fails among others stops them all from here on.
+        The ledger notes that. From here on a file that fails stops all others too.
         """
         self._scheduler.strict = True
         placed = [source for source in self._sources.values() if source.name in self._placed]
@@ -323,7 +323,7 @@ class Forward:
 
     @property
     def carried(self) -> int:
-        """How many lines, or other messages, forward has made entries of."""
+        """How many lines, or other messages, forward has made into entries."""
         return self.shared.forward.messages
 
     def counts(self) -> dict[str, int]:
@@ -347,7 +347,7 @@ class Forward:
             self.span = (self.span[0] if self.span else committed.first, committed.last)
 
     def _save(self, info: StreamInfo) -> None:
-        """Writes what the stream holds and how far each source was carried; inside a ledger transaction."""
+        """Saves in the ledger, inside a transaction, what the stream holds and how far forward carried each source."""
         save_stream(self._ledger, self._stream, info.last_id, info.added, info.first_id)
         save_seen(self._ledger, self._stream, "forward", self.shared.sighted.of("forward"))
         save_seen(self._ledger, self._stream, "mirror", self.shared.sighted.of("mirror"))
@@ -355,17 +355,17 @@ class Forward:
             source.remember()
 
     def _saved(self) -> None:
-        """Lets the sources of the forward direction forget what the ledger has committed of their progress."""
+        """Has forward's sources drop from memory the progress that the ledger has committed."""
         for source in self._moved_sources():
             source.remembered()
         self._moved.clear()
 
     def _moved_sources(self) -> list[Source]:
-        """The sources of which anything was sent, or that were put in their place, since forward saved last."""
+        """Lists the sources that forward sent lines of, or put in place, since it last saved progress in the ledger."""
         return [self._sources[name] for name in self._moved & self._placed & self._sources.keys()]
 
     def _remember(self) -> None:
-        """Forward asks Redis what the stream holds, and saves in the ledger how far that confirms what was sent."""
+        """Asks Redis what the stream holds, and saves in the ledger how far that confirms the lines forward sent."""
         connection, sender = self._live
         sender.quiet()
         self._remember_at = self._clock() + SERVER_LOOK_SECONDS
@@ -375,7 +375,7 @@ class Forward:
         seen = StreamMemory(self._memory.last_id, self._memory.added + self._since)
         fresh = (sighted := self.shared.sighted).fresh
         quiet = not self._dirty and info.last_id == self._memory.last_id
-        wanted = sighted.all[-1:] if quiet and not fresh else sighted.all  # another past may have its last ID too
+        wanted = sighted.all[-1:] if quiet and not fresh else sighted.all  # another past may have the same last ID
         if (
             not renewed
             or what_was_lost(seen, {}, info, None)

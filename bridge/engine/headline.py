@@ -1,4 +1,4 @@
-"""One sentence on top of `status`: is it working, how far behind is it, is anything wrong. Pure."""
+"""Makes the headline of `bridge status`: one sentence on whether the bridge works, its lag and its troubles. Pure."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from bridge.ledger.edits import STOPPED
 from bridge.ledger.heartbeat import SILENT_AFTER
 
 Level = Literal["good", "behind", "idle", "bad"]
-"""good: at work. behind: at work, or waiting for Redis. idle: no bridge runs. bad: a person is needed."""
+"""good: at work, no lag. behind: at work, with lag or a trouble. idle: no bridge runs. bad: a person is needed."""
 
 
 def headline(status: Status) -> tuple[str, Level]:
-    """The sentence, and how grave it is."""
+    """Makes the headline of `bridge status`, and its level, which says how grave it is."""
     broken = [f"{mapping.name}: {mapping.error}" for mapping in status.mappings if mapping.error]
     failed = [
         f"{mapping.name}: {source.error}" for mapping in status.mappings for source in mapping.sources if source.error
@@ -116,7 +116,7 @@ def _waiting(status: Status) -> str:
 
 
 def many(behind: Lag, noun: str, nouns: str) -> str:
-    """`1 line`, `1,204 lines`, `more than 100,000 entries`."""
+    """Formats a lag for the headline: `1 line`, `1,204 lines`, `more than 100,000 entries`."""
     if behind.more and not behind.messages:
         return "not all looked at"
     count = f"{behind.messages:,} {noun if behind.messages == 1 else nouns}"

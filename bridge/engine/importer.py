@@ -1,4 +1,4 @@
-"""`bridge import-history` runs forward at full speed on the same cursor (P4), watched, and noted in the ledger."""
+"""The import of `bridge import-history`: runs forward at full speed on the same checkpoint (P4), and reports on it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ RECONNECT_SECONDS = 60.0
 
 TOLD = 0.2
 NOTED = 0.5
-"""Seconds between two words of an import to the person who watches, and between two into the ledger."""
+"""Seconds between two reports of an import's progress to its watcher, and between two saves in the ledger."""
 
 MEASURE_SHARE = 30.0
 """Measuring thousands of sources takes at most about one part in so many of an import's time."""
@@ -41,8 +41,11 @@ SMOOTH = 10
 
 @dataclass(slots=True)
 class SourceReport:
-    """What an import did with one source. `bytes` are those on disk: of compressed files the compressed ones; `before`
-    of them an earlier run had carried. `unfinished` are the bytes of a last line that has no newline yet."""
+    """The report of an import on one source.
+
+    `bytes` are those on disk: of compressed files the compressed ones; `before` of them an earlier run had carried.
+    `unfinished` are the bytes of a last line that has no newline yet.
+    """
 
     source: str
     bytes: int = 0
@@ -58,7 +61,7 @@ class SourceReport:
 
 @dataclass(slots=True)
 class Report:
-    """What an import did with one mapping. `state`: running, done, interrupted or failed.
+    """The report of an import on one mapping. `state`: running, done, interrupted or failed.
 
     Times are seconds since 1970; `earliest` and `latest` those of the messages, in ms.
     """
@@ -76,7 +79,7 @@ class Report:
     noun: str = "line"
     errors: list[str] = field(default_factory=list)
     unaccounted: list[str] = field(default_factory=list)
-    """What of the mapping's files nothing explains, in words."""
+    """The unaccounted files of the mapping, in words."""
 
     def total(self, name: str) -> int:
         """Adds up one count over all sources of the import: `bytes`, `done`, `entries` …"""
@@ -89,22 +92,22 @@ class Report:
 
     @property
     def rate(self) -> float:
-        """How many lines the import read in a second."""
+        """How many lines a second the import read."""
         return self.lines / self.seconds if self.seconds else 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """The report of an import as the ledger keeps it and `--json` prints it."""
+        """Makes the JSON report of an import, as the ledger keeps it and `--json` prints it."""
         names = ("bytes", "before", "done", "entries", "rejected", "empty", "clamped", "unfinished")
         sums = {name: self.total(name) for name in names}
         return {**asdict(self), "lines": self.lines, "rate": round(self.rate, 1), **sums}
 
 
 TellImport = Callable[[str, Report], None]
-"""Called with what happens to an import, and its report: started, waiting (for Redis), progress, ended."""
+"""Called with an event of an import and its report: started, waiting (for Redis), progress, ended."""
 
 
 class Import:
-    """The import of one mapping's files. `clock` in seconds since 1970, `steady` any steady one."""
+    """Imports one mapping's files as history. `clock` in seconds since 1970, `steady` a monotonic clock."""
 
     def __init__(
         self, mapping: Mapping, settings: Settings, ledger: Ledger, stop: Event, tell: TellImport, *,
@@ -128,7 +131,7 @@ class Import:
         self._number = 0
 
     def run(self) -> Report:
-        """Imports to the end of what the files hold, or a whole batch short of it; what went wrong is in `errors`."""
+        """Imports a mapping's files to their end, or up to a whole batch if stopped; `errors` holds its errors."""
         self._began = self._steady()
         self._number = begin_import(self._ledger, self.report.stream, self.report.began, self.report.to_json())
         try:
@@ -157,7 +160,7 @@ class Import:
         return self.report
 
     def _patiently(self) -> None:
-        """Runs the import, again from what Redis confirmed as long as what stopped it may pass."""
+        """Runs the import, with retries from what Redis confirmed while its error may pass."""
         pause, since, begun = Backoff(), self._steady(), False
         while not self._stop.is_set():
             before = self.report.total("entries")
@@ -201,7 +204,7 @@ class Import:
     def _readable(self) -> None:
         """Raises the trouble of a file that cannot be read, which stops the import.
 
-        The lines of such a file could not be put among the others' later.
+        The lines of such a file could not be merged among those of the others later.
         """
         for source in self._forward.sources:
             if source.trouble is not None:
@@ -264,7 +267,7 @@ def _explained(error: BridgeError) -> BridgeError:
 def import_history(
     settings: Settings, mappings: list[Mapping], stop: Event, tell: TellImport, *, max_rate: float | None
 ) -> tuple[list[Report], list[BridgeError]]:
-    """Imports one mapping after the other. Raises LedgerError; what fails in a mapping is among the errors."""
+    """Imports the history of mappings, one after the other. Raises LedgerError; a mapping's errors are returned."""
     ledger = Ledger(settings.state_dir / "ledger.db", create=True, cache=CARRYING_CACHE_KIB)
     reports: list[Report] = []
     errors: list[BridgeError] = []

@@ -1,4 +1,4 @@
-"""How much one side holds that the other does not yet: counted anew from the files and the stream."""
+"""Counts the lag: messages that one side holds and the other does not yet, from the files and the stream."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ LAG_BLOCK = 1 << 20
 MOST_BYTES = 1 << 28
 MOST_ENTRIES = 100_000
 MOST_SEEN = 300_000
-"""Up to here messages are counted; `more` says that there are more."""
+"""The limits up to which lag is counted; `Lag.more` says that there is more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lag:
-    """Whole messages that are not carried yet, and their bytes: of files as they stand there, of entries their fields'.
+    """The lag: whole messages not carried yet, and their bytes: of files as they stand there, of entries their fields'.
 
     `oldest` is the first one's own time in seconds since 1970, None where there is none or nobody can tell.
     `unfinished` are the bytes of a last line without its newline: it is not due.
@@ -42,7 +42,7 @@ class Lag:
     more: bool = False
 
     def __add__(self, other: Lag) -> Lag:
-        """Both together."""
+        """Adds two lags: their messages and bytes, with the time of the older message."""
         times = [lag.oldest for lag in (self, other) if lag.oldest is not None]
         return Lag(
             self.messages + other.messages, self.bytes + other.bytes, min(times, default=None),
@@ -51,11 +51,11 @@ class Lag:
 
 
 def file_behind(tail: Tail, ledger: Ledger | None, stream: str, codec: Codec) -> Lag:
-    """Counts what a log's files hold behind forward's place, without what the mirror wrote. Raises BridgeError.
+    """Counts forward's lag in a log's files: lines after its cursor, without the mirror's. Raises BridgeError.
 
     Bytes that wait for an open intent of the mirror's are counted as the file's own.
     """
-    if isinstance(codec, ChunkCodec):  # whatever is there will be carried, in one chunk or more
+    if isinstance(codec, ChunkCodec):  # all that is there will be carried, in one chunk or more
         left = sum(pending.left() for pending in tail.pending())
         times = [pending.written() / 1e9 for pending in tail.pending() if pending.left()]
         return Lag(-(-left // CHUNK), left, min(times, default=None))
@@ -96,10 +96,10 @@ def file_behind(tail: Tail, ledger: Ledger | None, stream: str, codec: Codec) ->
 
 
 def folder_behind(mapping: Mapping, folder: MessageFolder, ledger: Ledger | None, since: float = 0.0) -> Lag:
-    """Counts a folder's files that the ledger does not know as they are now, and what is due of those that are gone.
+    """Counts forward's lag in a folder: files that the ledger does not know as they are now, and messages still due.
 
-    A file that was rewritten counts, until the bridge has seen that it holds the same message; none that was written
-    before `since`, in seconds since 1970. Raises SourceError.
+    A due message counts also if its file is gone. A file that was rewritten counts, until the bridge has seen that it
+    holds the same message; a file written before `since`, in seconds since 1970, does not. Raises SourceError.
     """
     stream = mapping.stream.key
     _, due, size, oldest = totals(ledger, stream) if ledger is not None else (0, 0, 0, None)
@@ -123,16 +123,16 @@ def folder_behind(mapping: Mapping, folder: MessageFolder, ledger: Ledger | None
 
 
 def values_behind(mapping: Mapping, folder: MessageFolder, ledger: Ledger | None) -> Lag:
-    """Counts the state files whose value Redis did not hold last; none where Redis owns them. Raises SourceError."""
+    """Counts the lag of state files whose value is not in Redis; none if Redis owns them. Raises SourceError."""
     if owner_of(ledger, mapping.stream.key, mapping.source.owner).side == "redis":
         return Lag()
     return values_changed(mapping, folder, ledger)
 
 
 def values_changed(mapping: Mapping, folder: MessageFolder, ledger: Ledger | None, since: float = 0.0) -> Lag:
-    """Counts the state files whose value is not the one that the ledger knows, whichever side owns them.
+    """Counts as lag the state files whose value is not the one that the ledger knows, whichever side owns them.
 
-    None that was written before `since`, in seconds since 1970. Raises SourceError.
+    A file written before `since`, in seconds since 1970, does not count. Raises SourceError.
     """
     known = values(ledger, mapping.stream.key) if ledger is not None else {}
     found = [file for some in folder.scan() for file in some if file.facts.written >= since * 1e9]
@@ -149,7 +149,7 @@ def _sha256(folder: MessageFolder, name: bytes) -> bytes:
 
 
 def stream_behind(connection: Connection, stream: bytes, cursor: EntryId) -> Lag:
-    """The Redis-born entries behind the mirror's cursor. Raises RedisLost, RedisRefused."""
+    """Counts the mirror's lag: the Redis-born entries of a stream after its cursor. Raises RedisLost, RedisRefused."""
     messages, size, oldest = 0, 0, None
     for seen, entry in enumerate(entries(connection, stream, after(cursor))):
         if seen >= MOST_SEEN:

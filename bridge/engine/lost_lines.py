@@ -1,4 +1,4 @@
-"""The mirror's lines whose entries Redis lost leave its ranges, as forward is to send them; and where it goes on."""
+"""Releases the mirror's lines whose entries Redis lost, so that forward sends them, and moves its cursor back."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from bridge.streams.reader import entries, existing
 from bridge.streams.trim import trimmed_to
 
 LOOKUP_ENTRIES = 1000
-"""Entries of the mirror's that are looked for in the stream at once, about so many."""
+"""About how many of the mirror's entries are looked up in the stream at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class LostLines:
-    """What `forget_lost` took out of the ledger after Redis lost entries, and where the mirror goes on.
+    """The lost lines: mirrored lines whose entries Redis lost, taken out of the ledger, and where the mirror goes on.
 
-    `late`: the entries whose lines it writes behind those of entries that came after them. `first`: where in each file
-    the first of the lines to send again begins.
+    `late`: the entries whose lines the mirror writes after those of later entries. `first`: where in each file the
+    first of the lines to send again begins.
     """
 
     released: int
@@ -35,7 +35,7 @@ class LostLines:
     late: tuple[EntryId, ...] = ()
 
     def in_words(self) -> str:
-        """Says for the log how many mirrored lines are sent again after a loss, and where the mirror goes on."""
+        """Says for the log how many lost mirrored lines are sent again, and where the mirror goes on."""
         many = "1 mirrored line is" if self.released == 1 else f"{self.released} mirrored lines are"
         cursor = self.mirror_cursor
         goes_on = f"behind entry {format_id(cursor).decode()}" if cursor > ZERO_ID else "from the beginning"
@@ -49,11 +49,11 @@ ReadRange = Callable[[Range], bytes]
 def forget_lost(
     connection: Connection, keys: Keys, ledger: Ledger, compared: Reconciliation, read: ReadRange, line_of: LineOf
 ) -> LostLines:
-    """Removes from the mirror's ranges, inside a ledger transaction, lines whose entry is gone: forward sends them.
+    """Removes from the mirror's ranges, inside a ledger transaction, lines whose entries are lost: forward sends them.
 
-    Lines of an open intent too, be they written yet or not. The mirror's cursor falls back to its highest noted ID that
-    still exists. In another past an ID may stand for another entry, the line tells; and entries may stand in it below
-    what the mirror had read of the old one, so the cursor falls behind the first of those.
+    Lines of an open intent too, written or not. The mirror's cursor falls back to its highest noted ID that still
+    exists. In another past an ID may stand for another entry, which the line tells; and that past may have entries
+    below what the mirror had read of the old one, so the cursor falls back to before the first of those.
     """
     stream = keys.stream.decode()
     removed = ZERO_ID if compared.anew else trimmed_to(connection, keys, compared.info)
@@ -75,7 +75,7 @@ def forget_lost(
         for entry_id, length in written:
             line, at = content[at : at + length], at + length
             fields = standing.get(entry_id)
-            made = line_of(fields) if fields is not None else None  # its path may be another one by now
+            made = line_of(fields) if fields is not None else None  # the path may have changed since
             same = made is not None and (range_digest(made[1]) == alone if alone else made[1] == line)
             told = content or alone
             if fields is not None and (same or not (compared.anew or compared.forked) or not told):
@@ -117,7 +117,7 @@ def forget_lost(
 
 
 def _together(spans: Iterable[Range]) -> Iterator[list[Range]]:
-    """Cuts the mirror's ranges into parts of about a thousand entries, to ask Redis of many at once."""
+    """Groups the mirror's ranges by about a thousand entries, to look for lost entries with few requests."""
     some, count = list[Range](), 0
     for span in spans:
         some.append(span)
@@ -130,7 +130,7 @@ def _together(spans: Iterable[Range]) -> Iterator[list[Range]]:
 
 
 def _begins(span: Range, gone: set[EntryId]) -> Position:
-    """Returns where the first line of a mirror's range begins whose entry Redis lost. Pure."""
+    """Returns where in a range of the mirror the first line begins whose entry Redis lost. Pure."""
     at = span.start
     for entry_id, length in span.entries:
         if entry_id in gone:

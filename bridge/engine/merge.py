@@ -1,4 +1,4 @@
-"""The merge puts several sources' history into one stream by the lines' times; each keeps its order (DESIGN §5.3)."""
+"""Merges several sources' history into one stream by the lines' times; each source keeps its order (DESIGN §5.3)."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from bridge.engine.batch_encoder import Batch
 from bridge.kinds.kind import BATCH_BYTES, HistoryHead, MergedHistory, Source, SourceBatch
 
 AT_HAND = 64_000
-"""How many lines the merge of several sources' history holds of all of them together; of many sources few of each."""
+"""How many lines the merge of several sources' history holds of all sources together: of many sources, few each."""
 
 FEWEST_LINES = 4
 
 STALE_RATIO = 4
-"""The merge's heap is made anew when so many times as many entries lie in it as count."""
+"""The merge's heap is rebuilt when it holds this many times as many items as there are valid ones."""
 
 
 class MergeFailed(Exception):
-    """The merge of several sources got no lines of `source`: its file cannot be read, or holds what stops it."""
+    """Raised as the merge gets no lines of `source`: its file cannot be read, or a message in the file stops it."""
 
     def __init__(self, source: Source, error: BridgeError) -> None:
         super().__init__(str(error))
@@ -42,7 +42,7 @@ def merge(
     """Merges several files' next lines, up to `limit`, by key and then by name, into runs of (name, begin, end).
 
     `waiting` is the heap of the files' next lines, each by its key, its file's name and that one's turn; the runs leave
-    it, and one whose turn is over by `turns` counts no more. The keys of a file never fall: a line whose clock ran
+    it, and an item whose turn is over by `turns` counts no more. The keys of a file never fall: a line whose clock ran
     backwards has the latest time before it, and so comes right behind the line before it, as if only the files' first
     lines were ever compared. The merge ends where a file's lines are used up and others follow that are not read yet,
     and where another line would not fit into `room` bytes; one line always does.
@@ -78,19 +78,19 @@ def merge(
 
 
 class Merge:
-    """A merge of several sources' history, which asks only those again what they offer whose lines were taken.
+    """Merges several sources' history by time, and asks only sources whose lines were taken for their next lines.
 
-    Whom it asks is added to `asked`.
+    Each source that the merge asks is added to `asked`.
     """
 
     def __init__(self, asked: dict[str, Source]) -> None:
         self._asked = asked
         self._sources: dict[str, Source] = {}
         self._histories: dict[str, MergedHistory] = {}
-        """The histories of which it is known what they offer, or of which it was."""
+        """The histories of the sources that were asked for lines, by the source's name."""
         self._heads: dict[str, HistoryHead] = {}
         self._turns: dict[str, int] = {}
-        self._turn = count(1)  # never the same again: what is in the heap of an earlier one counts no more
+        self._turn = count(1)  # a turn never comes again: heap items of an earlier turn are void
         self._waiting: list[tuple[int, str, int]] = []
         self._to_ask: set[str] = set()
         self._for_more: set[str] = set()
@@ -99,12 +99,12 @@ class Merge:
         return len(self._sources)
 
     def add(self, source: Source) -> None:
-        """Takes this source in; of one that is there already the merge asks anew what it offers."""
+        """Adds a source to the merge; a source that is already in the merge is asked anew for its next lines."""
         self._sources[source.name] = source
         self._withdraw(source.name)
 
     def drop(self, name: str) -> None:
-        """Leaves the source of this name out from here on."""
+        """Removes the source of this name from the merge."""
         if self._sources.pop(name, None) is not None:
             self._withdraw(name)
             self._to_ask.discard(name)
@@ -112,13 +112,13 @@ class Merge:
             del self._turns[name]
 
     def clear(self) -> None:
-        """Leaves all sources out of the merge from here on."""
+        """Removes all sources from the merge."""
         for name in [*self._sources]:
             self.drop(name)
         self._waiting.clear()
 
     def touch(self, name: str) -> None:
-        """Asks the source of this name anew what it offers, if it is merged: it gave lines by itself."""
+        """Has the merge ask a merged source anew for its next lines, as lines were taken from it outside the merge."""
         if name in self._sources:
             self._withdraw(name)
 
@@ -128,9 +128,9 @@ class Merge:
         self._to_ask.add(name)
 
     def _ask(self, limit: int) -> bool:
-        """Asks merged sources what they offer, where that is not known; tells whether one has to be waited for.
+        """Asks merged sources for their next lines, where unknown; returns whether the merge must wait for a source.
 
-        One that has no history any more is left out. Raises MergeFailed.
+        A source that has no history any more is removed. Raises MergeFailed.
         """
         share, waits = max(FEWEST_LINES, AT_HAND // max(1, len(self._sources))), False
         for name in sorted(self._to_ask):
@@ -152,7 +152,7 @@ class Merge:
         return waits
 
     def next(self, limit: int) -> Batch | None:
-        """Takes the sources' next lines as one batch, up to `limit`, by time and then by name; None: there are none.
+        """Takes merged sources' next lines, up to `limit`, by time and then by name, as one batch; None: no lines.
 
         Raises MergeFailed.
         """
@@ -193,7 +193,7 @@ class Merge:
         heappush(self._waiting, (head.keys[head.begin], name, self._turns[name]))
 
     def _take_back(self, runs: Sequence[tuple[str, int, int]], to_ask: str) -> None:
-        """Has the sources of these runs offer again what they did, but for one that is to be asked for more."""
+        """Puts the lines of these runs' sources back into the merge, but for one source to be asked for more."""
         for name in {name for name, _, _ in runs}:
             head = self._heads[name]
             self._withdraw(name)
@@ -202,7 +202,7 @@ class Merge:
                 self._offer(name, head)
 
     def _used_up(self, runs: Sequence[tuple[str, int, int]], limit: int) -> str:
-        """The source whose few lines at hand end these runs, far from `limit`, while it has more; empty: none does."""
+        """Names the merged source whose lines ran out far from `limit` although its file has more; empty: none did."""
         name, _, end = runs[-1]
         head = self._heads[name]
         few = sum(end - begin for _, begin, end in runs) < limit // 2
@@ -211,7 +211,7 @@ class Merge:
 
 @contextmanager
 def _failing(source: Source) -> Iterator[None]:
-    """Raises MergeFailed, with the source that the merge asked, for whatever keeps it from giving lines."""
+    """Raises MergeFailed for any error by which a source cannot give the merge its lines."""
     try:
         yield
     except (SourceError, RejectStop, LedgerError, OSError) as error:
@@ -221,7 +221,7 @@ def _failing(source: Source) -> Iterator[None]:
 def _interleaved(
     runs: list[tuple[str, int, int]], parts: dict[str, SourceBatch], ends: dict[str, tuple[int, int]]
 ) -> Batch:
-    """Makes one batch of merged sources' parts, rows in the order of the runs; lines that became no rows are out."""
+    """Interleaves merged sources' rows as one batch, in the order of the runs; lines without rows are left out."""
     rows: list[Row] = []
     times: list[int] = []
     origins: list[bytes] = []

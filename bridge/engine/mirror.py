@@ -1,4 +1,4 @@
-"""The mirror: stream → file (DESIGN §6.3), an intent before the write, a range after it, and the cursor with that."""
+"""The mirror writes a stream's entries into files (DESIGN §6.3): intent first, then lines, then range and cursor."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ TORN_LINE_SECONDS = 0.5
 """Seconds in which a file must not change before a torn line at its end counts as the mirror's own."""
 
 FOREIGN = -1
-"""The epoch of a `MirrorBatch` that leaves the cursor: what an earlier process had begun, what comes late."""
+"""The epoch of a `MirrorBatch` that does not move the cursor: one of an earlier process, or out of quarantine."""
 
 CURSOR_SECONDS = 1.0
-"""Seconds after which the mirror keeps its cursor in the ledger although it wrote nothing."""
+"""Seconds after which the mirror saves its cursor in the ledger although it wrote nothing."""
 
 BLOCKED_PAUSE = 0.05
 BLOCKED_TRIES = 200
@@ -49,7 +49,7 @@ BLOCKED_TRIES = 200
 
 
 class Mirror:
-    """The mirror of one mapping: writes a stream into its files. Used by one thread; if `step` fails, attach again."""
+    """The mirror of one mapping: writes a stream's entries into files, in one thread; if `step` fails, attach again."""
 
     def __init__(
         self, shared: MappingContext, ledger: Ledger, troubles: Troubles, clock: Callable[[], float],
@@ -75,7 +75,7 @@ class Mirror:
         self._connection: Connection | None = None
         self._reader: BlockingReader | None = None
         self._history: EntryId | None = None
-        """The last ID of a stream when the mirror first meets it, else 0-0: nobody waited for what was there before."""
+        """The stream's last ID when the mirror first meets it, else 0-0: entries up to this ID count for no latency."""
         self._cursor = ZERO_ID
         self._kept_cursor = ZERO_ID
         self._keep_at = 0.0
@@ -90,10 +90,10 @@ class Mirror:
         self._own = DualWrittenEntries(ledger, self._stream)
         self._unseen = RemovedEntries(clock, counts=not files)
         self.waits_for: tuple[TargetError, float] | None = None
-        """Why lines of entries that the mirror read are not in their file yet, and since when; None: none waits."""
+        """Why lines of the mirror wait to be written into their file, and since when; None: no line waits."""
 
     def resolve(self, settle: Callable[[float], object]) -> None:
-        """The mirror takes up the intents of an earlier process: written, or in part, or not written. Needs no Redis.
+        """Takes up the mirror's open intents of an earlier process: written, written in part, or not. Needs no Redis.
 
         `settle` waits so many seconds: a line that seems ours and unfinished is ours only if nobody goes on with it.
         """
@@ -101,7 +101,7 @@ class Mirror:
         if self._pass is not None or not open_intents:
             return
         last = max(entry_id for intent in open_intents for entry_id, _ in intent.entries)
-        # The cursor stays where it is: it may have been taken back since, and what it meets again is known.
+        # The cursor stays: it may have been taken back since, and entries that the mirror reads again are known.
         taken = MirrorBatch(last, begun=True, epoch=FOREIGN)
         taken.writes = self._files.resolved(open_intents, self.translator.codec, lambda: settle(TORN_LINE_SECONDS))
         self._pass = taken
@@ -112,7 +112,7 @@ class Mirror:
         return self._reader is not None
 
     def attach(self) -> None:
-        """Connects the mirror, its cursor from the ledger. Raises NotYet until forward compared stream and files."""
+        """Connects the mirror to Redis and reads its cursor. Raises NotYet until forward compared stream and files."""
         self.detach()
         memory = stream_memory(self._ledger, self._stream)
         if memory is None:
@@ -123,7 +123,7 @@ class Mirror:
         with self.shared.cursor_lock:
             self._forget_books()
             anew = self._epoch != self.shared.cursor_epoch
-            if anew:  # what was to be said may be true of entries that are lost
+            if anew:  # the progress to be told may be of entries that are lost
                 self._announced.take_back()
             self._epoch = self.shared.cursor_epoch
             memory = stream_memory(self._ledger, self._stream) or memory
@@ -146,7 +146,7 @@ class Mirror:
         logger.debug("%s: connected to %s, goes on behind entry %d-%d", self.worker, connection.shown, *self._cursor)
 
     def detach(self) -> None:
-        """The mirror closes its connection to Redis. Lines that are begun (their intents are noted) stay begun."""
+        """Closes the mirror's connection to Redis. Lines that are begun (their intents are noted) stay begun."""
         if self._connection is not None:
             self._connection.close()
         self._connection, self._reader = None, None
@@ -155,9 +155,9 @@ class Mirror:
             self._pass = None
 
     def _forget_books(self) -> None:
-        """The mirror drops what it read of a ledger that forward made anew since, which has found the begun lines.
+        """Has the mirror forget what it read of a ledger that forward rebuilt since, and the lines it had begun.
 
-        Raises NotYet: something was under way.
+        The rebuild has found the begun lines in the files. Raises NotYet: a batch was under way.
         """
         if self._books_epoch == self.shared.books_epoch:
             return
@@ -173,7 +173,7 @@ class Mirror:
             connection.interrupt()
 
     def close(self) -> None:
-        """The mirror closes its connection to Redis and the files it writes to."""
+        """Closes the mirror's connection to Redis and the files that the mirror writes to."""
         self.detach()
         self._files.close()
 
@@ -183,7 +183,7 @@ class Mirror:
         return self.shared.mirror.messages
 
     def settle(self, wait: Callable[[float], object]) -> None:
-        """The mirror writes what it or an earlier process had begun. Raises TargetError: another writer is in the way.
+        """Finishes writes that this or an earlier mirror began. Raises TargetError: another writer is in the way.
 
         `wait` waits so many seconds. Raises as `finish` does besides.
         """
@@ -196,7 +196,7 @@ class Mirror:
             raise self.waits_for[0]
 
     def finish(self) -> bool:
-        """The mirror brings what it read into the files. False while another program is in the way, see `waits_for`.
+        """Writes entries that the mirror read into files; False while another program is in the way: see `waits_for`.
 
         Raises TargetError (a full disk), LedgerError, RejectStop, NotYet (cursor or ledger changed); call again later.
         """
@@ -225,9 +225,10 @@ class Mirror:
         return True
 
     def write_late(self, writes: list[PendingWrite], retried: list[tuple[int, str]]) -> None:
-        """The mirror takes lines that leave quarantine, with their numbers and files; `finish` brings them there.
+        """Gives the mirror lines that leave quarantine, with their numbers and files, which `finish` is to write.
 
-        They have left it when their intents are in the ledger: from there on they are written, whatever happens.
+        Lines have left quarantine when their intents are in the ledger: from then on they are written, whatever
+        happens.
         """
         if self._pass is not None:
             raise AssertionError("finish what was read first")
@@ -241,7 +242,7 @@ class Mirror:
         return bool(why)
 
     def step(self, block_ms: int) -> bool:
-        """The mirror reads once and brings entries into the files; False when nothing was to be done within `block_ms`.
+        """Reads entries once for the mirror and writes them into files; False: nothing was to be done in `block_ms`.
 
         Raises RedisLost, RedisRefused, NotOwner, NotYet, and what `finish` raises.
         """
@@ -271,9 +272,9 @@ class Mirror:
             self._pass = self.translator.translate(carried, last, self._already, self._cursor, self._epoch)
             self._pass.read = counted(found, self._pass.last)
             self.finish()
-            met = bool(self._already) and max(self._already) <= self._cursor  # lines of before, said nowhere yet
+            met = bool(self._already) and max(self._already) <= self._cursor  # written before, untold to Redis
             if (met or len(carried) < len(found)) and self.caught_up():
-                self.keep()  # the ledger first: what Redis says beyond it would tell of an older ledger
+                self.keep()  # the ledger first: if Redis knew more, the ledger would look older than it is
                 path = self._section.path
                 if self._kept_cursor == self._cursor:
                     self._announced.passed(path, last, self._witness.word(path))
@@ -294,7 +295,7 @@ class Mirror:
         return self._pass is None
 
     def _begin(self, taken: MirrorBatch) -> bool:
-        """Notes a pass's intents and rejects in one ledger transaction. False while another program is in the way."""
+        """Notes a mirror batch's intents and rejects in a ledger transaction; False: another program is in the way."""
         for write in taken.writes:
             if self._waits(write, self._files.of(write).take(self._ledger, self._clock())):
                 return False
@@ -328,7 +329,7 @@ class Mirror:
         return True
 
     def _record(self, taken: MirrorBatch) -> None:
-        """Replaces a pass's intents by ranges and moves the cursor, in one ledger transaction. Then memory follows."""
+        """Replaces a mirror batch's intents by ranges and moves the cursor in one transaction, then in memory."""
         moves = taken.epoch == self.shared.cursor_epoch
         noted = bool(taken.writes or taken.aside)
         entries = [write.entries if moves else entries_of(self._ledger, write.intent) for write in taken.writes]
@@ -358,7 +359,7 @@ class Mirror:
         for write, written in zip(taken.writes, entries, strict=True):
             label = self._files.of(write).label
             self._announced.ends(label, write.generation, write.end)
-            if moves:  # else the ledger's cursor is not there yet, and what Redis says would tell of an older ledger
+            if moves:  # else Redis would know more than the ledger, which would look older than it is
                 self._announced.passed(label, max(written)[0], self._witness.word(label))
         now, flow, history = self._clock(), self.shared.mirror, self._history or ZERO_ID
         for write, written in zip(taken.writes, entries, strict=True):
@@ -372,7 +373,7 @@ class Mirror:
             failpoint("mirror.checkpoint.before")
 
     def _keep_cursor(self) -> None:
-        """The mirror keeps its cursor in the ledger now and then, as entries that need no line move it too."""
+        """Saves the mirror's cursor in the ledger every second, as entries that need no line move the cursor too."""
         if self._clock() >= self._keep_at:
             if self._cursor != self._kept_cursor or self._told != self.carried:
                 logger.debug("%s: %d entries mirrored since the start", self.worker, self.carried)
@@ -381,9 +382,9 @@ class Mirror:
             self._keep_at = self._clock() + CURSOR_SECONDS
 
     def keep(self, *, counted: bool = False) -> None:
-        """The mirror keeps its cursor in the ledger, if that moved and forward did not take it back meanwhile.
+        """Saves the mirror's cursor in the ledger, if the cursor moved and forward did not take it back meanwhile.
 
-        `counted`: what it counts changed as well.
+        `counted`: also if only the mirror's counts of removed entries changed.
         """
         if self._cursor == self._kept_cursor and not counted:
             return

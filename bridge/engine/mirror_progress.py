@@ -1,4 +1,4 @@
-"""The mirror tells Redis how far it came in each file: fields of `bridge:{S}:mirror`, sent with its next request."""
+"""Tells Redis the mirror's progress in each file: fields of the hash `bridge:{S}:mirror`, with its next request."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from bridge.streams.lease import writing
 
 
 class MirrorProgress:
-    """The list of what a mapping's mirror has to tell Redis of how far it came in each file, until that is confirmed.
+    """Keeps the mirror's progress in each file until Redis confirmed it.
 
-    What Redis did not confirm is said again, to the next connection.
+    Progress that Redis did not confirm is sent again over the next connection.
     """
 
     def __init__(self, keys: Keys) -> None:
@@ -25,40 +25,40 @@ class MirrorProgress:
 
     @property
     def waits(self) -> bool:
-        """Whether the mirror has anything to tell Redis of how far it came in its files."""
+        """Whether the mirror has progress in its files that is to be sent to Redis."""
         return bool(self._due)
 
     def ends(self, label: str, generation: int, end: int) -> None:
-        """Notes where the mirror's last write into this file, or folder, ended: at byte `end` of `generation`."""
+        """Notes the mirror's progress in a file or folder: its last write ended at byte `end` of `generation`."""
         self._place[label] = generation, end
 
     def passed(self, label: str, entry: EntryId, put: Mapping[str, object]) -> None:
-        """Notes for Redis that the mirror is done with all entries up to this one in this file, or folder.
+        """Notes as progress to be told to Redis that the mirror is done with entries up to `entry` in a file or folder.
 
-        `put` is the witness's word, which goes with it.
+        `put` is the write witness's count, which is sent along.
         """
         generation, end = self._place.get(label, (0, 0))
         word = {"id": format_id(entry).decode(), "generation": generation, "end": end, **put}
         self._due[os.fsencode(label)] = json.dumps(word).encode()
 
     def commands(self, nonce: str) -> list[bytes]:
-        """Packs what the mirror has to tell Redis of how far it came as commands, to go before its next request.
+        """Packs the mirror's progress that Redis does not know as commands, to be sent before the next request.
 
-        They do nothing where the stream is not carried under this nonce any more, with which the mirror began.
+        The commands do nothing where the stream is no longer carried under `nonce`, with which the mirror began.
         """
         self._sent, self._due = self._due, {}
         mirror = self._keys.mirror
         return [writing(self._keys, nonce, "HSET", mirror, label, word) for label, word in self._sent.items()]
 
     def confirmed(self) -> bool:
-        """Forgets what the mirror told Redis, as the request was answered; False if nothing had gone out with that."""
+        """Drops the mirror's progress that was sent, as Redis answered the request; False: no progress was sent."""
         sent, self._sent = self._sent, {}
         return bool(sent)
 
     def take_back(self) -> None:
-        """Forgets what the mirror was to tell Redis of entries that may be lost; where its files end stays known."""
+        """Drops the mirror's unconfirmed progress, whose entries may be lost; where the files end stays known."""
         self._due, self._sent = {}, {}
 
     def dropped(self) -> None:
-        """Makes due again what the mirror told Redis and a connection that is gone did not confirm."""
+        """Makes the mirror's progress due again that was sent over a lost connection without a confirmation."""
         self._due, self._sent = self._sent | self._due, {}

@@ -1,4 +1,4 @@
-"""`bridge run --once` carries what is there both ways, in one thread, and tells what kept it from being all."""
+"""Runs `bridge run --once`: carries all that waits both ways, in one thread, and reports the errors that remain."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from bridge.streams.writer import Conflict
 
 @dataclass(frozen=True, slots=True)
 class OnceReport:
-    """What `run --once` did for one mapping; `quarantined` is what is in its quarantine now."""
+    """The report of `bridge run --once` on one mapping; `quarantined` counts what is in its quarantine now."""
 
     mapping: str
     forwarded: int
@@ -38,17 +38,17 @@ class OnceReport:
     quarantined: int
     errors: tuple[BridgeError, ...]
     unaccounted: tuple[str, ...] = ()
-    """What of the mapping's files nothing explains, in words."""
+    """The unaccounted files of the mapping, in words."""
 
 
 ONCE_SECONDS = 12.0
-"""Seconds that `--once` goes on trying what may pass: a lost connection, a server that is loading, a lease."""
+"""Seconds that `--once` retries after an error that may pass: a lost connection, a loading server, a lease."""
 
 
 def once(settings: Settings, *, dual: bool, stop: Event) -> list[OnceReport]:
-    """Carries what is there of every mapping that is not retired: file to stream and, with `dual`, stream to file.
+    """Carries once all that waits in mappings that are not retired: file to stream and, with `dual`, stream to file.
 
-    Raises LedgerError; what fails in a mapping is in its result.
+    Raises LedgerError; what fails in a mapping is in its report.
     """
     path = settings.state_dir / "ledger.db"
     ledger = Ledger(path, create=True, cache=CARRYING_CACHE_KIB)
@@ -74,14 +74,14 @@ def once(settings: Settings, *, dual: bool, stop: Event) -> list[OnceReport]:
 
 
 def bring_over(settings: Settings, mapping: Mapping, stop: Event) -> OnceReport:
-    """Carries what others wrote to the files of a retired mapping to its stream: late, and once. Raises LedgerError."""
+    """Carries once, late, what others wrote to a retired mapping's files into its stream. Raises LedgerError."""
     ledger, shared = (
         Ledger(settings.state_dir / "ledger.db", cache=CARRYING_CACHE_KIB),
         MappingContext(mapping, settings),
     )
     memory = stream_memory(ledger, mapping.stream.key)
     try:
-        if memory is not None and memory.timeline:  # a purge removed it: nothing was lost by that
+        if memory is not None and memory.timeline:  # a purge removed it: no entries are lost by that
             with closing(dialler(settings)()) as connection:
                 connection.call("HSETNX", shared.keys.meta, "timeline", memory.timeline)
         return _drain(shared, settings, ledger, Troubles(time.time), False, stop)
@@ -107,12 +107,12 @@ def _drain(
         forward.tell(stop.wait)
 
     def finished() -> None:
-        """The mirror brings what was read or begun into the files. Raises Waits while another writer is in the way."""
+        """Has the mirror of `--once` finish its writes. Raises WaitingDirections while another writer is in the way."""
         if mirror is not None and not mirror.finish():
             raise WaitingDirections
 
     def begun() -> None:
-        """The mirror finishes what an earlier process had begun, before forward reads."""
+        """Has the mirror of `--once` finish what an earlier process had begun, before forward reads."""
         if mirror is not None:
             mirror.resolve(stop.wait)
             finished()
@@ -130,7 +130,7 @@ def _drain(
         mirror.keep()
 
     for work in (begun, forward_all, mirror_all, forward_all):
-        patience = 0.0 if errors else ONCE_SECONDS  # what one direction waited for in vain, the other need not
+        patience = 0.0 if errors else ONCE_SECONDS  # after one direction failed, the other does not wait too
         error = _patiently(work, forward, mirror, stop, patience)
         if error is not None:
             errors.append(error)
@@ -153,13 +153,13 @@ def _drain(
 
 
 class WaitingDirections(Exception):
-    """The mirror waits for another writer of its file."""
+    """Raised in `bridge run --once` as the mirror waits for another writer of its file."""
 
 
 def _patiently(
     work: Callable[[], None], forward: Carrier, mirror: Mirror | None, stop: Event, patience: float
 ) -> BridgeError | None:
-    """Runs a step of `--once`, again while what stopped it may pass; returns the error that stayed, None: none did."""
+    """Runs a step of `--once`, with retries while its error may pass; returns the error that stayed, or None."""
     begun, pause = time.monotonic(), Backoff()
     while True:
         try:

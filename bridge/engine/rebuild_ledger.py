@@ -1,8 +1,8 @@
-"""Rebuilds a lost ledger by aligning stream and files.
+"""Rebuilds a lost ledger by aligning the stream's entries with the lines in the files.
 
-File-born entries claim lines by their origin. The lines that nobody claims are laid, in file order, beside the lines
-that the Redis-born entries would make, in stream order: where they agree, the mirror wrote them. Positions decide
-wherever there are any; content only where the ledger, which knew the positions, is gone.
+File-born entries claim lines by their origin. The unclaimed lines, in file order, are compared with the lines that the
+Redis-born entries would make, in stream order: where both agree, the mirror wrote the line. Positions decide wherever
+there are any; content only where the ledger, which knew the positions, is gone.
 """
 
 from __future__ import annotations
@@ -54,16 +54,16 @@ from bridge.streams.trim import TrimmedSource, read_trimmed
 TABLES = (
     "streams", "sources", "generations", "aligned", "intents", "ranges", "state_values", "witness", "seen", "released",
 )  # fmt: skip
-"""The ledger's tables that a repair clears of a stream: made anew from both sides, or of a past that is not theirs."""
+"""The ledger's tables that a rebuild clears of a stream: they are made anew, or tell of a past that is gone."""
 
 
 def plan(
     connection: Connection, shared: MappingContext, ledger: Ledger | None, *, take_over: bool, anew: bool = False
 ) -> RebuildPlan | None:
-    """Plans a repair from stream and files; None when this ledger owns the stream, or nobody does: nothing to repair.
+    """Plans to rebuild a ledger from stream and files; None: nothing to do, this ledger or nobody owns the stream.
 
-    `anew`: also where this ledger owns it, as it may be an older one. Raises NotOwner when the owner is alive, or is
-    another bridge and `take_over` was not said.
+    `anew`: plans also where this ledger owns the stream, as it may be an older one. Raises NotOwner when the owner is
+    alive, or is another bridge and `take_over` was not said.
     """
     watch(connection, shared.keys)
     books = read_books(connection, shared.keys)
@@ -112,7 +112,7 @@ def plan(
 def _folder(
     connection: Connection, shared: MappingContext, ledger: Ledger | None, books: StreamMetadata, made: RebuildPlan
 ) -> RebuildPlan:
-    """Fills the plan of a repair for a mapping whose files each hold a message, an artifact or a latest value."""
+    """Fills the plan of a ledger's rebuild for a mapping whose files each hold a message, artifact or latest value."""
     made.cursor = announced(books)
     for raw, number in books.sources.items():
         name = os.fsdecode(raw)
@@ -147,7 +147,10 @@ def _values(connection: Connection, own: Keys, folder: MessageFolder) -> list[tu
 
 
 def execute(connection: Connection, shared: MappingContext, ledger: Ledger, made: RebuildPlan) -> None:
-    """Writes the plan of a repair into the ledger, then makes that ledger the stream's owner in Redis."""
+    """Writes a rebuilt ledger from its plan, then makes that ledger the stream's owner in Redis.
+
+    Raises NotYet: the stream became another one meanwhile.
+    """
     stream, asked = made.stream, connection.call("HMGET", shared.keys.meta, "nonce", "timeline")
     last, timeline = ((found or b"").decode(errors="replace") for found in asked)
     with ledger.transaction():
@@ -186,7 +189,7 @@ def execute(connection: Connection, shared: MappingContext, ledger: Ledger, made
 
 
 def _restore_switches(ledger: Ledger, shared: MappingContext, made: RebuildPlan) -> None:
-    """Writes into a ledger under repair what it knew of switched components, as far as Redis still knows it."""
+    """Restores in a rebuilt ledger the switches of components, as far as Redis still knows them."""
     owner = made.component_that_owns(shared)
     ledger.write("DELETE FROM state_owners WHERE stream = ?", (made.stream,))
     if owner:
@@ -219,7 +222,7 @@ def _source(
     shared: MappingContext, books: StreamMetadata, made: RebuildPlan, name: str, number: int,
     claimed: dict[tuple[int, int], set[int]], edits: dict[int, LogEditRecord],
 ) -> list[UnclaimedLine]:  # fmt: skip
-    """Finds a source's generations among its files by what Redis knows of them, and reads their unclaimed lines."""
+    """Matches a source's files with generations that Redis knows, for a rebuild, and reads their unclaimed lines."""
     stored = books.checkpoint.get(os.fsencode(name))
     made.sources[name] = SourceMemory(number, stored, live=True)
     made.generations[name] = []
@@ -234,7 +237,7 @@ def _source(
     made.edits[name] = edits
     for generation in sorted(edits, reverse=True):
         if generation not in wanted:
-            del edits[generation]  # nothing of it was carried: forward finds it out anew
+            del edits[generation]  # nothing of the edited generation was carried: forward finds the edit anew
             continue
         before = edits[generation].rewrites
         wanted[generation] = replace(wanted[generation], rewrites=before)
@@ -280,10 +283,10 @@ def _source(
 def _take_newer(
     shared: MappingContext, made: RebuildPlan, name: str, current: tuple[int, int], lines: list[UnclaimedLine]
 ) -> bool:
-    """Takes into a repair's plan the generations that came behind the last one that Redis knows, and their lines.
+    """Adds to a rebuilt ledger's plan the generations after the last one that Redis knows, and their lines.
 
-    The log was rotated since, and nothing of them is in the stream but what the mirror wrote into them. False where the
-    file at the source's path is none of them, and nothing is taken.
+    The log was rotated since, and of these generations only what the mirror wrote is in the stream. False: the file at
+    the source's path is none of these generations, and nothing is added.
     """
     known = made.generations[name]
     tail = shared.new_tail(name, known)
@@ -301,9 +304,9 @@ def _take_newer(
 
 
 def _late(connection: Connection, key: bytes, ids: list[EntryId]) -> set[EntryId]:
-    """Asks Redis which of these entries have their lines out of order in a file, as a retry from quarantine wrote them.
+    """Asks Redis, to rebuild a ledger, which entries' lines a retry from quarantine wrote out of order into a file.
 
-    `key` is the hash `bridge:{S}:late`, which marks them.
+    `key` is the Redis hash `bridge:{S}:late`, which marks such entries.
     """
     late: set[EntryId] = set()
     for at in range(0, len(ids), 500):
@@ -320,7 +323,7 @@ def _align(
     books: StreamMetadata,
     late: set[EntryId],
 ) -> None:
-    """Lays the unclaimed lines beside the Redis-born entries, both in their order, and plans a range where they agree.
+    """Aligns unclaimed lines with Redis-born entries, both in order; where both agree the rebuilt ledger gets a range.
 
     Each line is used once. The late entries come last, and take what is left wherever it stands.
     """

@@ -1,4 +1,4 @@
-"""What a repair found out for a ledger that was lost, before it is written into a new one."""
+"""The plan of a ledger's rebuild: what a repair found out, before it is written into the new ledger."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from bridge.streams.redacted import RedactedEntry
 
 @dataclass(slots=True)
 class RebuildPlan:
-    """What a repair would write into a ledger. `ambiguous` counts mirrored lines that an equal line could stand in for.
+    """The plan to rebuild a lost ledger: what a repair would write into the new one.
 
-    `missing` are generations without a file, `strangers` sources whose file is no generation that was carried.
+    `ambiguous` counts mirrored lines that an equal line could stand in for. `missing` are generations without a file,
+    `strangers` sources whose file is no generation that was carried.
     """
 
     stream: str
@@ -38,25 +39,25 @@ class RebuildPlan:
     unmatched: int = 0
     folder: folder_recovery.FolderRecovery | None = None
     aside: list[QuarantinedMessage] = field(default_factory=list)
-    """Lines that were carried past and are no messages."""
+    """Lines that forward passed over because they are no messages."""
     values: list[tuple[bytes, bytes, bytes]] = field(default_factory=list)
     """Name, digest and timestamp of the latest values that both sides hold."""
     edits: dict[str, dict[int, LogEditRecord]] = field(default_factory=dict)
-    """Of each log that was edited which stretches of which generations were carried before."""
+    """The records of edited logs, by log and generation: which stretches were carried before the edit."""
     redacted: list[RedactedEntry] = field(default_factory=list)
     writes: dict[str, str] = field(default_factory=dict)
     """The side to which each component writes that was ever switched, by the component's name."""
 
     @property
     def unproved(self) -> list[str]:
-        """Says which sources' files are not those that Redis knows; empty: what is in both was carried."""
+        """Says of the plan's sources which files are not those that Redis knows; empty: the rebuild is certain."""
         carried = [f"{name} generation {known[-1].number}" for name, known in self.generations.items()
                    if known and not known[-1].closed]  # fmt: skip
         gone = [f"{generation} is not to be found" for generation in carried if generation in self.missing]
         return [*(f"{name} is no generation that was carried" for name in self.strangers), *gone]
 
     def component_that_owns(self, shared: MappingContext) -> str:
-        """The switched component that decides which side owns the mapping's latest values; empty: nobody was switched.
+        """Names the component whose switch decides, in a rebuild, who owns the latest values; empty: none was switched.
 
         Raises BridgeError where components write to different sides: nobody can tell which side counts.
         """
@@ -68,7 +69,7 @@ class RebuildPlan:
         return min(self.writes) if sides else ""
 
     def to_json(self) -> dict[str, object]:
-        """The plan of a repair as facts for `bridge repair --json`."""
+        """Makes the JSON object of a rebuild's plan for `bridge repair --json`."""
         return {
             "stream": self.stream,
             "owner": self.owner,

@@ -1,4 +1,4 @@
-"""Compares the ledger and Redis as forward connects, and settles what follows for both and the mirror (DESIGN §6.4)."""
+"""Reconciles the ledger and Redis as forward connects, and settles losses for both and the mirror (DESIGN §6.4)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from bridge.streams.writer import REFILLED
 
 
 def catch_up(connection: Connection, shared: MappingContext, ledger: Ledger) -> bool:
-    """Rebuilds a ledger that may be older than what Redis knows, from stream and files; returns whether it did.
+    """Rebuilds from stream and files a ledger that may be older than what Redis knows; returns whether it did so.
 
     Raises NotOwner: stream and files do not agree, so nobody can know what was carried; LeaseHeld: another process
     carries.
@@ -40,7 +40,7 @@ def catch_up(connection: Connection, shared: MappingContext, ledger: Ledger) -> 
     if not (doubt := shared.hold.doubt(connection, ledger)):
         return False
     logger.warning("%s: this ledger may be an older one: %s", stream, doubt)
-    with shared.cursor_lock:  # a mirror that slept as well writes nothing meanwhile
+    with shared.cursor_lock:  # the mirror writes nothing meanwhile
         made = plan(connection, shared, ledger, take_over=False, anew=True)
         if made is None:
             return False
@@ -59,10 +59,10 @@ def settle_loss(
     connection: Connection, shared: MappingContext, ledger: Ledger, compared: Reconciliation,
     sources: Mapping[str, Source], save: Callable[[StreamInfo], None],
 ) -> StreamInfo:  # fmt: skip
-    """Settles in one ledger transaction what Redis lost: that is the mirror's no more, and what came back is again.
+    """Reconciles the ledger with a loss in Redis: lost lines leave the mirror's ranges, lines that reappeared return.
 
-    `save` notes, inside the transaction, what the stream holds; which is returned. Raises RedisLost, RedisRefused,
-    LedgerError.
+    All in one ledger transaction, in which `save` notes what the stream holds; that is returned. Raises RedisLost,
+    RedisRefused, LedgerError.
     """
     stream, keys, line_of = shared.mapping.stream.key, shared.keys, shared.line_of
 
@@ -70,7 +70,7 @@ def settle_loss(
         source = sources.get(span.name if shared.folder is None else shared.mapping.source.path)
         if source is not None or shared.folder is not None:
             return source.content_of(span) if source is not None else b""
-        tail = shared.tail(span.name, ledger)  # only the mirror writes it
+        tail = shared.tail(span.name, ledger)  # a file that only the mirror writes
         tail.look()
         held = tail.of_number(span.generation) or tail.reopen(span.generation)
         return held.read(span.end - span.start, span.start) if held is not None else b""
@@ -99,7 +99,7 @@ def settle_loss(
                 back = restore(connection, keys, ledger, line_of, compared.offsets, numbers)
             if compared.lost:
                 refilled = forget_lost(connection, keys, ledger, compared, read, line_of)
-                _take_back(connection, shared, refilled.mirror_cursor)  # first: it may say less than is true
+                _take_back(connection, shared, refilled.mirror_cursor)  # first: Redis may say too little, not too much
                 _mark_late(connection, shared, refilled.late)
                 _go_back(connection, shared, sources, refilled.first, compared)
                 save_mirror_cursor(ledger, stream, refilled.mirror_cursor)
@@ -118,9 +118,9 @@ def settle_loss(
 
 
 def _take_back(connection: Connection, shared: MappingContext, cursor: EntryId) -> None:
-    """Lowers what Redis says of the mirror to `cursor`, which is true: else the ledger would look older than it is.
+    """Lowers the mirror's progress in Redis to `cursor` after a loss, as else the ledger would look older than it is.
 
-    The witness's word goes: what it counted was born in a stream that is not this one any more.
+    The write witness's count is removed: its bytes were born in a stream that is not this one any more.
     """
     mirror = shared.keys.mirror
     for label, raw in paired(connection.call("HGETALL", mirror)).items():
@@ -135,9 +135,9 @@ def _go_back(
     connection: Connection, shared: MappingContext, sources: Mapping[str, Source], first: Mapping[str, Position],
     compared: Reconciliation,
 ) -> None:  # fmt: skip
-    """Puts each source back to the first line that is to be sent again, where its cursor went over that meanwhile.
+    """Moves each source's checkpoint back, after a loss, to the first line to be sent again, if that lies before.
 
-    In Redis and in memory; the ledger follows with what is saved of the source.
+    In Redis and in memory; the ledger follows as the source is saved.
     """
     for name, to in first.items():
         source = sources.get(name)
@@ -148,18 +148,19 @@ def _go_back(
 
 
 def _mark_late(connection: Connection, shared: MappingContext, late: Sequence[EntryId]) -> None:
-    """Marks entries in Redis whose lines stand out of order in the mirrored file, some at a time."""
+    """Marks in Redis, after a loss, the entries whose lines stand out of order in the mirrored file, 500 at a time."""
     for at in range(0, len(late), 500):
         marks = [part for entry in late[at : at + 500] for part in (format_id(entry), REFILLED)]
         shared.hold.write(connection, "HSET", shared.keys.late, *marks)
 
 
 def put_back(connection: Connection, shared: MappingContext, ledger: Ledger, compared: Reconciliation) -> None:
-    """Puts lines that a retry had sent, and whose entries Redis lost, into quarantine again, before forward goes on.
+    """Puts lines that a retry had sent, and whose entries Redis lost, back into quarantine, before forward goes on.
 
     The mark in `late` was set by the transaction that sent the line: a data set without it does not have the entry.
-    With it, and of an entry that is still in quarantine, the stream itself tells: what it cannot have had is lost, what
-    is missing otherwise was removed on purpose, and stays away. Raises NotYet, RedisLost, RedisRefused, LedgerError.
+    With the mark, and for an entry still in quarantine, the stream itself tells: an entry that it cannot have had is
+    lost; one that is missing otherwise was removed on purpose, and stays away. Raises NotYet, RedisLost, RedisRefused,
+    LedgerError.
     """
     keys, hold = shared.keys, shared.hold
     stream, back, info = shared.mapping.stream.key, 0, compared.info
@@ -184,7 +185,7 @@ def put_back(connection: Connection, shared: MappingContext, ledger: Ledger, com
             fields = standing.get(entry_id, []) if entry_id is not None else []
             stands = bool(fields) and (bool(line.entry_id) or origin in fields)
             if entry_id is None and not line.retried:
-                if whole and mark is not None:  # of a line that forward sent: it meets it again
+                if whole and mark is not None:  # the mark of a line that forward sent, and will read again
                     hold.write(connection, "HDEL", keys.late, origin)
                 continue
             sent = mark is not None if entry_id is None else not whole and entry_id <= info.last_id

@@ -1,7 +1,7 @@
-"""Counts entries that were removed from a stream before the mirror came to them: no file will ever hold these.
+"""Counts entries that were removed from a stream before the mirror read them, so that no file will ever hold them.
 
-Redis counts every entry that was ever added. What was added, and neither stands nor was read, was removed unseen; of
-those forward's own, which are no loss, forward has a count in its checkpoints.
+Redis counts every entry that was ever added. An entry that was added, and neither stands nor was read, was removed
+unseen; of forward's own entries, whose removal is no loss, forward has a count in its checkpoints.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from bridge.streams.reader import Entry, StreamInfo, stream_info
 from bridge.streams.stream_metadata import read_stream
 
 COUNT_SECONDS = 1.0
-"""Seconds between two looks at how many entries were ever added."""
+"""Seconds between two times that Redis is asked how many entries were ever added."""
 
 
 def counted(found: Sequence[Entry], last: EntryId) -> tuple[int, int]:
-    """How many of these entries the mirror has come by when it stands at `last`, and how many of them are forward's."""
+    """Counts the entries that the mirror has read up to `last`, and forward's among them, to find removed entries."""
     upto = [entry for entry in found if entry.id <= last] if found and found[-1].id > last else found
     return len(upto), sum(ORIGIN_FIELD in entry.fields[0::2] for entry in upto)
 
 
 class RemovedEntries:
-    """Tells how many entries were removed before one mapping's mirror came to them, if it `counts` that at all."""
+    """Counts the entries of a stream that were removed before the mirror read them; does nothing unless `counts`."""
 
     def __init__(self, clock: Callable[[], float], *, counts: bool) -> None:
         self._clock = clock
@@ -36,23 +36,26 @@ class RemovedEntries:
         self._due = 0.0
         self.seen: MirrorCounts | None = None
         self.suspects = False
-        """Whether entries seem to be gone: the next count asks for forward's as well."""
+        """Whether entries seem to be removed: the next look asks for forward's count as well."""
         self._told: tuple[StreamInfo, int | None] | None = None
 
     def begin(self, seen: MirrorCounts | None, info: StreamInfo, *, first: bool) -> None:
-        """Goes on from what the ledger remembers; None: it never counted, and one that has read nothing begins here."""
+        """Begins to count removed entries, from the mirror's counts in the ledger.
+
+        `seen` is None: the mirror never counted; with `first`, as it has read nothing, the counts begin here.
+        """
         self._told, self.suspects, self._due = None, False, 0.0
         self.seen = MirrorCounts(info.added - info.length) if seen is None and first else seen
 
     def read(self, entries: int, ours: int) -> None:
-        """The mirror has come by so many entries, `ours` of them forward's."""
+        """Adds the entries that the mirror has read, `ours` of them forward's, to the counts that tell removed ones."""
         if self.seen is not None:
             seen = self.seen
             self.seen = MirrorCounts(seen.entries + entries, seen.ours + ours, seen.gone, seen.acknowledged)
 
     @contextmanager
     def unless_it_fails(self) -> Iterator[None]:
-        """Takes back what is counted in the block if that fails: the ledger did not commit it."""
+        """Undoes the counts for removed entries made in a block that fails, as the ledger did not commit them."""
         before = self.seen
         try:
             yield
@@ -61,7 +64,10 @@ class RemovedEntries:
             raise
 
     def look(self, connection: Connection | None, keys: Keys) -> None:
-        """Asks, now and then, what the stream holds before the mirror reads on. Raises RedisLost, RedisRefused."""
+        """Asks Redis for the stream's counts now and then, before the mirror reads on, to find removed entries.
+
+        Raises RedisLost, RedisRefused.
+        """
         if connection is None or not self._counts:
             return
         if self.suspects:
@@ -72,9 +78,9 @@ class RemovedEntries:
             self._told = stream_info(connection, keys.stream), None
 
     def nothing_came(self, worker: str) -> int:
-        """The mirror has read all there was when it asked: returns how many entries were removed before that came.
+        """Counts the entries removed before the mirror read them, as it has read all others; returns how many are new.
 
-        `worker` is who says so in the log.
+        `worker` is the mirror's name in the log.
         """
         told, self._told = self._told, None
         if told is None:

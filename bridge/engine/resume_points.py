@@ -1,4 +1,4 @@
-"""Places put forward's sources where they go on, as the comparison of checkpoints and stream says (DESIGN §6.1)."""
+"""Resume points of forward's sources: where each goes on after the comparison with the stream (DESIGN §6.1)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from bridge.streams.connect import Connection
 
 
 class ResumePoints:
-    """Puts sources of one mapping in their places, and adds their names to `placed` and `moved`."""
+    """Puts the sources of one mapping at their resume points, and adds their names to `placed` and `moved`."""
 
     def __init__(
         self, shared: MappingContext, ledger: Ledger, discovery: SourceDiscovery, placed: set[str], moved: set[str],
@@ -34,11 +34,11 @@ class ResumePoints:
         self._moved = moved
         self._scheduler = scheduler
         self.put_once: set[str] = set()
-        """The names of the sources that were put in their place since forward compared last, also if they failed."""
+        """The names of the sources put at their resume points since forward compared last, also if they failed."""
         self._taken: set[int] = set()
 
     def begin(self, compared: Reconciliation, remembered: dict[str, SourceMemory]) -> None:
-        """Forgets who was put in place before a comparison, and learns of it which numbers are taken."""
+        """Begins the resume points of a comparison: forgets the sources placed before, and learns the numbers taken."""
         self.put_once.clear()
         self._taken = {*(memory.number for memory in remembered.values()), *map(int, compared.books.sources.values())}
 
@@ -46,7 +46,7 @@ class ResumePoints:
         self, sources: Iterable[Source], compared: Reconciliation, remembered: dict[str, SourceMemory],
         connection: Connection, sender: Sender,
     ) -> None:  # fmt: skip
-        """Puts these sources where they go on, as far as their files can be read; the others go on without those.
+        """Puts each source at its resume point if its files can be read; a source that fails does not stop the others.
 
         Raises Conflict, RedisLost, RedisRefused, LedgerError.
         """
@@ -56,7 +56,7 @@ class ResumePoints:
             number = memory.number if memory is not None else compared.books.number_for(name, self._taken)
             try:
                 batch = self._resume(source, compared, memory, number)
-            except (SourceError, OSError) as error:  # the others go on; it is put in its place when it can be read
+            except (SourceError, OSError) as error:  # the others go on; this one follows when it can be read
                 self._placed.discard(source.name)
                 self._discovery.fails(source, as_bridge_error(error))
                 continue
@@ -73,16 +73,16 @@ class ResumePoints:
     def _resume(
         self, source: Source, compared: Reconciliation, memory: SourceMemory | None, number: int
     ) -> SourceBatch | None:
-        """Puts a source where it goes on; returns the batch that tells Redis so, where Redis knows another place.
+        """Puts a source at its resume point; returns a batch to tell Redis, if the checkpoint there is another one.
 
-        One of which nothing is remembered gets this number.
+        A source of which nothing is remembered gets `number`.
         """
         name = os.fsencode(source.name)
         books = compared.books
         fresh = memory is None
         memory = memory or source.begin(number)
         if compared.lost and memory.live and memory.history is not None:
-            memory = replace(memory, live=False)  # what is sent again of the history gets its times again, where it can
+            memory = replace(memory, live=False)  # history that is sent again keeps its times if it can
         resume = compared.resume.get(source.name, Resume())
         source.memory = memory = replace(memory, refill=resume.refill)
         source.standing = compared.offsets if resume.refill is not None else {}

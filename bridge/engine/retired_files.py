@@ -1,4 +1,4 @@
-"""What others have written to the files of a retired mapping since it ended: nobody carries that (DESIGN P10)."""
+"""Counts what others wrote to a retired mapping's files since it was retired: nobody carries that (DESIGN P10)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from bridge.streams.retired import ending_of
 
 @dataclass(slots=True)
 class RetiredMapping:
-    """A mapping that is retired: since when (seconds since 1970), and what others have written to its files since then.
+    """A retired mapping: since when (seconds since 1970), and what others wrote to its files after it was retired.
 
     `error`: what needs a person, and `hint` what to try; empty: nothing does.
     """
@@ -31,7 +31,7 @@ class RetiredMapping:
 
 
 def ended(shared: MappingContext, ledger: Ledger | None, connection: Connection | None) -> RetiredMapping | None:
-    """Says whether a mapping is retired, by its ledger or by Redis, and what is wrong with that; None: it is not.
+    """Finds out by ledger and Redis whether a mapping is retired, and what others wrote to its files; None: it is not.
 
     `connection`: None where Redis cannot be asked. Raises LedgerError.
     """
@@ -40,7 +40,7 @@ def ended(shared: MappingContext, ledger: Ledger | None, connection: Connection 
     try:
         ending = ending_of(connection, shared.keys) if connection is not None else None
     except BridgeError:
-        connection = None  # what else is asked of it tells what is wrong
+        connection = None  # the next request over the connection reports the error
     if at is None and ending is None:
         return None
     found = RetiredMapping(at if at is not None else ending.at if ending is not None else 0.0)
@@ -70,7 +70,7 @@ def ended(shared: MappingContext, ledger: Ledger | None, connection: Connection 
 def written_since(
     shared: MappingContext, ledger: Ledger | None, ended: Mapping[str, str], at: float = 0.0
 ) -> dict[str, Lag]:
-    """Counts, for each source of a retired mapping, the messages in its files that stood there not when it ended.
+    """Counts, for each source of a retired mapping, the messages written to its files since the mapping was retired.
 
     Without a ledger that knows the stream: by `ended`, the checkpoint of each source as Redis keeps it since then, and
     of files that each hold a message by `at`, when that was. A source without any is left out. Raises SourceError,
@@ -93,7 +93,7 @@ def written_since(
 
 
 def files_of(shared: MappingContext) -> set[Path]:
-    """Lists the files of a mapping, its rotated pieces among them. Raises SourceError."""
+    """Lists all files of a retired mapping, its rotated pieces among them. Raises SourceError."""
     root = shared.settings.root
     folder = shared.folder or shared.values
     if folder is not None:

@@ -40,7 +40,7 @@ from bridge.streams.dial import Backoff, dialler
 from bridge.streams.writer import Conflict
 
 GLANCE = 0.1
-"""Seconds between two looks at the files that events told of, while Redis is away."""
+"""Seconds between two checks of the files that events named, while Redis is away."""
 
 SWEEP = 1.0
 POLL_SECONDS = 0.1
@@ -48,17 +48,17 @@ POLL_SECONDS = 0.1
 
 RETRY = 0.005
 PATIENT = 0.5
-"""Seconds between two tries of a mirror that waits for another writer, and after how many that is told."""
+"""Seconds between two tries of a mirror that waits for another writer, and seconds until that is a trouble."""
 
 MIRROR_BLOCK_MS = 1000
 HEARTBEAT = 2.0
 HEARTBEAT_EXPIRES = 10
 GIVE_BACK = 60.0
-"""Seconds between two times that freed memory goes back to the system."""
+"""Seconds between two times that the process gives freed memory back to the system."""
 
 
 class Process:
-    """The process of `bridge run` carries all mappings, each direction in a thread that has a ledger of its own."""
+    """The process of `bridge run`: carries all mappings, each direction in a thread with its own open ledger."""
 
     def __init__(
         self, settings: Settings, *, dual: bool, poll: bool, stop: Event,
@@ -81,9 +81,9 @@ class Process:
         self._beat = time.monotonic()
 
     def run(self, beside: Sequence[Callable[[Settings, Event], None]] = ()) -> int:
-        """Carries all mappings but retired ones until the stop event; returns the exit code, 1 if a worker crashed.
+        """Runs `bridge run`: carries all mappings but retired ones until the stop event; returns its exit code.
 
-        Each of `beside` runs in a thread besides.
+        The exit code is 1 if a worker crashed. Each function in `beside` runs in a thread of its own.
         """
         ledger = Ledger(self._ledger_path, create=True)
         forget_troubles(ledger)
@@ -127,11 +127,11 @@ class Process:
         return 1 if self._crashed else 0
 
     def silent(self) -> float:
-        """The seconds since the last heartbeat of the process of `bridge run`."""
+        """Returns the seconds since the last heartbeat of the process of `bridge run`."""
         return time.monotonic() - self._beat
 
     def flows(self) -> dict[tuple[str, str], DirectionStats]:
-        """What went each way that the process carries, by mapping and `forward` or `mirror`. For any thread."""
+        """Returns the statistics of `bridge run`, by mapping and direction (`forward` or `mirror`). For any thread."""
         found = {(mapping_context.mapping.name, "forward"): mapping_context.forward for mapping_context in self._shared}
         if self.dual:
             found |= {
@@ -165,7 +165,7 @@ class Process:
             mapping_context.wake(path)
 
     def _supervise(self, watcher: Watcher | None) -> None:
-        """The process of `bridge run` tends its watcher and sends its heartbeat until the stop event."""
+        """Tends the file watcher of `bridge run` and sends its heartbeat, until the stop event."""
         connection: Connection | None = None
         dial, due, given = dialler(self._settings), 0.0, time.monotonic()
         if (ledger := self._opened(CACHE)) is None:
@@ -209,7 +209,7 @@ class Process:
         ledger.close()
 
     def _pulse(self, ledger: Ledger, *, stopped: bool = False) -> dict[str, object]:
-        """Makes the heartbeat of `bridge run` and notes it in the ledger, which `status` asks without Redis."""
+        """Makes the heartbeat of `bridge run` and saves it in the ledger, where `status` reads it without Redis."""
         counts: dict[str, int] = {worker.worker: worker.carried for worker in [*self._forwards, *self._mirrors]}
         always = {*counts}
         for forward in list(self._forwards):
@@ -229,9 +229,9 @@ class Process:
         return pulse
 
     def _guard(self, work: Callable[[MappingContext, Ledger], None], shared: MappingContext) -> None:
-        """Runs a worker of `bridge run` with its own ledger; an error that nobody thought of ends the process, loudly.
+        """Runs a worker thread of `bridge run` with its own ledger; an unexpected error is logged and ends the process.
 
-        Half a bridge is none.
+        The bridge must not go on without one of its workers.
         """
         try:
             ledger = self._opened(CARRYING_CACHE_KIB if shared.folder is not None else CACHE)
@@ -247,7 +247,7 @@ class Process:
             self._stop.set()
 
     def _opened(self, cache: int) -> Ledger | None:
-        """Opens the ledger for a thread of `bridge run`, once it can be opened; None when the process ends before."""
+        """Opens the ledger for a thread of `bridge run`, with retries; None: the process ends before that succeeds."""
         while not self._stop.wait(0.0):
             try:
                 return Ledger(self._ledger_path, cache=cache)
@@ -290,9 +290,9 @@ class Process:
         self._end(forward)
 
     def _rest(self, seconds: float, forward: Carrier) -> None:
-        """Waits before forward's next try, and goes on following the files.
+        """Waits in `bridge run` before forward's next try, and follows the files meanwhile.
 
-        What is rotated away or rewritten meanwhile is seen all the same.
+        So files that are rotated away or rewritten during the wait are seen all the same.
         """
         until, due = time.monotonic() + seconds, 0.0
         while (left := until - time.monotonic()) > 0 and not self._stop.wait(min(left, GLANCE)):
@@ -303,7 +303,7 @@ class Process:
                     forward.look()
                 if paths:
                     forward.look(paths)
-            except (BridgeError, OSError) as error:  # it waits already; all is looked at again with the next try
+            except (BridgeError, OSError) as error:  # forward waits anyway, and looks at all files with its next try
                 logger.debug("%s: %s", forward.worker, error)
 
     def _end(self, forward: Carrier) -> None:
@@ -352,7 +352,7 @@ class Process:
 
 
 def stop_on_signals() -> Event:
-    """Returns an event that SIGINT and SIGTERM set; a second signal ends the process at once with 130."""
+    """Returns a stop event for `bridge run` that SIGINT and SIGTERM set; a second signal exits at once with 130."""
     stop, asked = Event(), False
 
     def on_signal(number: int, frame: object) -> None:

@@ -1,4 +1,4 @@
-"""Decides whose lines forward sends next: history of many files by time, everything else a source at a time."""
+"""The scheduler picks the source whose lines forward sends next: history merged by time, else source by source."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bridge.ledger.troubles import Troubles
 
 
 class Scheduler:
-    """Decides which of one mapping's sources sends next. `placed` are the names of those that know where they go on."""
+    """Schedules a mapping's sources: picks which one sends next. `placed` names sources that know where they go on."""
 
     def __init__(self, placed: set[str], troubles: Troubles, ledger: Ledger, worker: str) -> None:
         self._placed = placed
@@ -22,13 +22,13 @@ class Scheduler:
         self._worker = worker
         self._active: dict[str, Source] = {}
         self.asked: dict[str, Source] = {}
-        """The sources that were asked for lines, until whoever wants to know clears them."""
+        """The sources that were asked for lines since forward last cleared this."""
         self._history = Merge(self.asked)
         self.strict = False
-        """Whether a source that fails in a merge stops the others: their lines could not be put in order later."""
+        """Whether a source that fails in a merge stops the others: its lines could not be put in order later."""
 
     def add(self, source: Source) -> None:
-        """Gives this source a turn, as something happened to its files, or as it was put in its place."""
+        """Schedules a source for a turn, because its files changed or it was put in its place."""
         self._active[source.name] = source
         if source.name in self._placed and source.history() is not None:
             self._history.add(source)
@@ -36,17 +36,17 @@ class Scheduler:
             self._history.drop(source.name)
 
     def forget(self) -> None:
-        """Asks nobody for lines until it has a turn again: where they all go on is found out anew."""
+        """Takes all sources out of the schedule until each gets a turn again, as their positions are found out anew."""
         self._active.clear()
         self._history.clear()
 
     @property
     def active(self) -> Iterable[Source]:
-        """The sources whose turn it is, or which wait for what is under way in their files."""
+        """The scheduled sources: those whose turn it is, and those that wait for an unfinished write in their files."""
         return self._active.values()
 
     def next_batch(self, limit: int) -> Batch | None:
-        """Takes up to `limit` entries of the source, or sources, whose turn it is; None: nothing is to be carried.
+        """Takes a batch of up to `limit` entries from the scheduled source, or sources; None: nothing is to be carried.
 
         A source that fails is noted and left out. With `strict` its error in a merge is raised: SourceError,
         RejectStop, LedgerError.
@@ -79,7 +79,7 @@ class Scheduler:
         return None
 
     def _give_up(self, source: Source, error: BridgeError) -> None:
-        """Leaves a source that failed out until its next look; it goes on from what Redis confirmed.
+        """Takes a failed source out of the schedule until its next look; it goes on from what Redis confirmed.
 
         The source's memory may be ahead of what was sent. A message that stops it is found before anything is read
         beyond the one before.

@@ -1,4 +1,4 @@
-"""Sends batches of entries into a stream: the server executes one while forward makes the next."""
+"""The sender of forward's batches: Redis executes one batch while forward encodes the next (pipelining)."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from bridge.streams.keys import Keys
 from bridge.streams.writer import FULL, Committed, Conflict, Cursor, StaleId, StreamWriter, Transaction
 
 NEWER = 3
-"""How often forward sets a batch's IDs behind others' newer entries before its entries get the time of sending."""
+"""How often the sender raises a batch's IDs above others' newer entries, before entries get the time of sending."""
 
 
 class Sender:
     """Sends forward's batches into one stream over one connection; after an exception a sender must be thrown away.
 
-    `exists`: the stream is known to. `committed` is told of every batch that is in the stream.
+    `exists`: the stream is known to exist. `committed` is called for every batch that is in the stream.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Sender:
         self._last_cursor: Cursor | None = None
 
     def send(self, batch: Batch) -> None:
-        """Sends a batch to the server and returns while that executes it; waits for the batch before it first.
+        """Sends a batch to Redis and returns while the server executes it; waits first until the batch before is done.
 
         Raises Conflict, RedisLost, RedisRefused.
         """
@@ -47,12 +47,12 @@ class Sender:
         self._execute(batch, transaction)
 
     def set(self, part: SourceBatch) -> None:
-        """Sends a part in a batch of its own and waits until the server has executed that."""
+        """Sends a source batch in a batch of its own, and waits until the server has executed it."""
         self.send(Batch.of(part))
         self.complete()
 
     def _execute(self, batch: Batch, transaction: Transaction) -> None:
-        """Has the server execute a batch, with later IDs, or `*`, where others' entries are newer (DESIGN §5.3)."""
+        """Has Redis execute a sent batch, with higher IDs, or `*`, where others' entries are newer (DESIGN §5.3)."""
         for tries in range(NEWER + 1):
             try:
                 self._writer.execute(tuple(
@@ -79,7 +79,7 @@ class Sender:
             part.source.remembered()
 
     def complete(self) -> None:
-        """Waits until the batch under way is in the stream. Raises Conflict, RedisLost, RedisRefused."""
+        """Waits until the sender's batch under way is in the stream. Raises Conflict, RedisLost, RedisRefused."""
         if self._under_way is None:
             return
         (batch, transaction), self._under_way = self._under_way, None
@@ -98,11 +98,11 @@ class Sender:
         self._writer.publish(self._notify, committed)
 
     def rest(self) -> None:
-        """Waits for the batch under way and sends what waits to go out: forward has nothing more to send now."""
+        """Completes the sender's batch under way and sends delayed commands, as forward has no further batch now."""
         self.complete()
         self._writer.rest(self._last_cursor)
 
     def quiet(self) -> None:
-        """Waits for the batch under way; the connection may be used for something else after this."""
+        """Completes the sender's batch under way, so that its connection may be used for other commands."""
         self.complete()
         self._writer.quiet()

@@ -1,5 +1,7 @@
-"""Where everything stands, for `bridge status`: sampled once, from files, ledger and Redis, into one value. Every
-printer reads that value."""
+"""Samples the status of all mappings once from files, ledger and Redis, for `bridge status`.
+
+The sample is one `Status` value, which every printer reads.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,7 @@ from bridge.streams.stream_metadata import read_books
 
 @dataclass(slots=True)
 class SourceStatus:
-    """What `bridge status` tells of forward and one source. `rate` in lines a second, None when no bridge runs."""
+    """The status of one source and its forward lag. `rate` in lines a second, None when no bridge runs."""
 
     name: str
     position: Position | None = None
@@ -49,7 +51,7 @@ class SourceStatus:
 
 @dataclass(slots=True)
 class MirrorStatus:
-    """What `bridge status` tells of one mapping's mirror. `behind` is None when Redis cannot be asked."""
+    """The status of one mapping's mirror, with its lag. `behind` is None when Redis cannot be asked."""
 
     target: str
     cursor: EntryId = ZERO_ID
@@ -60,9 +62,9 @@ class MirrorStatus:
 
 @dataclass(frozen=True, slots=True)
 class StreamSize:
-    """What `bridge status` tells of a stream's size, and of who reads it. `bytes` of memory, as Redis reckons it.
+    """The size of a stream and its consumer groups in `bridge status`. `bytes` of memory, as Redis reckons it.
 
-    None where our rights do not go so far.
+    `bytes` or `groups` is None where our rights do not go so far.
     """
 
     entries: int
@@ -72,18 +74,18 @@ class StreamSize:
 
 @dataclass(slots=True)
 class MappingStatus:
-    """What `bridge status` tells of one mapping. `quarantined`: (direction, kind of reason, count), commonest first."""
+    """The status of one mapping. `quarantined`: (direction, kind of reason, count), commonest first."""
 
     name: str
     stream: str
     error: str = ""
     hint: str = ""
     retired: float | None = None
-    """Since when nothing of the mapping is carried any more, in seconds since 1970."""
+    """Since when the mapping is retired, in seconds since 1970; None: it is not."""
     outboxes: dict[str, int] = field(default_factory=dict)
     """How many messages of each component wait on disk to be sent."""
     dead: dict[str, Lag] = field(default_factory=dict)
-    """What others have written to the files of a retired mapping since: nobody carries it."""
+    """The messages that others wrote to each source of a retired mapping since then: nobody carries them."""
     sources: list[SourceStatus] = field(default_factory=list)
     mirror: MirrorStatus | None = None
     quarantined: list[tuple[str, str, int]] = field(default_factory=list)
@@ -92,21 +94,21 @@ class MappingStatus:
     """The report of the last import run (`bridge.engine.importer`)."""
     parity: ParityRun | None = None
     retention: dict[str, Any] | None = None
-    """What the last look at the stream's retention found (`bridge.admin.retention.trimming`)."""
+    """The last report on the stream's retention (`bridge.admin.retention.trimming`)."""
     edits: list[LogEdit] = field(default_factory=list)
-    """What was found of files that took a log's place of late, or that wait for a person to say what they are."""
+    """Recent edits of logs, and files that took a log's place and wait for a person to say what they are."""
     account: FilesAccount | None = None
-    """What became of each file that the mapping names; None of a mapping whose messages are each a file."""
+    """The account of the files that the mapping names; None of a mapping whose messages are each a file."""
     size: StreamSize | None = None
-    """What the stream takes of Redis; None when Redis cannot be asked."""
+    """The size of the stream in Redis; None when Redis cannot be asked."""
 
 
 @dataclass(slots=True)
 class Status:
-    """What `bridge status` found at one moment (`at`, seconds since 1970).
+    """The status of the whole bridge, as `bridge status` found it at one moment (`at`, seconds since 1970).
 
-    `holder` is who has the state directory's lock; `heartbeat` the last one the ledger knows, of a living process or
-    not; `troubles` what a living one waits for, `earlier` what it waited for last.
+    `holder` is the process that has the state directory's lock; `heartbeat` the last one that the ledger knows, of a
+    living process or not; `troubles` are those of a living process, `earlier` those that are over.
     """
 
     at: float
@@ -132,26 +134,26 @@ class Status:
 
     @property
     def dual(self) -> bool:
-        """Whether the process of `bridge run` that is there, or was last, carries from stream to file as well."""
+        """Whether the present or last process of `bridge run` carries from stream to file as well."""
         return bool(self.heartbeat and self.heartbeat.get("dual"))
 
     @property
     def files_behind(self) -> Lag:
-        """What forward has still to carry of all mappings, for `bridge status`: lines, bytes, and the oldest's time."""
+        """The lag of forward over all mappings, for `bridge status`: lines, bytes, and the time of the oldest."""
         return sum((source.behind for mapping in self.mappings for source in mapping.sources), Lag())
 
     @property
     def streams_behind(self) -> Lag:
-        """How many entries the mirrors of all mappings have still to write, as far as Redis could be asked."""
+        """The lag of the mirrors over all mappings, for `bridge status`, as far as Redis could be asked."""
         mirrors = [mapping.mirror for mapping in self.mappings if mapping.mirror is not None]
         return sum((mirror.behind for mirror in mirrors if mirror.behind is not None), Lag())
 
 
 QUIET, ROOM = 6.0, 1 << 20
-"""Seconds since the last heartbeat, and bytes of room on the ledger's disk: with less no heartbeat can be noted."""
+"""After `QUIET` seconds without a heartbeat, less than `ROOM` bytes free on the ledger's disk count as a full disk."""
 
 LATELY = 86_400.0
-"""Seconds in which the status tells that a log was edited."""
+"""Seconds for which the status tells of an edit of a log."""
 
 UNSETTLED_AFTER = 5.0
 """Seconds after which the status tells of a switch that is not settled."""
@@ -160,10 +162,10 @@ UNSETTLED_AFTER = 5.0
 def sample(
     settings: Settings, now: Callable[[], float], *, mirrors: bool = True, waits: dict[str, Trouble] | None = None
 ) -> Status:
-    """Asks ledger, files and Redis once for `bridge status`; changes nothing, and tells what is out of reach.
+    """Samples the status of the bridge from ledger, files and Redis; changes nothing, and notes what cannot be reached.
 
-    A bridge that asks of itself says what its workers wait for, and whether there are `mirrors`: else what is behind
-    them is not counted.
+    A bridge that samples itself passes as `waits` the troubles of its workers, and whether it has `mirrors`: without,
+    their lag is not counted.
     """
     status = Status(now(), masked(settings.redis_url), holder=lock_holder(settings.state_dir))
     connection = None
@@ -212,7 +214,7 @@ def sample(
 
 
 def _answers(settings: Settings) -> bool:
-    """Whether the Redis server is there for a new connection, whatever became of an earlier one."""
+    """Whether the Redis server answers over a new connection, though an earlier one of the status was lost."""
     try:
         with closing(dialler(settings, may_start=False)()) as connection:
             return connection.call("PING") is not None
@@ -288,7 +290,7 @@ def _mapping(
 
 
 def stream_size(connection: Connection, stream: bytes) -> StreamSize:
-    """Asks Redis what a stream takes, and who reads it. Raises RedisLost, RedisRefused."""
+    """Asks Redis for the status of a stream: its size and consumer groups. Raises RedisLost, RedisRefused."""
     info, used, groups = stream_info(connection, stream), None, None
     with suppress(RedisRefused):
         used = int(connection.call("MEMORY", "USAGE", stream) or 0)
@@ -328,7 +330,7 @@ def _source(
 
 
 def to_json(status: Status, headline: str, level: str) -> dict[str, Any]:
-    """Makes what `bridge status --json` prints, with its headline and level."""
+    """Makes the JSON object of a status that `bridge status --json` prints, with its headline and level."""
     return {
         "headline": headline,
         "level": level,

@@ -1,4 +1,4 @@
-"""What files hold that no entry claims, as it is read when a lost ledger is rebuilt."""
+"""Reads unclaimed lines, those in a source's files that no entry names as its origin, to rebuild a lost ledger."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bridge.ledger.quarantine import KEPT_LINE_BYTES, QuarantinedMessage
 
 @dataclass(slots=True)
 class UnclaimedLine:
-    """A line of a source that no file-born entry claims as its origin: perhaps the mirror wrote it."""
+    """An unclaimed line of a source: no file-born entry names it as its origin, so perhaps the mirror wrote it."""
 
     name: str
     generation: int
@@ -24,10 +24,10 @@ class UnclaimedLine:
 
 
 def pieces_of(shared: MappingContext, name: str) -> tuple[list[Generation], list[Generation], Generation | None]:
-    """Opens a source's rotated pieces, oldest first by when they were written to; files of no source; its own file.
+    """Opens a source's rotated pieces, oldest first, files of no source, and its own file, to find unclaimed lines.
 
-    Where a glob names the sources, a file of another name may be a piece that was renamed: so every file that is none
-    of a source which Redis knows is looked at.
+    The age of a piece is when it was written to. Where a glob names the sources, a file of another name may be a piece
+    that was renamed: so every file that belongs to no source known to Redis is looked at.
     """
     root, path = shared.settings.root, shared.settings.root / name
     mine = shared.catalog.files_of(name)
@@ -40,7 +40,7 @@ def pieces_of(shared: MappingContext, name: str) -> tuple[list[Generation], list
 
 
 def unclaimed(file: Generation, name: str, generation: int, claimed: set[int], codec: Codec) -> list[UnclaimedLine]:
-    """Reads a generation's lines that no entry claims by its origin, but for those that continue a claimed message."""
+    """Reads a generation's unclaimed lines, which no entry has as origin, but none that continues a claimed message."""
     lines, offset, rest, mine = [], 0, b"", False
     while data := file.read(1 << 20, offset + len(rest)):
         *whole, rest = (rest + data).split(b"\n")
@@ -54,7 +54,7 @@ def unclaimed(file: Generation, name: str, generation: int, claimed: set[int], c
 
 
 def no_messages(lines: list[UnclaimedLine], codec: Codec, limit: int) -> list[QuarantinedMessage]:
-    """Lines that were passed over and are no messages, or over `limit` bytes: a lost ledger had them in quarantine."""
+    """Finds unclaimed lines that are no messages, or over `limit` bytes: the lost ledger had them in quarantine."""
     rows = codec.decode([line.content if len(line.content) <= limit else b"" for line in lines]).rows
     found = []
     for line, row in zip(lines, rows, strict=True):

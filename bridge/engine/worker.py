@@ -1,4 +1,4 @@
-"""Chooses what carries a mapping's files to Redis: a stream's forward, or the copier of latest values."""
+"""Chooses the worker that carries a mapping's files to Redis: forward of a stream, or the copier of latest values."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def carrier_of(
     clock: Callable[[], float],
     dial: Callable[[], Connection],
 ) -> Carrier:
-    """Makes what carries one mapping's files to Redis: `StateCopier` for a source of latest values, else `Forward`."""
+    """Makes the worker that carries a mapping's files to Redis: `StateCopier` for latest values, else `Forward`."""
     kind = StateCopier if shared.mapping.kind.latest else Forward
     return kind(shared, ledger, troubles, clock, dial)
 
 
 def let_go(forward: Carrier) -> None:
-    """Gives a carrier's lease on its stream back and ends its connection to Redis.
+    """Releases the lease of a worker on its stream, and closes the worker's connection to Redis.
 
     So another state directory need not wait for the lease to run out.
     """

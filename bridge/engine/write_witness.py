@@ -1,7 +1,7 @@
-"""The mirror's witness counts the bytes that left the process: parity holds what was born against them (DESIGN §6.5).
+"""The write witness counts the bytes that the mirror writes; parity compares them with born entries (DESIGN §6.5).
 
-The bytes are counted where the write returns, and by nothing that decides what is to be written. So a line written
-twice is seen although each of the two has a partner: the second one is carried back, as nobody knows that it is ours.
+The bytes are counted where the write returns, and by nothing that decides what is to be written. So a line that
+was written twice is seen although an entry matches each: the second is carried back, as nobody knows that it is ours.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from bridge.ledger.store import Ledger
 
 
 class WriteWitness:
-    """Counts the bytes that one mapping's mirror puts out, by file or folder. `begin` before anything is counted."""
+    """The write witness of one mapping's mirror: counts the bytes written, by file or folder. Call `begin` first."""
 
     def __init__(self, ledger: Ledger, stream: str) -> None:
         self._ledger = ledger
@@ -24,9 +24,9 @@ class WriteWitness:
         self._next: dict[str, BytesPut] = {}
 
     def begin(self, cursor: EntryId, removed: int, *, anew: bool) -> None:
-        """The witness counts on; or anew from the cursor where entries were removed since, or lost.
+        """Begins the write witness's counts, as the ledger has them, or anew if entries were removed since, or lost.
 
-        Those entries were born and are not there. Raises LedgerError.
+        The counts begin anew at the cursor: such entries were born and are not there. Raises LedgerError.
         """
         self._base = BytesPut(0, cursor, removed)
         self._puts = puts_of(self._ledger, self._stream)
@@ -35,7 +35,7 @@ class WriteWitness:
             self._puts = {}
 
     def count(self, to: Target, write: PendingWrite, written: list[WrittenEntry]) -> None:
-        """Counts, in the transaction of the ranges, what left the process for a write, less what is nobody's line."""
+        """Adds a write's bytes to the witness, in the transaction of the ranges, less those that are nobody's line."""
         torn = sum(piece.b - piece.a for piece in write.pieces if piece.torn)
         lost = sum(length for entry, length in written if entry == ZERO_ID)
         before = self._next.get(to.label) or self._puts.get(to.label, self._base)
@@ -43,17 +43,17 @@ class WriteWitness:
         save_put(self._ledger, self._stream, to.label, now)
 
     def committed(self, destinations: list[Target]) -> None:
-        """The witness takes over what it counted, as the ledger has committed it; destinations begin at 0 again."""
+        """Takes over the witness's counts, as the ledger has committed them; each destination counts from 0 again."""
         self._puts |= self._next
         self._next.clear()
         for destination in destinations:
             destination.put_out = 0
 
     def rolled_back(self) -> None:
-        """The witness forgets what it counted in a transaction that the ledger did not commit."""
+        """Drops the witness's counts of a transaction that the ledger did not commit."""
         self._next.clear()
 
     def word(self, label: str) -> dict[str, object]:
-        """The witness's count for a file or folder, as `bridge:{S}:mirror` has it in Redis beside the cursor."""
+        """Returns the witness's count for a file or folder, kept in `bridge:{S}:mirror` with the cursor."""
         account = self._puts.get(label, self._base)
         return {"put": account.put, "base": format_id(account.base).decode(), "removed": account.removed}

@@ -1,1 +1,4 @@
-"""The five kinds of sources, a folder each: the only place that asks for the kind of a mapping."""
+"""Holds the five kinds of sources, one folder each: log, spool, state, artifacts, context.
+
+Only this package asks which kind a mapping has.
+"""

@@ -1,4 +1,4 @@
-"""Counts what went each way since the process began, and how long each message was on its way."""
+"""Counts what each direction of a mapping carried since the process began, and how long each message was on its way."""
 
 from __future__ import annotations
 
@@ -11,24 +11,27 @@ from typing import NamedTuple
 from bridge.files.generation import Generation
 
 BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0)
-"""Seconds up to which each bucket of a message's latency goes."""
+"""Upper bounds, in seconds, of the buckets that count the latency of messages."""
 
 MOST_TIMES = 1000
-"""Times of arrival that are kept of a file which forward does not read on meanwhile."""
+"""How many times of writing are kept of one file, at most, while forward does not read on."""
 
 RATED = 10.0
-"""Seconds over which the heartbeat tells rates."""
+"""Seconds over which the heartbeat averages a direction's rates, in messages a second."""
 
 
 class Rates:
-    """Works out messages a second over the last `RATED` seconds, from counters that are looked at now and then."""
+    """Computes a direction's rates, in messages a second over the last `RATED` seconds, from counters read at times."""
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
         self._grown: deque[tuple[float, dict[str, int]]] = deque()
 
     def of(self, counts: dict[str, int], now: float) -> dict[str, float]:
-        """Returns messages a second for those of these counters that moved. `now` in seconds of any steady clock."""
+        """Returns the rates, in messages a second, of those counters that changed within the last `RATED` seconds.
+
+        `now` in seconds of any steady clock.
+        """
         grown = {name: n - self._counts.get(name, 0) for name, n in counts.items() if n != self._counts.get(name, 0)}
         self._counts |= counts
         self._grown.append((now, grown))
@@ -42,18 +45,18 @@ class Rates:
 
 @dataclass(slots=True)
 class Latency:
-    """Counts how many messages took how long from one side to the other.
+    """Counts in buckets how many messages of a direction took how long from one side to the other.
 
-    `counts` for each of `BOUNDS`, and what is above; `total` in seconds.
+    `counts`: the messages of each bucket in `BOUNDS`, and at last of those above all bounds; `total` in seconds.
     """
 
     counts: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS) + 1))
     total: float = 0.0
 
     def add(self, seconds: float, count: int = 1) -> None:
-        """Counts so many messages that took so many seconds from one side to the other.
+        """Adds to a direction's latency so many messages that each took so many seconds from one side to the other.
 
-        Clocks that disagree make it no less than nothing.
+        A negative time, from clocks that disagree, counts as 0.
         """
         seconds = max(0.0, seconds)
         self.counts[bisect_left(BOUNDS, seconds)] += count
@@ -61,7 +64,7 @@ class Latency:
 
 
 class SourceRates(NamedTuple):
-    """What became of one source: how many messages were carried or set aside, and how many are not complete yet."""
+    """Counts for the rates of one source the messages that were carried or set aside, and those not complete yet."""
 
     done: int
     settling: int
@@ -69,10 +72,11 @@ class SourceRates(NamedTuple):
 
 @dataclass(slots=True)
 class DirectionStats:
-    """Counts what one direction of a mapping carried; the one thread that carries it counts, any other may read.
+    """The statistics of one direction of a mapping: messages, bytes, batches, rejects, retries and latency.
 
-    `bytes` are those given to the other side: requests to Redis, lines into files. `batches` are transactions there,
-    and here what was written to one file at once. `retries`: how often what was tried failed and was tried again.
+    The one thread that carries the direction counts; any other thread may read. `bytes` are those given to the other
+    side: requests to Redis, or lines into files. `batches`: for forward the transactions, for the mirror the writes
+    that each put lines into one file. `retries`: how often something failed and was tried again.
     """
 
     messages: int = 0
@@ -83,26 +87,26 @@ class DirectionStats:
     connections: int = 0
     latency: Latency = field(default_factory=Latency)
     parts: dict[str, SourceRates] | None = None
-    """For forward, what became of each source, by name; None for a mirror."""
+    """For forward, the counts of each source, by the source's name; None for the mirror."""
 
     def carried(self, messages: int, size: int) -> None:
-        """Counts a batch of so many messages and bytes that is on the other side."""
+        """Counts in a direction's statistics a batch of so many messages and bytes that has reached the other side."""
         self.messages += messages
         self.bytes += size
         self.batches += 1
 
 
 class WriteTimes:
-    """Notes when the bytes of a file that grows were there at the latest.
+    """Records by when the bytes of a growing file were written, to measure the latency of messages.
 
-    The file's times tell that whenever somebody looks.
+    The file's modification time tells that at each look.
     """
 
     def __init__(self) -> None:
         self._marks: list[tuple[tuple[int, int], float]] = []
 
     def note(self, generation: Generation) -> None:
-        """Looks at a file that grows: what is new in it was there when it was written to last."""
+        """Records the modification time of a growing file: bytes new since the last look were written by then."""
         if generation.content is None:
             return
         facts = generation.content.stat()
@@ -110,15 +114,15 @@ class WriteTimes:
         if self._marks and place <= self._marks[-1][0]:
             return
         written = facts.st_mtime_ns / 1e9
-        if len(self._marks) == MOST_TIMES:  # of two the later place, and the time of the earlier
+        if len(self._marks) == MOST_TIMES:  # keeps of each two marks the later place and the earlier time
             marks = [*self._marks]
             self._marks = [(b[0], a[1]) for a, b in zip(marks[::2], marks[1::2], strict=True)]
         self._marks.append((place, written))
 
     def of(self, number: int, offset: int) -> float:
-        """Returns when the byte at an offset of a generation was there at the latest, in seconds since 1970.
+        """Returns by when the byte at an offset of a generation was written, in seconds since 1970; 0: nobody looked.
 
-        0 where nobody looked. Forgets what stands before: nobody asks for that any more.
+        Forgets the recorded times of the bytes before it: nobody asks for those any more.
         """
         passed = bisect_right(self._marks, (number, offset), key=itemgetter(0))
         if passed:

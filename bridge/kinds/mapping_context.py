@@ -1,4 +1,4 @@
-"""What forward and mirror of one mapping share: the files both touch, and the right to move the mirror's cursor."""
+"""Holds the mapping context that forward and mirror share: a mapping's files, and the lock on the mirror's cursor."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from bridge.streams.keys import Keys
 
 
 class WakeUp:
-    """Collects paths of files something happened to: watchdog and mirror add them, forward's thread takes them."""
+    """Wakes forward's thread with the paths of changed files: watchdog and mirror add paths, forward takes them."""
 
     def __init__(self) -> None:
         self._event = Event()
@@ -51,7 +51,7 @@ class WakeUp:
 
 
 def keep_news(tail: Tail, ledger: Ledger, stream: str) -> list[str]:
-    """Writes a file's new generations into the ledger before anything refers to them; returns notices for the log."""
+    """Writes a tail's new generations into the ledger before anything refers to them; returns notices for the log."""
     with tail.lock:
         if tail.news:
             with ledger.transaction():
@@ -64,18 +64,18 @@ def keep_news(tail: Tail, ledger: Ledger, stream: str) -> list[str]:
 
 
 def keep_generations(tail: Tail, closed: list[GenerationRecord], ledger: Ledger, stream: str) -> None:
-    """Saves a file's generation that forward carries now, and those that ended since, inside a ledger transaction."""
+    """Saves into the ledger, in a transaction, the generation that forward carries now, and those that ended since."""
     first = tail.first()
     if first is not None:
         save_generation(ledger, stream, tail.name, tail.confirmed(first))
-    for known in closed:  # one that was empty when it ended is known by more since
+    for known in closed:  # a generation that was empty when it ended may be known by more bytes since
         since = tail.record(known.number)
         known = since if since.packed else max(known, since, key=lambda record: record.at.head_len)
         save_generation(ledger, stream, tail.name, known)
 
 
 class MappingContext:
-    """What forward and mirror of one mapping share: its files and locks, and what each tells the other."""
+    """The mapping context that forward and mirror share: a mapping's files and locks, and notes for each other."""
 
     def __init__(self, mapping: Mapping, settings: Settings) -> None:
         self.mapping = mapping
@@ -83,38 +83,41 @@ class MappingContext:
         self.keys = Keys.of(mapping.stream.key)
         self.wake = WakeUp()
         self.forward, self.mirror = DirectionStats(), DirectionStats()
-        """Counts what of the mapping went to the stream, and what to the files."""
+        """Statistics of what the mapping carried to the stream, and to the files."""
         self.cursor_lock = RLock()
         self.cursor_epoch = 0
-        """Counts how often forward took the mirror's cursor back; under `cursor_lock`."""
+        """Counts how often forward took the mirror's cursor back; guarded by `cursor_lock`."""
         source = mapping.source
         folder = MessageFolder(settings.root, mapping.files, source.exclude)
         self.folder = folder if mapping.kind.whole_files and not mapping.kind.latest else None
-        """The folder of a mapping whose files are each a message, or announced by one; None of any other mapping."""
+        """The folder of a mapping whose files are each a message, or announced by one; None for any other mapping."""
         self.hasher = DigestThread()
         """Computes the digests of the mapping's large artifacts."""
         self.values = folder if mapping.kind.latest else None
-        """The folder of a mapping whose files each hold a latest value; None of any other mapping."""
+        """The folder of a mapping whose files each hold a latest value; None for any other mapping."""
         self.hold = StreamLease(self.keys, settings.state_dir)
-        """This process's hold on the stream."""
+        """This process's lease on the stream."""
         self.sighted = SeenEntries()
         """The entries that forward and mirror saw last in the stream."""
         self.held_back: dict[str, str] = {}
-        """New logs that are not carried yet, as they may be copies of others, each with why."""
+        """New logs that are not carried yet, as they may be copies of other logs: the reason of each, by name."""
         self.compare_again = False
-        """Whether forward compares ledger and stream again: the mirror found a loss, or a file can be read by now."""
+        """Whether forward must compare ledger and stream again: the mirror found a loss, or a file can be read now."""
         self.books_epoch = 0
-        """Counts how often the ledger was rebuilt since this process began: what was read of it before is void."""
+        """Counts how often the ledger was rebuilt since this process began: what was read from it before is void."""
         self._tails: dict[str, Tail] = {}
         self.catalog = Catalog(settings.root, source.path, source.rotated, source.exclude, source.order)
-        """The catalog of the mapping's files, where they are logs."""
+        """The catalog of the mapping's files, where these are logs."""
         self._claimed = False
         self._lock = Lock()
         self._mirror_codec = mapping.codec(mapping.mirror.path) if mapping.mirror else None
         self._naming = frozenset(kind.encode() for kind in mapping.message.artifact_types)
 
     def tail(self, name: str, ledger: Ledger | None) -> Tail:
-        """The `Tail` that follows a log for forward and mirror alike; without a ledger it knows no generation yet."""
+        """Returns the `Tail` of a file that forward and mirror share.
+
+        Without a ledger, a new one knows no generation yet.
+        """
         with self._lock:
             if self.catalog.many:
                 self.claim_all(ledger)
@@ -124,16 +127,16 @@ class MappingContext:
             return self._tails[name]
 
     def claim_all(self, ledger: Ledger | None) -> None:
-        """Tells the catalog of every generation that the ledger knows, once."""
+        """Tells the mapping's catalog, once, of every generation that the ledger knows."""
         if ledger is not None and not self._claimed:
             self._claimed = True
             for log_name, known in all_generations(ledger, self.mapping.stream.key):
                 self.catalog.claim(log_name, known)
 
     def leave(self, ledger: Ledger | None) -> None:
-        """Has the catalog leave alone the files of which somebody said so, and know those that are brought over late.
+        """Makes the mapping's catalog leave alone files that a person set aside, and admit files that come over late.
 
-        Raises LedgerError.
+        Reads both from the ledger. Raises LedgerError.
         """
         if ledger is not None:
             told = remembered_pieces(ledger, self.mapping.stream.key).values()
@@ -144,7 +147,7 @@ class MappingContext:
             self.catalog.bring_over(late)
 
     def new_tail(self, name: str, known: list[GenerationRecord]) -> Tail:
-        """Makes another `Tail` for a caller that follows this file by itself and knows these generations of it."""
+        """Makes a separate `Tail` for a caller that follows a mapping's file alone, with these known generations."""
         root, codec = self.settings.root, self.mapping.codec(name)
         times = (lambda lines: codec.decode(lines).times) if self.mapping.kind.lines else None
         if self.catalog.many or name == self.mapping.source.path or name in self.catalog.late.values():
@@ -152,13 +155,13 @@ class MappingContext:
             tail.aligns = times is not None
         else:
             tail = Tail(Catalog(root, name, (f"{name}.*",)), name, known, times)
-            tail.aligns = False  # only the mirror's lines are this mapping's
+            tail.aligns = False  # of the file's lines only the mirror's are this mapping's
         return tail
 
     def tail_at(self, name: str, ledger: Ledger | None, stored: bytes | None) -> tuple[Tail, Position | None]:
-        """The `Tail` of this file for a caller that only looks: the file is looked at, and the reader put at `stored`.
+        """Looks at a mapping's file for a caller that only reads, and puts the reader of its `Tail` at a checkpoint.
 
-        Returns the position of that checkpoint with it; None where `stored` is empty.
+        `stored` is the checkpoint's value. Returns its position with the `Tail`; None where `stored` is empty.
         """
         tail = self.tail(name, ledger)
         tail.look()
@@ -169,7 +172,7 @@ class MappingContext:
         return tail, checkpoint.position
 
     def look(self, ledger: Ledger | None) -> None:
-        """Looks at all the mapping's files that are read by lines, for a caller that only looks.
+        """Looks at all the logs and contexts of a mapping, for a caller that only reads them.
 
         A file that cannot be looked at fails when it is read.
         """
@@ -179,9 +182,9 @@ class MappingContext:
                     self.tail(name, ledger).look()
 
     def source_names(self, known: Iterable[str] = ()) -> list[str]:
-        """The names of the mapping's sources: a path without a glob always, else every match that is no rotated piece.
+        """Lists the names of the mapping's sources: a path without a glob, else every match that is no rotated piece.
 
-        And those that are `known`, if they match: their file may be rotated away, and no new one be there yet.
+        The list has those in `known` too, if they match: their file may be rotated away, and no new one be there yet.
         """
         if self.folder or self.values:
             return [self.mapping.source.path]
@@ -192,7 +195,7 @@ class MappingContext:
         return names
 
     def source_at(self, path: str) -> str | None:
-        """The name of the source whose own path this absolute path is; None: this mapping has no such source."""
+        """Returns the name of the mapping's log or context at this absolute path; None: the mapping has none there."""
         root = f"{self.settings.root}/"
         name = path.removeprefix(root)
         if self.folder or self.values or not path.startswith(root):
@@ -200,40 +203,43 @@ class MappingContext:
         return name if self.catalog.is_log(name) else None
 
     def line_of(self, fields: list[bytes]) -> tuple[str, bytes] | None:
-        """The mirror's file and line, with its newline, for an entry's fields; None where the mirror makes none."""
+        """Encodes an entry's fields as the mapping's mirror would: returns file name and line, with the newline.
+
+        For a folder, the content without a newline. None where the mirror makes no line of the entry.
+        """
         section, codec = self.mapping.mirror, self._mirror_codec
         if section is None or codec is None:
             return None
         values = paired(fields)
         if any(name not in values for name in codec.fields):
             return None
-        if self.folder is not None and self.mapping.format.pattern is not None:  # the name says the rest
+        if self.folder is not None and self.mapping.format.pattern is not None:  # the file's name says the rest
             return section.path, values[b"data"]
-        if values.get(b"type") in self._naming:  # its data name a path
+        if values.get(b"type") in self._naming:  # the data name a path, which the files' side knows by another name
             values[b"data"] = self.settings.paths.data_back(values[b"data"])
         path = section.path.replace("{role}", values[b"role"].decode("utf-8", "replace"))
-        if path != section.path:  # whose name may be a field's value
+        if path != section.path:  # a field's value may come from the file's name
             codec = self.mapping.codec(path)
         line = codec.encode(tuple(values[name] for name in codec.fields))
         return None if isinstance(line, str) else (path, line + (b"\n" if self.folder is None else b""))
 
     def folders(self) -> set[Path]:
-        """The folders to watch for changes of the mapping's files: where these are, or may come to be."""
+        """Lists the folders to watch for changes of the mapping's files: where files are, or may come to be."""
         if (folder := self.folder or self.values) is not None:
             return folder.folders
         root = self.settings.root
         try:
             folders = {name.rpartition("/")[0] for name in self.catalog.logs()}
         except SourceError:
-            folders = set()  # forward meets the same, and tells of it
+            folders = set()  # forward meets the same error, and reports it
         return {root / folder for folder in folders} | {(root / self.mapping.source.path).parent}
 
     def ask_to_compare(self) -> None:
-        """Has forward compare ledger and stream again before it sends any more."""
+        """Asks the mapping's forward to compare ledger and stream again before any more messages are sent."""
         self.compare_again = True
 
     def forget_books(self) -> None:
-        """Forgets what is known of the mapping's generations, as the ledger was rebuilt: it is read again."""
+        """Makes the mapping context forget all generations, as the ledger was rebuilt: they are read from it again."""
         with self._lock:
             for tail in self._tails.values():
                 tail.close()

@@ -1,7 +1,8 @@
-"""Tells the mirror's bytes, which forward must not carry back (P3), from others': by position, not by equal content.
+"""Tells the provenance of bytes in a file: the mirror's bytes, which forward must not carry back (P3), or others.
 
-The ledger is the one truth: the mirror commits an intent before it writes and a range after, and forward asks after it
-has read. So bytes that forward holds are either behind an open intent, or in a range, or not the mirror's.
+The position decides, not equal content. The ledger is the one truth: the mirror commits an intent before it writes and
+a range afterwards, and forward asks the ledger after it has read the file. So bytes that forward holds are either
+behind an open intent, or in a range, or not the mirror's.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from bridge.ledger.store import Ledger
 def exclude_mirrored(
     ledger: Ledger, stream: str, name: str, generation: int, start: int, data: bytes, read: Callable[[int, int], bytes]
 ) -> tuple[bytes, list[Cut], list[Range]]:
-    """Tells what of `data`, read at `start` of a generation, is the mirror's, so that forward does not carry it back.
+    """Finds in bytes read from a generation those that the mirror wrote, so that forward does not carry them back.
 
-    Returns what of `data` forward may look at (nothing behind an open intent), the mirror's ranges in it, and ranges
-    that hold others' bytes by now. `read(size, offset)` reads the same file: where `data` ends inside a range, the rest
-    of the range is added to it.
+    `data` was read at `start`. Returns the part of `data` that forward may look at (nothing behind an open intent), the
+    places of the mirror's ranges in it, and ranges that hold others' bytes by now. `read(size, offset)` reads the same
+    file: where `data` ends inside a range, the rest of the range is added to it.
     """
     limit = barrier(ledger, stream, name, generation)
     if limit is not None:
@@ -46,14 +47,14 @@ def exclude_mirrored(
 
 
 def release_lines(ledger: Ledger, stream: str, span: Range, content: bytes, gone: set[EntryId]) -> int:
-    """Replaces a range in the ledger by its lines whose entries still stand in Redis; returns how many lines left it.
+    """Replaces a range in the ledger by its lines whose entries still stand in Redis; returns how many it released.
 
-    `content` is the range's bytes, `gone` the entries that do not stand. The ledger remembers what left: the entries
-    may come back.
+    `content` is the range's bytes, `gone` the entries that do not stand. The ledger remembers the released lines: their
+    entries may come back.
     """
     drop_range(ledger, stream, span)
     at, released, whole = 0, 0, range_digest(content) == span.digest
-    unknown = b"" if len(span.entries) > 1 else span.digest  # its file is another by now, or gone
+    unknown = b"" if len(span.entries) > 1 else span.digest  # the range's file is another by now, or gone
     for entry_id, length in span.entries:
         line = content[at : at + length]
         if entry_id in gone:

@@ -1,4 +1,4 @@
-"""Makes the source of the kind that a mapping has: the only place of forward's that asks for the kind."""
+"""The registry of kinds: makes the source of a mapping's kind; the only place where forward asks for that kind."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from bridge.streams.connect import Connection
 def source_of(
     shared: MappingContext, name: str, ledger: Ledger, clock: Callable[[], float], dial: Callable[[], Connection]
 ) -> Source:
-    """Makes the source of this name that forward carries, of the kind that its mapping has."""
+    """Makes forward's source of this name as the mapping's kind says: log, spool, context or artifacts."""
     if shared.folder is not None and shared.mapping.kind.announced:
         return ArtifactSource(
             shared.mapping, shared.keys, shared.folder, ledger, clock, shared.hasher, shared.settings.paths

@@ -1,4 +1,4 @@
-"""Rejected lines, which cannot be entries: what quarantine keeps of them, and one log line for each kind of reason."""
+"""Puts rejected lines, which cannot be entries, into quarantine, and logs one line for each kind of reason."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Rejects:
         self._kinds = RejectKinds(name, say)
 
     def of(self, generation: int, offset: int, line: bytes, reason: str) -> QuarantinedMessage | None:
-        """Makes the quarantined message of a rejected line: one over the limit, or one with a reason; else None."""
+        """Makes the quarantined message of a rejected line: over the limit, or with a reason; None: a good line."""
         if len(line) > self._limit:
             digest = hex_digest(line)
             return self.too_long(generation, offset, line[:KEPT_LINE_BYTES], len(line), digest)
@@ -67,7 +67,7 @@ class Rejects:
         return QuarantinedMessage("forward", self._name, generation, offset, "", reason, kept, length, digest)
 
     def keep(self, aside: list[QuarantinedMessage]) -> None:
-        """Writes rejected lines into the quarantine. Raises RejectStop where the mapping says so, LedgerError."""
+        """Writes rejected lines into quarantine. Raises RejectStop where the mapping stops at rejects, LedgerError."""
         if aside and self.stops:
             raise self.stop(aside[0])
         with self._ledger.transaction():

@@ -1,4 +1,4 @@
-"""Where each source goes on after a connect, and what the comparison of ledger and Redis found for that."""
+"""Holds the places where sources resume after a connect, and the result of comparing ledger and Redis for that."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ NewestStanding = dict[tuple[int, int], tuple[int, EntryId]]
 
 @dataclass(frozen=True, slots=True)
 class Resume:
-    """Where a source goes on: at `checkpoint`, or behind the line at `behind`, or (both None) at the beginning.
+    """The place where a source resumes: at `checkpoint`, or behind the line at `behind`, or (both None) at the start.
 
-    Up to `refill`, lines whose entry stands (`offsets`) are passed over: an entry vouches for its own line
-    only, not for those before it.
+    Up to `refill`, lines whose entry stands (`Reconciliation.offsets`) are passed over: an entry proves that its own
+    line was sent, not that those before it were.
     """
 
     checkpoint: Checkpoint | None = None
@@ -28,10 +28,10 @@ class Resume:
 
 @dataclass(frozen=True, slots=True)
 class Reconciliation:
-    """What a comparison of ledger, checkpoints and stream found. `lost` says what Redis lost, in words; empty: nothing.
+    """The result of comparing ledger, checkpoints and stream, which tells where sources resume.
 
-    `anew`: Redis lost all, and what stands in the stream was written since. `strangers` counts entries whose origin is
-    not true.
+    `lost` says in words what Redis lost; empty: nothing. `anew`: Redis lost all, and the entries in the stream were
+    written since. `strangers` counts the entries whose origin is not true.
     """
 
     books: StreamMetadata
@@ -40,22 +40,23 @@ class Reconciliation:
     anew: bool = False
     strangers: int = 0
     ahead: int = 0
-    """How many entries of a stream that lost nothing name lines beyond the checkpoint: mostly others wrote them."""
+    """How many entries of a stream that lost nothing name lines beyond the checkpoint: mostly others wrote these."""
     resume: dict[str, Resume] = field(default_factory=dict)
     standing: NewestStanding = field(default_factory=dict)
     offsets: dict[tuple[int, int], set[int]] = field(default_factory=dict)
     sizes: dict[tuple[int, int], dict[int, int]] = field(default_factory=dict)
-    """Bytes of data that the entries of `standing` and those beyond the checkpoint have, by generation and offset."""
+    """Bytes of data of the entries in `standing` and of those beyond the checkpoint: of each generation, by offset."""
     trimmed: TrimState = field(default_factory=TrimState)
-    """What was trimmed on purpose of this stream; or of the stream before, where this one begins anew behind that."""
+    """Which entries of the stream were trimmed on purpose; where it begins anew, those of the stream before."""
     began_behind: bool = False
-    """Whether this stream begins anew behind what was trimmed of the stream before."""
+    """Whether the stream begins anew, behind the entries that were trimmed of the stream before."""
     forked: bool = False
     """Whether entries that the bridge saw in the stream are not there: then an ID may stand for another entry."""
     seen: set[EntryId] = field(default_factory=set)
     """The entries that the bridge saw in the stream and that still stand."""
     parted: EntryId | None = None
-    """The first entry that the bridge saw in the stream and that stands no more; None: none of the last ones is gone.
+    """The first entry that the bridge saw in the stream and that stands no more; None: all that were seen last stand.
 
-    What stands behind the one before it may be of another past, of which the mirror passed over what has a lower ID.
+    Entries behind the one before it may be of another past of the stream, in which the mirror passed over entries with
+    a lower ID.
     """

@@ -1,4 +1,4 @@
-"""What the mirror writes to: whole lines on their way, which of their bytes left the process, and their target."""
+"""Declares the mirror's target and the pending write to it: whole lines, and how much of them stands in the file."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from bridge.ledger.seen_entries import ReleasedLine
 from bridge.ledger.store import Ledger
 
 UNPLACED = -1
-"""The `start` of a `Piece` whose bytes have left the process and whose place in the file nobody asked for yet."""
+"""The `start` of a `WrittenSpan` whose bytes were written, and whose place in the file was not looked up yet."""
 
 
 @dataclass(slots=True)
 class WrittenSpan:
-    """A piece that the mirror wrote: bytes `a` to `b` of a write's content, at `start` of a generation of the file.
+    """A span that the mirror wrote to its target: bytes `a` to `b` of a write's content, at `start` of a generation.
 
-    `torn`: no line of the piece counts, it is written again. `sure`: the file was looked at after the write, and still
-    had a name; until then `generation` and `torn` may have to be corrected.
+    `torn`: no line of the span counts, its bytes are written again. `sure`: the file was looked at after the write, and
+    still had a name; until then `generation` and `torn` may have to be corrected.
     """
 
     a: int
@@ -34,7 +34,7 @@ class WrittenSpan:
 
 @dataclass(slots=True)
 class PendingWrite:
-    """Whole lines that the mirror writes to one file, the entries they are made of, and how much of them is there."""
+    """A pending write of the mirror to one target: whole lines, their entries, and the spans written so far."""
 
     name: str
     content: bytes
@@ -44,24 +44,24 @@ class PendingWrite:
     size: int = 0
     pieces: list[WrittenSpan] = field(default_factory=list)
     excused: int = 0
-    """Bytes that the mirror put out for this write and that count as no line: torn pieces that are ranges already."""
+    """Bytes that the mirror put out for this write and that count as no line: torn spans that are ranges already."""
     to: Target | None = None
-    """The destination that brings the lines into their file; None: not looked up yet."""
+    """The target that brings the lines into their file; None: not looked up yet."""
 
     @property
     def done(self) -> int:
-        """How many bytes of the mirror's write stand in its file, from the first on; torn pieces do not count."""
+        """How many bytes of a pending write stand in the target's file, from the first on; torn spans do not count."""
         return max((piece.b for piece in self.pieces if not piece.torn), default=0)
 
     @property
     def end(self) -> int:
-        """The offset at which the last piece of the mirror's write ends in its file."""
+        """The offset in the target's file at which the last span of a pending write ends."""
         return self.pieces[-1].start + self.pieces[-1].b - self.pieces[-1].a
 
     def tear(self) -> None:
-        """Marks as torn what stands of the last line of the mirror's write: another writer came in its middle.
+        """Marks as torn the written part of a pending write's last line, as another writer came in its middle.
 
-        Each piece with a part of that line is cut in two there: the whole lines before it still count.
+        Each span with a part of that line is cut in two there: the whole lines before it still count.
         """
         whole = self.content.rfind(b"\n", 0, self.pieces[-1].b) + 1
         pieces, self.pieces = self.pieces, []
@@ -75,9 +75,9 @@ class PendingWrite:
             self.pieces.append(WrittenSpan(begin, piece.b, piece.generation, piece.start + begin - piece.a, torn=True))
 
     def tear_if_parted(self) -> bool:
-        """Marks all parts of the line that the mirror's write ended last as torn, if another writer came in between.
+        """Marks as torn the line that a pending write ended last, if another writer's bytes lie between its parts.
 
-        Returns whether that is so.
+        Returns whether the line is torn.
         """
         *begun, last = self.pieces
         begin = self.content.rfind(b"\n", 0, last.b - 1) + 1
@@ -94,7 +94,10 @@ class PendingWrite:
         return True
 
     def left(self, entries: list[WrittenEntry]) -> tuple[bytes, list[WrittenEntry]]:
-        """Returns what the mirror has still to write: whole lines, and their part of `entries`. Changes nothing."""
+        """Returns the lines of a pending write that are still to be written, and their part of `entries`.
+
+        Changes nothing.
+        """
         done, at, passed = self.done, 0, 0
         while at < done:
             at += entries[passed][1]
@@ -102,9 +105,9 @@ class PendingWrite:
         return self.content[done:], entries[passed:]
 
     def lost(self, standing: list[WrittenEntry]) -> list[ReleasedLine]:
-        """Makes the ledger's records of lines that the mirror wrote for entries which Redis lost meanwhile.
+        """Makes the ledger's records of written lines of a pending write whose entries Redis lost meanwhile.
 
-        `standing` are its entries with 0-0 in their place. Changes nothing.
+        `standing` are the write's entries, with 0-0 in place of those that Redis lost. Changes nothing.
         """
         found, at = [], 0
         for (entry_id, length), (now, _) in zip(self.entries, standing, strict=True):
@@ -116,9 +119,9 @@ class PendingWrite:
         return found
 
     def ranges(self, entries: list[WrittenEntry]) -> list[Range]:
-        """Makes the ranges that the ledger keeps of a mirror's write, of its pieces in the file and entries. Pure.
+        """Makes the ranges that the ledger keeps of a pending write, from its spans in the target's file and entries.
 
-        Adjoining pieces are one range; a line whose entry Redis lost is in none of them.
+        Pure. Adjoining spans are one range; a line whose entry Redis lost is in none of them.
         """
         disowned = ZERO_ID in (entry_id for entry_id, _ in entries)
         merged: list[WrittenSpan] = []
@@ -153,52 +156,55 @@ class PendingWrite:
 
 
 class Target(Protocol):
-    """What one write of the mirror goes to: a file that lines are appended to, or a new file.
+    """The target of one write of the mirror: a file that lines are appended to, or a new file.
 
     All methods raise TargetError, LedgerError.
     """
 
     put_out: int
-    """Bytes that the mirror wrote to this destination and that its witness has not counted yet."""
+    """Bytes that the mirror wrote to this target and that the write witness has not counted yet."""
 
     @property
     def label(self) -> str:
-        """The name under which the mirror announces in Redis how far it came with this destination."""
+        """The name of the mirror's target, under which Redis is told how far the mirror came with it."""
         ...
 
     def take(self, ledger: Ledger, now: float, *, torn: bool = False) -> str:
-        """The mirror opens and locks the file that its write goes to, or writes the new file under a hidden name.
+        """Opens and locks the file that is the mirror's target, or writes the new file under a hidden name.
 
-        Returns why the mirror must wait, or an empty string. `release` later.
+        Returns why the mirror must wait, or an empty string. Call `release` later.
         """
         ...
 
     def place(self) -> tuple[int, int]:
-        """Tells where the mirror is about to write: the file's generation, and its size in bytes. Call `take` first."""
+        """Returns where the mirror is about to write: generation and size in bytes of the target's file.
+
+        Call `take` first.
+        """
         ...
 
     def put(self, write: PendingWrite, ledger: Ledger, now: float) -> str:
-        """Writes to a destination of the mirror what is missing there of `write`.
+        """Writes to the mirror's target the missing bytes of a pending write.
 
         Returns why the mirror must wait, or an empty string.
         """
         ...
 
     def resolve(self, intent: Intent, codec: Codec) -> tuple[PendingWrite, str]:
-        """Finds out what an earlier process wrote of an intent to a destination of the mirror.
+        """Finds out which bytes of an intent an earlier process wrote to the mirror's target.
 
-        Returns the write, and what became of it in words.
+        Returns the pending write, and in words what became of it.
         """
         ...
 
     def remember(self, ledger: Ledger) -> None:
-        """Notes in the ledger what the mirror wrote its lines to, inside the transaction that notes their range."""
+        """Notes in the ledger which file the mirror's target is, in the transaction that notes its lines' range."""
         ...
 
     def release(self) -> None:
-        """Lets go of what `take` took of a destination of the mirror, such as the lock on a file."""
+        """Releases what `take` acquired of the mirror's target, such as the lock on a file."""
         ...
 
     def close(self) -> None:
-        """Closes whatever a destination of the mirror has open."""
+        """Closes whatever the mirror's target has open."""
         ...

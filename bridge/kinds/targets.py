@@ -1,4 +1,4 @@
-"""Holds the files and folders that one mirror writes to."""
+"""Holds the targets of one mirror: the log files that lines are appended to, or a folder for new files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bridge.ledger.store import Ledger
 
 
 class Targets:
-    """The files that one mapping's mirror writes to.
+    """The targets of one mapping's mirror: the files that it writes to.
 
     For each name a file that lines are appended to; or for each message a new file in a folder.
     """
@@ -29,13 +29,13 @@ class Targets:
         self._deliveries = NewFileTargets(shared.mapping, shared.settings) if shared.folder is not None else None
 
     def of(self, write: PendingWrite) -> Target:
-        """Returns the file that a write of the mirror goes to."""
+        """Returns the target of a pending write of the mirror, and looks it up the first time."""
         if write.to is None:
             write.to = self.made(write.name, write.content, write.entries)
         return write.to
 
     def made(self, name: str, content: bytes, entries: list[WrittenEntry], number: int = 0) -> Target:
-        """Returns the mirror's file of this name, or the new file that this content becomes.
+        """Returns, of the mirror's targets, the file of this name, or the new file that this content becomes.
 
         `number` tells which new file an earlier process was making; 0: this process makes it.
         """
@@ -47,9 +47,10 @@ class Targets:
         return self._targets[name]
 
     def resolved(self, intents: Iterable[Intent], codec: Codec, settle: Callable[[], object]) -> list[PendingWrite]:
-        """Finds out what became of an earlier process's intents: written, in part, or not; the log says it.
+        """Finds out, at the mirror's targets, how much of each intent an earlier process wrote; the log tells it.
 
-        `settle` waits until a line that seems ours and unfinished would have been gone on with by somebody else.
+        Returns the pending writes. `settle` waits until another program would have gone on with a line that seems ours
+        and is unfinished.
         """
         writes, told = list[PendingWrite](), dict[str, list[str]]()
         for intent in intents:
@@ -69,16 +70,13 @@ class Targets:
         return writes
 
     def forget_books(self) -> None:
-        """Closes the mirror's files after the ledger was made anew.
-
-        What is known of their generations is read again.
-        """
+        """Closes the mirror's targets after the ledger was rebuilt: their generations are read again."""
         for target in self._targets.values():
             target.close()
         self._targets.clear()
 
     def close(self) -> None:
-        """Closes every file and folder that the mirror writes to."""
+        """Closes all the mirror's targets: every file and folder that the mirror writes to."""
         self.forget_books()
         if self._deliveries is not None:
             self._deliveries.close()

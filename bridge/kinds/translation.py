@@ -19,9 +19,9 @@ from bridge.streams.reader import Entry
 
 @dataclass(slots=True)
 class MirrorBatch:
-    """What the mirror made of entries in one go: lines for each file, what is set aside, and the cursor behind it all.
+    """A batch of the mirror's translation: lines for each file, entries for quarantine, and the cursor behind them all.
 
-    `retried`: the numbers of those messages that leave quarantine with this pass, and the files they go to.
+    `retried`: the numbers of messages that leave quarantine with this batch, and the files they go to.
     """
 
     last: EntryId
@@ -32,14 +32,14 @@ class MirrorBatch:
     begun: bool = False
     epoch: int = 0
     read: tuple[int, int] = (0, 0)
-    """How many entries the pass was made of, and how many of these are forward's."""
+    """How many entries the batch was made of, and how many of these are forward's."""
 
 
 class EntryTranslator:
-    """Translates entries into lines for one mapping's mirror. Pure, but for what it was made with."""
+    """Translates stream entries into lines for one mapping's mirror. Pure, but for its constructor's arguments."""
 
     ending = b"\n"
-    """The bytes between one mirrored message and the next in a file; nothing: each message has a file of its own."""
+    """The bytes between one mirrored message and the next in a file; empty: each message has a file of its own."""
 
     def __init__(
         self, mapping: Mapping, section: MirrorSection, roles: frozenset[str], paths: Paths | None = None
@@ -53,7 +53,7 @@ class EntryTranslator:
         self._roles = roles
         self._paths = paths or Paths()
         self._naming = frozenset(kind.encode() for kind in mapping.message.artifact_types if self._paths.rules)
-        """Types of messages whose data names a path, which is another one on the files' side."""
+        """Types of messages whose data name a path that has another name on the files' side."""
         self._limit = mapping.format.max_line_bytes
         self._stops = mapping.policy.on_reject == "stop"
         self._stream = mapping.stream.key
@@ -61,7 +61,10 @@ class EntryTranslator:
     def translate(
         self, found: list[Entry], last: EntryId, already: set[EntryId], cursor: EntryId, epoch: int
     ) -> MirrorBatch:
-        """Translates entries read behind `cursor` up to `last` into a pass of lines; those in `already` have theirs."""
+        """Translates entries read behind `cursor` up to `last` into a mirror batch.
+
+        Entries in `already` are left out: their lines are there.
+        """
         taken = MirrorBatch(last, epoch=epoch)
         if already:
             found = [entry for entry in found if entry.id not in already]
@@ -110,7 +113,7 @@ class EntryTranslator:
         return origin is not None and parse_origin(origin) is not None
 
     def set_aside(self, taken: MirrorBatch, entry: Entry, reason: str) -> bool:
-        """Adds an entry that cannot be a line to what the pass sets aside; False when the mirror is to stop there."""
+        """Adds an entry that cannot be translated to those for quarantine; False: the mirror must stop there."""
         raw = pack_fields(entry.fields)
         entry_id = format_id(entry.id).decode()
         if not self._stops:
@@ -123,9 +126,9 @@ class EntryTranslator:
         return False
 
     def line(self, entry: Entry) -> tuple[str, bytes, str]:
-        """Translates a Redis-born entry into its file's name and its content there, or the reason it cannot be that.
+        """Translates a Redis-born entry into its file's name and its content there, or the reason why it has none.
 
-        Of a log the content is a line without its newline.
+        For a log the content is a line without its newline.
         """
         origin = entry.origin()
         if origin is not None:
@@ -154,6 +157,6 @@ class EntryTranslator:
 
     def encoded(self, path: str, values: dict[bytes, bytes], entry_id: EntryId) -> tuple[str, bytes | str]:
         """Encodes an entry's values for the file at `path`; returns the path, and the line or why there is none."""
-        if path not in self._codecs:  # whose name may be a field's value
+        if path not in self._codecs:  # a field's value may come from the file's name
             self._codecs[path] = self.mapping.codec(path)
         return path, self._codecs[path].encode(tuple(values[name] for name in self._names))

@@ -16,8 +16,6 @@ from tests.support.cast import Cast
 from tests.support.project import ROOT
 from tests.support.rig import Rig, wait_until
 
-BOOK = ROOT / "MIGRATION.md"
-
 
 def test_story(tmp_path: Path) -> None:
     """`bridge demo --story` cuts three components over, one there and back, retires and purges; nobody misses a message."""
@@ -40,7 +38,8 @@ def test_story(tmp_path: Path) -> None:
 
 def recipe(language: str, name: str) -> str:
     """The program of the book whose first line names this file."""
-    blocks = re.findall(rf"```{language}\n(.*?)```", BOOK.read_text(), re.DOTALL)
+    texts = "".join((ROOT / name).read_text() for name in ("MIGRATION.md", "docs/after-the-bridge.md"))
+    blocks = re.findall(rf"```{language}\n(.*?)```", texts, re.DOTALL)
     [found] = [block for block in blocks if name in block.split("\n")[0]]
     return str(found)
 
@@ -56,7 +55,7 @@ def node() -> str:
 
 @pytest.mark.skipif(bool(node()), reason=node())
 def test_node(rig: Rig, tmp_path: Path) -> None:
-    """The JavaScript program of MIGRATION.md follows switches of its reads, there and back; every message once."""
+    """The JavaScript program of the guide follows switches of its reads, there and back; every message once."""
     code = recipe("js", "component.js")
     program = tmp_path / "component.js"
     program.write_text(code)

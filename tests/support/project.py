@@ -8,7 +8,6 @@ ROOT = Path(__file__).parent.parent.parent
 """The project's folder."""
 
 FIXTURES = ROOT / "fixtures"
-BOOK = ROOT / "MIGRATION.md"
 
 
 def shipped(name: str) -> str:

@@ -63,7 +63,7 @@ class FilesAccount:
     acknowledged: int = 0
     """How many of the entries in `gone` somebody acknowledged."""
     logs: set[str] = field(default_factory=set)
-    """The logs that have any file there."""
+    """The logs of which the account has a file."""
     unsettled: set[str] = field(default_factory=set)
     """The logs with a file that catalog and records do not explain: not carried, or written to since it was carried."""
 

@@ -63,7 +63,7 @@ class UnknownFiles:
         return next((other for other in beside[: beside.index(listed.name)] if other in self._catalog.named), None)
 
     def _copy(self, file: Generation, others: Iterable[str]) -> FileEvidence | None:
-        """Tells of which other file an unknown file is a copy: that one begins with all its bytes; None: of none."""
+        """Tells which other file an unknown file is a copy of: one that begins with all of its bytes; None: of none."""
         for name in others:
             other = open_regular(self._catalog.root / name)
             if other is None:

@@ -1,1 +1,1 @@
-"""The kind `artifacts`: saved files that are announced in the stream by path and digest."""
+"""The kind of source `artifacts`: saved files that are announced in the stream by path and digest."""

@@ -1,4 +1,4 @@
-"""Lines that name an artifact: what is told of it at once, with the line's entry, and what follows when it is hashed.
+"""Handles log lines that mention an artifact: adds type and status to the entry, and tells Redis size and digest later.
 
 The line's own bytes stay as they are. Its path is data: a file is looked at only inside the root.
 """
@@ -20,19 +20,19 @@ from bridge.streams.connect import Connection
 from bridge.streams.resp import pack
 
 MENTIONS_AT_ONCE = 500
-"""Lines whose artifacts are looked at in one go."""
+"""How many lines that mention artifacts are handled in one go."""
 
 CHANGES_TOLD_AFTER = 20
-"""A file that was another at so many looks is told to be changing."""
+"""At how many looks a mentioned artifact must have changed before Redis is told that it is changing."""
 
 
 def mentions_of(shared: MappingContext, name: str, ledger: Ledger) -> Mentions | None:
-    """For the log of this name, if its lines may name artifacts."""
+    """Makes the handler of artifact mentions for the log of this name; None: the log's lines may mention none."""
     return Mentions(shared, name, ledger) if shared.mapping.message.artifact_types else None
 
 
 class Mentions:
-    """For one log."""
+    """The artifacts that the lines of one log mention: looks at their files, and tells Redis sizes and digests."""
 
     def __init__(self, shared: MappingContext, name: str, ledger: Ledger) -> None:
         self.types = frozenset(kind.encode() for kind in shared.mapping.message.artifact_types)
@@ -40,7 +40,7 @@ class Mentions:
         self._name = name
         self._root = os.fsencode(shared.settings.root)
         self._private = os.fsencode(shared.settings.state_dir) + b"/"
-        """The bridge's own folder, which may lie below the root: nothing is told of what is in it."""
+        """The bridge's own folder, which may lie below the root: a file in it counts as outside the root."""
         self._paths = shared.settings.paths
         self._hasher = shared.hasher
         self._ledger = ledger
@@ -48,10 +48,13 @@ class Mentions:
         self._from = Position(0, -1)
         self._asked: dict[bytes, tuple[FileFacts, int]] = {}
         self.waits = False
-        """Whether some of what is in the stream was not told yet."""
+        """Whether Redis was not told yet of some artifact that an entry in the stream mentions."""
 
     def widened(self, rows: Sequence[Row], generation: int, offsets: Sequence[int]) -> list[Row]:
-        """The rows; those of a message that names an artifact with `path`, `artifact_type` and `artifact_status`."""
+        """Adds `path`, `artifact_type` and `artifact_status` to the rows of messages that mention an artifact.
+
+        Returns all the rows, and notes in the ledger the artifacts to be hashed.
+        """
         found, due = [], []
         for row, offset in zip(rows, offsets, strict=True):
             path = path_in(row[3]) if row[2] in self.types else None
@@ -70,13 +73,16 @@ class Mentions:
         return found
 
     def place(self, at: Position) -> None:
-        """Lines before this place are in the stream; what is known of later ones will be found out again."""
+        """Forgets the mentions of artifacts in lines from a position on: these lines are read again.
+
+        The lines before it are in the stream.
+        """
         artifact_mentions.settle(self._ledger, self._stream, self._name, at)
 
     def tell(self, connection: Connection, number: int, upto: Position) -> None:
-        """Puts sizes and digests, as far as they are known by now, into `bridge:{S}:artifacts`.
+        """Writes sizes and digests of mentioned artifacts, as far as known by now, into hash `bridge:{S}:artifacts`.
 
-        A file is asked for once, for all lines that name it. One that goes on changing is told to be.
+        A file is asked for once, for all lines that mention it. A file that goes on changing is told to be changing.
         """
         ready = artifact_mentions.ready(self._ledger, self._stream, self._name, upto, self._from, MENTIONS_AT_ONCE)
         facts: list[bytes] = []
@@ -96,7 +102,7 @@ class Mentions:
         self._from = Position(*ready[-1][:2]) if len(ready) == MENTIONS_AT_ONCE else Position(0, -1)
 
     def _found(self, path: bytes) -> bytes | None:
-        """What is known of a file, as JSON; None: not yet."""
+        """Returns the status of a mentioned artifact's file, with size and digest, as JSON; None: not known yet."""
         try:
             now = FileFacts.of(os.stat(path, follow_symlinks=False))
         except OSError:

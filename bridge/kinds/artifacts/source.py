@@ -1,6 +1,6 @@
-"""Forward announces each new or replaced file of a folder of artifacts in the stream, once, with its digest.
+"""Implements forward's source for artifacts: announces each new or replaced file of a folder once, with its digest.
 
-What is due, the batches and what is done after a loss are a spool's; the files themselves stay where they are.
+The due messages, the batches and the recovery after a loss are a spool's; the files themselves stay where they are.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class ArtifactIntake(FolderScanner):
         self.waiting.pop(name, None)
         last, now = spool_messages.last_of(self._ledger, self._stream, name), int(self._clock() * 1000)
         key = announcement(name, moment(taken.facts.written), sha256)
-        # Not one that was moved away and back either: two announcements that say the same would be one, sent twice.
+        # Nor a file that was moved away and back: two equal announcements would be one message, sent twice.
         if last is not None and last.alike == sha256 and (not last.removed or last.key == key):
             spool_messages.touch(self._ledger, self._stream, name, taken.facts)
             return 0
@@ -88,7 +88,7 @@ class ArtifactIntake(FolderScanner):
         if standing == "carried" and last is None:  # announced, and its file was not known to hold it
             spool_messages.note_file(self._ledger, self._stream, name, taken.facts, key)
             return 0
-        # What replaces a file comes after it, be its own time what it may.
+        # A file that replaces another is announced after it, whatever its own time is.
         at = now if last is not None else min(now, taken.facts.written // 1_000_000)
         spool_messages.add_due(self._ledger, self._stream, DueMessage(key, sha256, name, taken.facts, at, taken.raw))
         return 0

@@ -1,1 +1,1 @@
-"""The kind `context`: a file that grows by chunks, of which each is an entry."""
+"""The kind of source `context`: a file that grows by chunks, each of which becomes an entry."""

@@ -1,7 +1,7 @@
-"""Forward carries a context, a file that grows by chunks: what was appended until the writer paused is one entry.
+"""Implements forward's source for a context, a file that grows by chunks: what is appended until a pause is one entry.
 
-All of the entries' data joined are the file, byte for byte. The cursor, generations and what is done after a loss are
-a log's.
+The data of all the entries, joined, are the file, byte for byte. The cursor, the generations and the recovery after a
+loss are a log's.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from bridge.ledger.store import Ledger
 from bridge.streams.keys import Keys
 
 MOST_CHUNKS = 16
-"""Chunks that forward reads at once of a context's file."""
+"""How many chunks of a context's file forward reads at once."""
 
 UNENDED = 10.0
-"""Seconds after which forward takes bytes of a context that begin a character and do not end it as they are."""
+"""Seconds after which forward sends bytes that begin a character and do not end it, at a context's end, as they are."""
 
 
 class ChunkReader(LineReader):
@@ -39,9 +39,9 @@ class ChunkReader(LineReader):
     ) -> None:
         super().__init__(mapping, tail, ledger, rejects, codec, clock)
         self.began = 0
-        """The number of the context's generation whose beginning an entry without data has last told."""
+        """The number of the context's generation whose beginning was last announced by an entry without data."""
         self.sizes: dict[tuple[int, int], int] = {}
-        """Bytes of the context's chunks that may have to be stepped over, by generation and offset."""
+        """Sizes in bytes of the context's chunks that may have to be stepped over, by generation and offset."""
         self._idle = mapping.source.idle_ms / 1000
         self._quiet = (0, 0, 0.0)
         """The number of the context's generation last looked at, its size in bytes, and since when it has that size."""
@@ -49,7 +49,7 @@ class ChunkReader(LineReader):
     def note_skip(self) -> None:
         """Does nothing for a context: its cursor moves with entries only.
 
-        Else the cursor could not tell whether an entry has said that the file began anew.
+        Otherwise the cursor could not tell whether an entry has said that the file began anew.
         """
 
     def fetch(self, generation: Generation, *, ended: bool = False) -> ReadLines | None:
@@ -93,7 +93,7 @@ class ChunkReader(LineReader):
     def _pause(self, generation: Generation) -> float:
         """Returns the seconds since a context's file was last seen to grow.
 
-        `UNENDED` for a file that another follows: its pause lasts for ever.
+        `UNENDED` for a generation that another follows: it grows no more.
         """
         if self._tail.current() is not generation:
             return UNENDED
@@ -133,7 +133,7 @@ class ContextSource(LogSource):
         Raises LedgerError.
         """
         if resume.refill is not None and (compared.lost or self.memory.refill is not None):
-            resume = Resume(behind=resume.refill)  # it was filled again in order: what is before that stands too
+            resume = Resume(behind=resume.refill)  # the stream was filled again in order: entries before that stand too
         elif resume.refill is not None:
             resume = Resume(resume.checkpoint, self._last_in_row(resume.checkpoint, compared))
         stored = Checkpoint.from_json(self.stored) if self.stored and not compared.lost else None
@@ -161,7 +161,7 @@ class ContextSource(LogSource):
         return last
 
     def cursor_batch(self) -> SourceBatch | None:
-        """Makes a batch without entries that sets a context's cursor to where the reader stands.
+        """Makes a source batch without entries that sets a context's cursor to where the reader stands.
 
         None when there is no file, or where a file begins anew, which an entry has to say first.
         """

@@ -1,4 +1,4 @@
-"""A source that is one logical file, with all its generations: what there is of that, and how much is left to carry."""
+"""Implements the followed source: one logical file with all its generations, and how much of them is left to carry."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from bridge.ledger.store import Ledger
 from bridge.streams.keys import Keys
 
 LINE_LOOKS = 20
-"""How often a source's files are looked at for a line, while they are replaced as it is read."""
+"""How often a followed source's files are looked at for a line, while they are replaced as it is read."""
 
 
 class FollowedSource(Source):
-    """A source that is one logical file, with all its generations. Only its `tail` is shared, with the mirror."""
+    """A followed source: one logical file with all its generations, whose `tail` alone is shared, with the mirror."""
 
     def __init__(self, mapping: Mapping, keys: Keys, tail: Tail, ledger: Ledger, clock: Callable[[], float]) -> None:
         super().__init__(mapping, tail.name, tail.notices, ledger, clock)
@@ -39,16 +39,17 @@ class FollowedSource(Source):
         self._arrivals = WriteTimes()
         self._reader = self._made_reader(mapping)
         self.rewritten: EditedLog | None = None
-        """What finds out which lines of a file that took the log's place were carried; None: nobody asks."""
+        """Finds out which lines of a file that took the log's place were carried before; None: nobody asks."""
         self._under_way = 0
 
     def _made_reader(self, mapping: Mapping) -> LineReader:
         return LineReader(mapping, self.tail, self._ledger, self._rejects, self.codec, self._clock)
 
     def look(self, paths: set[str] | None) -> bool:
-        """The source looks at its file and the file's pieces; something happened to `paths`, if any are given.
+        """Looks at a followed source's file and its rotated pieces for changes. Raises SourceError.
 
-        Raises SourceError.
+        `paths` are files that something happened to. Where that is the source's own path alone, finished generations
+        are not looked at. Always True.
         """
         path = str(self.tail.path)
         with self.tail.lock:
@@ -60,10 +61,10 @@ class FollowedSource(Source):
         return True
 
     def vouches(self, origin: Origin, fields: list[bytes]) -> bool:
-        """Whether the source's file holds at this origin what an entry of these fields was made of, as far as it seems.
+        """Whether a followed file holds at this origin the message that an entry of these fields was made of.
 
-        The ledger knows every generation that was sent from. A file that was emptied or replaced as it was read does
-        not speak against it: what stood there may stand in a copy. Raises SourceError.
+        As far as it seems. The ledger knows every generation that was sent from. A file that was emptied or replaced as
+        it was read does not disprove the origin: the message may stand in a copy. Raises SourceError.
         """
         for _ in range(LINE_LOOKS):
             generation = self.tail.of_number(origin.generation)
@@ -77,30 +78,34 @@ class FollowedSource(Source):
         raise SourceError("its files change faster than they can be looked at", where=str(self.tail.path))
 
     def _moved(self, generation: Generation, identity: tuple[int, int]) -> bool:
-        """Whether a generation stands in another file than that of this identity by now. Raises SourceError."""
+        """Looks at a followed source again; True: a generation is in another file than that of this identity by now.
+
+        Raises SourceError.
+        """
         self.tail.look()
         return self.tail.of_number(generation.number) is not generation or generation.identity != identity
 
     @abstractmethod
     def _stands(self, generation: Generation, offset: int, fields: list[bytes]) -> bool:
-        """Whether a generation holds at an offset what an entry of these fields was made of, as it is read now."""
+        """Whether a followed file's generation holds at an offset now the message of an entry with these fields."""
 
     def skipped(self) -> list[tuple[str, int, int]]:
-        """Takes the stretches of files that the source's cursor went over unread: path, and from where to where."""
+        """Returns, once, the stretches of a followed file that its source's cursor passed unread: path, start, end."""
         found, self._reader.skipped = self._reader.skipped, []
         return [(str(generation.path), start, end) for generation, start, end in found]
 
     @property
     def restless(self) -> bool:
-        """Whether the source must be looked at although none of its files changed.
+        """Whether a followed source must be looked at although none of its files changed.
 
-        One is read that has no name, or there is more to read than was read by now.
+        The source reads a file that has no name, is in doubt about one, waits for an intent of the mirror, or has more
+        to read.
         """
         return self.tail.restless or bool(self._reader.barred) or self.left() > 0 or self._in_doubt
 
     @property
     def is_new(self) -> bool:
-        """Whether nobody has seen a byte of the source's file yet."""
+        """Whether a followed source is new: nobody has seen a byte of its file yet."""
         return not any(known.at.head_len or known.closed for known in self.tail.records())
 
     @property
@@ -109,18 +114,18 @@ class FollowedSource(Source):
         return first is not None and first.in_doubt
 
     def _written(self, generation: Generation, offset: int) -> float:
-        """When the byte at this offset of a generation was there, in seconds since 1970; 0 where nobody can tell."""
+        """Returns by when the byte at this offset of a followed file was written, in seconds since 1970; 0: unknown."""
         with self.tail.lock:
             self._arrivals.note(generation)
         return self._arrivals.of(generation.number, offset)
 
     @property
     def present(self) -> bool:
-        """Whether the source has a file: the one at its path, an older generation, or a finished one that grew."""
+        """Whether a followed source has a file: at its path, an older generation, or a finished one that grew."""
         return self.tail.first() is not None or bool(self.tail.late())
 
     def content_of(self, span: Range) -> bytes:
-        """Reads the bytes of a range that the mirror wrote to the file; empty when its generation is not open."""
+        """Reads from a followed file the bytes of a mirror's range; empty when the range's generation is not open."""
         for _ in range(LINE_LOOKS):
             held, content = self.tail.of_number(span.generation), b""
             if held is None:
@@ -131,24 +136,30 @@ class FollowedSource(Source):
         return content
 
     def forget_lost(self, compared: Reconciliation) -> None:
-        """Forgets, inside a ledger transaction, that lines of edited files were carried whose entries Redis lost."""
+        """Makes the ledger forget that lines of an edited followed file were carried, where Redis lost their entries.
+
+        Inside a ledger transaction.
+        """
         if any(known.rewrites for known in self.tail.records()):
             forget_carried(self.tail, self._ledger, self._stream, self.memory.number, self.codec, compared)
             self._reader.forget()
 
     def unfinished(self) -> int:
-        """How many bytes of the source stand in last lines without a newline."""
+        """Counts the bytes of a followed source that stand in last lines without a newline."""
         first, total = self.tail.first(), sum(self._unended.values())
         current = first is not None and first is self.tail.current() and not first.packed
         return total + (self.left() if current else 0)
 
     @property
     def skipped_since(self) -> float | None:
-        """Since when the source's reader is ahead of its cursor, over bytes without entries; None when it is not."""
+        """Since when a followed source's reader is ahead of its cursor, over bytes without entries; None: it is not."""
         return self._reader.skipped_since
 
     def next_wake(self) -> float | None:
-        """Returns the seconds after which the file is looked at again, as its next message is not ended; else None."""
+        """Returns after how many seconds a followed file is looked at again, as its next message is not ended.
+
+        None: all its messages are ended.
+        """
         return self.patience if self._waits else None
 
     @property
@@ -157,32 +168,32 @@ class FollowedSource(Source):
 
     @property
     def rejected(self) -> int:
-        """How many lines of the file were set aside in quarantine."""
+        """How many lines of a followed file were set aside in quarantine."""
         return self._rejects.count
 
     @property
     def settling(self) -> int:
-        """How many messages of the file are not complete yet: no more than it has bytes left, 0 while none waits."""
+        """How many messages of a followed file are not complete yet: its bytes left at most, 0 while none waits."""
         return self.left() if self._waits else 0
 
     def left(self) -> int:
-        """How many bytes of the source's generations on disk are still to be read."""
+        """Counts the bytes of a followed source's generations on disk that are still to be read."""
         return sum(generation.left() for generation in self.tail.pending())
 
     def on_disk(self) -> int:
-        """How many bytes all known generations of the source have on disk, as far as that is known."""
+        """Counts the bytes that all known generations of a followed source have on disk, as far as that is known."""
         done = [
             record.packed[0] if record.packed else record.at.offset for record in self.tail.records() if record.closed
         ]
         return sum(done) + sum(generation.left(0) for generation in self.tail.pending())
 
     def end(self) -> Position | None:
-        """The position at which a log's newest file ends now, generation and offset; None: the log has no file."""
+        """Returns the position at which a followed source's newest file ends now; None: the source has no file."""
         last = self.tail.current()
         if last is None:
             return None
         return Position(last.number + 1, 0) if last.packed else Position(last.number, last.size())
 
     def take_news(self) -> list[str]:
-        """The source writes new generations of its file into the ledger; returns notices for the log."""
+        """Writes new generations of a followed file into the ledger; returns notices for the log."""
         return keep_news(self.tail, self._ledger, self._stream)

@@ -1,4 +1,4 @@
-"""Lines out of a source's generations: whole, without what the mirror wrote, each message with what continues it."""
+"""Reads lines from a source's generations: whole, without mirrored bytes, each message with those that continue it."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from bridge.ledger.store import Ledger
 
 READ_LINES = 2.1
 READ_BYTES = (1 << 16, 1 << 20)
-"""A piece of the file holds about two batches, within these bytes: reading more at once would leave the server idle."""
+"""One read of a file fetches about two batches, within these bytes: reading more would leave the server idle."""
 
 
 @dataclass(slots=True)
 class ReadLines:
-    """Lines of one generation that are read and not yet in a batch. `at` is the first of those.
+    """Read lines of one generation that are not yet in a batch, from the line `at` on.
 
     `more`: the generation goes on behind them. `wanted`: how many were asked for. `keys`: their times, never falling,
     for the merge with other files.
@@ -49,12 +49,12 @@ class ReadLines:
     _times: list[int] = field(default_factory=list)
 
     def serves(self, limit: int, wanted: int) -> bool:
-        """Whether a batch can be made of it; the last few lines of a piece are read again, with what follows them."""
+        """Whether a batch can be made of the read lines; else the last few lines are read again, with what follows."""
         left = len(self.lines.lines) - self.at
         return left > 0 and (left >= limit or not self.more or (self.at == 0 and self.wanted >= wanted))
 
     def fits(self, limit: int) -> int:
-        """How many of its next lines go into a batch of `limit` entries."""
+        """Counts how many of the next read lines go into a batch of `limit` entries."""
         lines, i = self.lines, self.at
         j = min(i + limit, len(lines.lines))
         while j - i > 1 and lines.ends[j - 1] - lines.offsets[i] > BATCH_BYTES:
@@ -62,22 +62,25 @@ class ReadLines:
         return j - i
 
     def rows(self, codec: Codec, begin: int, end: int) -> tuple[list[Row | str], list[int]]:
-        """The rows, or reasons, and times of these lines."""
+        """Decodes the read lines from `begin` to `end`: returns rows, or the reasons for having none, and times."""
         if self.keys:
             return self._rows[begin:end], self._times[begin:end]
         return codec.decode(self.lines.lines[begin:end])
 
     def given(self, rows: Sequence[Row], times: list[int]) -> None:
-        """What the codec cannot tell of these lines alone."""
+        """Sets rows and times of read lines, where the codec cannot tell them from the lines alone."""
         self._rows, self._times, self.keys = [*rows], times, [*accumulate(times, max)]
 
     def stops(self, i: int, limit: int) -> bool:
-        """Whether this line, of which `order` was asked, cannot be an entry."""
+        """Whether a read line, of which `order` was asked before, cannot be an entry."""
         line = self.lines.lines[i]
         return len(line) > limit or (bool(line) and isinstance(self._rows[i], str))
 
     def order(self, codec: Codec, latest: int) -> Sequence[int]:
-        """The keys by which these lines are merged with others; what is no message goes with the one before it."""
+        """Returns the keys by which read lines are merged with other files' lines.
+
+        A line that is no message goes with the one before it.
+        """
         if not self.keys:
             self._rows, self._times = codec.decode(self.lines.lines)
             self.keys = [*accumulate(self._times, max, initial=latest)][1:]
@@ -85,16 +88,19 @@ class ReadLines:
 
 
 class LineReader:
-    """Reads the lines of one source for forward. `skipped_since`: when it got ahead of its cursor, in s since 1970."""
+    """The line reader of one source: reads whole lines for forward, and knows the place up to which it read.
+
+    `skipped_since`: when the reader got ahead of its cursor, in s since 1970; None: it is not ahead.
+    """
 
     def __init__(
         self, mapping: Mapping, tail: Tail, ledger: Ledger, rejects: Rejects, codec: Codec, clock: Callable[[], float]
     ) -> None:
         self.skipped_since: float | None = None
         self.barred = 0
-        """The generation whose bytes wait for the mirror's intent; it is not at its end."""
+        """The generation whose bytes wait for an intent of the mirror, so its end is not reached; 0: none."""
         self.settling = False
-        """Whether the last message may go on, or the file is being compressed still: look again in a moment."""
+        """Whether the last message may go on, or the file is still being compressed: a look is due in a moment."""
         self._tail = tail
         self._ledger = ledger
         self._rejects = rejects
@@ -109,49 +115,49 @@ class LineReader:
         self._piece = 0
         self._stretches: dict[int, list[CarriedSpan]] = {}
         self._ends: dict[int, int] = {}
-        """Up to where each generation was handed out or passed over, as counted here."""
+        """Up to which offset each generation was handed out or passed over, as counted here."""
         self.skipped: list[tuple[Generation, int, int]] = []
-        """Stretches of generations that the reader's place went over, and that nobody read: that must not be."""
+        """Stretches of generations that the reader's place passed and that nobody read, which must not happen."""
 
     def forget(self) -> None:
-        """What was read beyond the reader's place is read again."""
+        """Makes the line reader forget the lines beyond its place: these lines are read again."""
         self._read, self.skipped_since = None, None
         self._longs.clear()
         self._ends.clear()
         self._stretches.clear()
 
     def let_go(self) -> None:
-        """Forgets lines that were read, once all of them are in batches: of thousands of sources few are read on."""
+        """Frees the read lines once all of them are in batches: of thousands of sources few are read on."""
         if self._read is not None and self._read.at >= len(self._read.lines.lines):
             self._read = None
 
     def handed_out(self, generation: Generation, end: int) -> None:
-        """What stands before `end` of a generation was handed out, or is nobody's."""
+        """Notes that the lines of a generation before `end` were handed out or passed over by the line reader."""
         self._ends[generation.number] = end
 
     @property
     def held(self) -> ReadLines:
-        """The lines that the reader handed out last."""
+        """The read lines that the line reader handed out last."""
         if self._read is None:
             raise AssertionError("nothing is read")
         return self._read
 
     def note_skip(self) -> None:
-        """The reader passed over something that makes no entry."""
+        """Notes that the line reader passed over bytes that make no entry, and since when."""
         if self.skipped_since is None:
             self.skipped_since = self._clock()
 
     def next(self, generation: Generation, limit: int, ahead: int = 0) -> ReadLines | None:
-        """Lines that are read and not yet in a batch: those at hand, or the next piece of the file, or None.
+        """Returns read lines that are not yet in a batch: those at hand, or lines read from the file now; or None.
 
-        A piece is for about two batches of `limit` lines, or has about `ahead` lines.
+        One read is for about two batches of `limit` lines, or has about `ahead` lines.
         """
         limit, wanted = (min(limit, max(1, ahead // 2)), ahead) if ahead else (limit, int(limit * READ_LINES))
         read = self._read
         if read is not None and read.generation is generation and read.serves(limit, wanted):
             return read
         self._read, self.settling = None, False
-        low = min(READ_BYTES[0], max(1 << 9, wanted << 7))  # less of each where many files are merged
+        low = min(READ_BYTES[0], max(1 << 9, wanted << 7))  # a smaller read of each file where many are merged
         self._piece = max(self._piece, low)
         while True:
             failpoint("forward.read.before")
@@ -173,7 +179,10 @@ class LineReader:
         return found
 
     def fetch(self, generation: Generation, *, ended: bool = False) -> ReadLines | None:
-        """The next piece of the file with at least one whole line, or with nothing but mirrored bytes at its start."""
+        """Reads from a generation at least one whole line, or mirrored bytes, if there are any; None: no bytes now.
+
+        `ended`: nothing can follow the last message.
+        """
         size, self.barred = self._piece or READ_BYTES[0], 0
         end = self._ends.setdefault(generation.number, generation.read_to)
         if end < generation.read_to:
@@ -211,9 +220,9 @@ class LineReader:
             size *= 4
 
     def carried_before(self, generation: int) -> list[CarriedSpan]:
-        """The stretches of a generation that are passed over.
+        """Returns the stretches of a generation that the line reader passes over, from the ledger.
 
-        They were carried before, as an earlier one's, or their entries were deleted on purpose.
+        They were carried before, as an earlier generation's, or their entries were deleted on purpose.
         """
         if generation not in self._stretches:
             name = self._tail.name
@@ -225,30 +234,30 @@ class LineReader:
         return self._stretches[generation]
 
     def _is_line(self, number: int, offset: int, length: int, told: str) -> bool:
-        """Whether a line of this digest stands at a place of a generation."""
+        """Whether a redacted line of this digest still stands at an offset of a generation."""
         held = self._tail.of_number(number)
         return held is not None and length > 0 and hex_digest(held.read(length - 1, offset)) == told
 
     def among_earlier(self, first: Position | None) -> bool:
-        """Whether a line stands before others of its file that were sent earlier, as an earlier generation's."""
+        """Whether a read line stands before other lines of its file sent earlier, of an earlier generation."""
         stretches = self.carried_before(first.generation) if first is not None else []
         return any(part.of != first.generation and first.offset < part.start for part in stretches) if first else False
 
     def _next_carried(self, generation: Generation, start: int) -> CarriedSpan | None:
-        """The first stretch behind a place of a generation that was carried before; None: there is none."""
+        """Finds the first stretch at or behind an offset of a generation that was carried before; None: none is."""
         stretches = self.carried_before(generation.number)
         at = bisect_left(stretches, (start,)) if stretches else 0
         return stretches[at] if at < len(stretches) else None
 
     def _over_carried(self, generation: Generation) -> bool:
-        """Moves the reader over what was carried before; False: the file changed, a look tells."""
+        """Moves the line reader over stretches that were carried before; False: the file changed, a look tells."""
         while (ahead := self._next_carried(generation, generation.read_to)) is not None:
             if ahead.start > generation.read_to:
                 break
             if ahead.crc >= 0 and generation.sum_of(ahead.start, ahead.end) != ahead.crc:
                 if self._tail.distrust(generation, f"bytes {ahead.start} to {ahead.end} are not those of before"):
                     return False
-                self._stretches[generation.number].remove(ahead)  # of a piece that was edited: all of it is sent
+                self._stretches[generation.number].remove(ahead)  # its bytes were edited: all of the stretch is sent
                 continue
             self._tail.pass_over(generation, ahead.end)
             if generation.read_to != ahead.end:
@@ -258,7 +267,7 @@ class LineReader:
         return True
 
     def _ended(self, generation: Generation) -> bool:
-        """Whether nothing is to come that could belong to the last message."""
+        """Whether a generation will get no more lines that could belong to its last read message."""
         if generation.packed or self._tail.current() is not generation:
             return not self._young(generation)
         return self._clock() - generation.written() / 1e9 >= self._settle
@@ -268,14 +277,17 @@ class LineReader:
         return generation.content is not None and generation.content.settling()
 
     def foreign(self, generation: Generation, start: int, data: bytes) -> tuple[bytes, list[Cut]]:
-        """Tells what of `data`, read at `start` of a generation, forward may look at, and the mirror's ranges in it."""
+        """Separates bytes read from a generation into those that forward may look at and the mirror's ranges.
+
+        `data` was read at `start`. Drops ranges from the ledger whose bytes are not the mirror's any more.
+        """
 
         def read(size: int, offset: int) -> bytes:
             return self._tail.read(generation, size, offset)
 
         given, name = len(data), self._tail.name
         data, cuts, stale = exclude_mirrored(self._ledger, self._stream, name, generation.number, start, data, read)
-        if stale and not generation.begins_as_it_did():  # emptied as it was read: the next look tells
+        if stale and not generation.begins_as_it_did():  # the file was emptied as it was read: the next look tells
             return b"", []
         self.barred = generation.number if len(data) < given else 0
         for written_range in stale:
@@ -285,10 +297,10 @@ class LineReader:
         return data, cuts
 
     def lines_at(self, generation: Generation, offset: int, count: int, size: int) -> bytes | None:
-        """So many lines from `offset` on, the newlines between them; `size` is about their bytes.
+        """Reads `count` lines from an offset of a generation, with the newlines between them.
 
-        None: no line begins there, or there are fewer. Empty where nobody can tell yet: a line of the mirror's is under
-        way there.
+        `size` is about their bytes. None: no line begins there, or there are fewer. Empty where nobody can tell yet: a
+        line of the mirror's is under way there.
         """
         if offset and self._tail.read(generation, 1, offset - 1) != b"\n":
             return None
@@ -306,7 +318,10 @@ class LineReader:
         return None
 
     def stands(self, generation: Generation, offset: int, fields: list[bytes]) -> bool:
-        """Whether the line at an offset of a generation is what an entry of these fields was made of, as it seems."""
+        """Whether the line read at an offset of a generation is the one that an entry of these fields was made of.
+
+        As far as can be told: a line that the mirror is writing there counts.
+        """
         values = paired(fields)
         count = values.get(FIELDS[3], b"").count(b"\n") + 1 if self._continued is not None else 1
         line = self.lines_at(generation, offset, count, sum(map(len, fields)) + 256)
@@ -315,7 +330,7 @@ class LineReader:
         return self._codec.decode((line,)).rows[0] == tuple(values.get(name) for name in self._codec.fields)
 
     def step_over(self, generation: Generation, offset: int) -> None:
-        """Moves over the lines up to the one that begins at `offset`: its entry stands in the stream."""
+        """Moves the line reader over the lines up to the one at `offset`, whose entry stands in the stream."""
         while generation.read_to <= offset and (found := self.fetch(generation, ended=True)) is not None:
             passed = sum(begin <= offset for begin in found.lines.offsets)
             if not passed:
@@ -324,9 +339,9 @@ class LineReader:
             self.handed_out(generation, found.lines.ends[passed - 1])
 
     def end_packed(self, generation: Generation) -> None:
-        """At the end of a compressed file: bytes without a newline go into quarantine, they will never get one.
+        """Puts the unfinished line at the end of a compressed file into quarantine, as no newline will ever come.
 
-        Not those before a damage: the line may be had whole, when the file is mended.
+        Not a line before damage: it may be read whole when the file is mended.
         """
         left, at = generation.size() - generation.read_to, generation.read_to
         if generation.content is None or generation.content.damage() or not left or self.barred:
@@ -342,7 +357,7 @@ class LineReader:
     def _through_long(self, generation: Generation) -> bool:
         """Reads on in a line that is too long; False while its end is not there.
 
-        With its end it goes into quarantine, and the reader moves over it.
+        When the end is there, the line goes into quarantine, and the reader moves over it.
         """
 
         def read(offset: int) -> Piece:

@@ -1,4 +1,4 @@
-"""Forward carries a log: lines come out of its generations, rows out of lines, a batch's batch out of rows."""
+"""Implements forward's source for a log: lines come out of generations, rows out of lines, batches out of rows."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from bridge.streams.writer import Cursor
 
 
 def nothing_to_undo() -> None:
-    """Puts nothing back: no lines of a source were taken that are not in the stream."""
+    """Undoes nothing: the log source took no lines that are not in the stream."""
 
 
 class LogSource(FollowedSource):
@@ -44,10 +44,9 @@ class LogSource(FollowedSource):
         self._own = DualWrittenLines(ledger, mapping.stream.key, tail.name)
 
     def look(self, paths: set[str] | None) -> bool:
-        """Looks at the log's files, and whether a component writes both sides itself by now.
+        """Looks at the log's files, and whether a component writes both sides itself by now (dual write).
 
-        Where `paths` are given, at the files only if one of these is the log's; False when it did not. Raises
-        SourceError, LedgerError.
+        `paths` as in FollowedSource. Raises SourceError, LedgerError.
         """
         found = super().look(paths)
         first = self.tail.first()
@@ -55,7 +54,7 @@ class LogSource(FollowedSource):
         return found
 
     def seek(self, number: int, at: Fingerprint) -> None:
-        """Puts the log's reader at a place Redis confirmed. What was read beyond it is forgotten."""
+        """Puts the log source's reader at a place that Redis confirmed, and forgets the lines that were read beyond."""
         self._forget()
         self.tail.seek(number, at)
         self.take_news()
@@ -65,17 +64,14 @@ class LogSource(FollowedSource):
         self._closing, self._under_way = [], 0
 
     def seek_offset(self, number: int, offset: int) -> bool:
-        """Puts the log's reader at a place whose digests nobody wrote down.
-
-        False when that generation was never known.
-        """
+        """Puts the log source's reader at an offset without known digests; False: the generation is unknown."""
         self._forget()
         found = self.tail.seek_offset(number, offset)
         self.take_news()
         return found
 
     def resume(self, resume: Resume, compared: Reconciliation) -> None:
-        """Puts the log's reader where the comparison with Redis says, in the finished generations too.
+        """Puts the log source's reader where the comparison with Redis says, in the finished generations too.
 
         Raises LedgerError: the ledger knows no generation that the stream names.
         """
@@ -101,7 +97,7 @@ class LogSource(FollowedSource):
             stored = compared.books.generations.get(b"%d.%d" % (self.memory.number, known.number))
             self.late_stored[known.number] = stored
             end = Fingerprint.from_json(stored) if stored else known.at
-            # It ended without the ledger's knowing; or what was added to it later is lost.
+            # The generation ended without the ledger's knowing; or lines added to it later are lost.
             if end.offset > known.at.offset or (compared.lost and end.offset < known.at.offset):
                 tail.amend(known.number, end)
             generation = tail.of_number(known.number)
@@ -121,9 +117,10 @@ class LogSource(FollowedSource):
         }
 
     def go_back(self, to: Position, compared: Reconciliation) -> bytes | None:
-        """Puts the log's reader back to a line that is to be sent after all: of those behind it what stands stays.
+        """Puts the log source's reader back to a line that is to be sent after all.
 
-        Returns the checkpoint's value; None where the reader is before that. Raises SourceError, LedgerError.
+        Of the lines behind it, those whose entries stand are not sent again. Returns the checkpoint's value; None where
+        the reader did not move back. Raises SourceError, LedgerError.
         """
         if (here := self.position()) is None or here[0] <= to or not self.seek_offset(*to):
             return None
@@ -135,9 +132,9 @@ class LogSource(FollowedSource):
         return self._reader.stands(generation, offset, fields)
 
     def position(self) -> tuple[Position, bytes] | None:
-        """Returns where the log's reader stands, as a position and as the checkpoint's value.
+        """Returns where the log source's reader stands, as a position and as the checkpoint's value; None: no file.
 
-        None when there is no file. Where all that is left is finished, it stands where Redis has it.
+        Where only finished generations are left, the reader stands where Redis has it.
         """
         if (first := self.tail.first()) is None:
             here = self.stored if self.tail.late() else None
@@ -146,7 +143,7 @@ class LogSource(FollowedSource):
         return value.position, value.to_json()
 
     def remember(self) -> None:
-        """Writes how far the log was carried, and its generations, into the ledger; inside a transaction."""
+        """Writes how far the log was carried, and the log's generations, into the ledger; inside a transaction."""
         super().remember()
         keep_generations(self.tail, self._closed, self._ledger, self._stream)
 
@@ -155,10 +152,10 @@ class LogSource(FollowedSource):
         self._closed.clear()
 
     def next_batch(self, limit: int) -> SourceBatch | None:
-        """Makes a batch of up to `limit` entries from where the log's reader stands; None: there are no whole lines.
+        """Makes a source batch of up to `limit` entries from where the log's reader stands; None: no whole lines.
 
-        A stretch without entries (mirrored lines, empty lines) makes no batch: `flush` moves the cursor over it.
-        Raises RejectStop, SourceError, LedgerError.
+        A stretch without entries (mirrored lines, empty lines) makes no batch: `flush` moves the cursor over it. Raises
+        RejectStop, SourceError, LedgerError.
         """
         if self._own.waits:
             return None
@@ -170,7 +167,7 @@ class LogSource(FollowedSource):
         if late and self._closing:
             return (
                 self.cursor_batch()
-            )  # where they ended comes first, else it would overwrite how far they are carried since
+            )  # the ends of generations go first, else they would overwrite how far those are carried since
         if self.tail.news:
             self.take_news()
         for generation in late:
@@ -187,13 +184,13 @@ class LogSource(FollowedSource):
         return history is not None and first is not None and (first.number, first.read_to) < history
 
     def history(self) -> MergedHistory | None:
-        """Returns the log itself, as long as its next message is of its history."""
+        """Returns the log source itself as history for the merge, as long as its next message is history."""
         return self if self._in_history else None
 
     def head(self, limit: int, ahead: int) -> HistoryHead | None:
-        """Offers the log's next lines to the merge, as far as they are history and in one piece of a file.
+        """Offers the log's next lines to the merge, as far as these are history read in one go; None: no more now.
 
-        None: no more now. About `ahead` lines are held, and no fewer than `limit` offered where there are more.
+        About `ahead` lines are held, and no fewer than `limit` offered where there are more.
         """
         if (
             self._own.waits
@@ -207,13 +204,13 @@ class LogSource(FollowedSource):
             end = bisect_left(read.lines.offsets, self.memory.history.offset)
             more = read.lines.end < self.memory.history.offset
         keys = read.order(self.codec, self._latest)
-        if self._rejects.stops:  # a line that cannot be an entry stands alone: nothing may go before it and behind it
+        if self._rejects.stops:  # a line that cannot be an entry is offered alone, as forward stops there
             bad = next((i for i in range(read.at, end) if read.stops(i, self._max_line)), end)
             end, more = (max(bad, read.at + 1), True) if bad < end else (end, more)
         return HistoryHead(keys, read.at, end, more, read.lines) if end > read.at else None
 
     def take(self, count: int) -> SourceBatch | None:
-        """Makes a batch of the log's next `count` lines of `head`; None when none of them becomes an entry."""
+        """Makes a source batch of the next `count` lines that the log's `head` offered; None: none becomes an entry."""
         read, latest, skipped = self._reader.held, self._latest, self.skipped_since
         at, place, sent = read.at, read.generation.bookmark, self._sent
         self._latest = read.keys[at + count - 1]
@@ -228,7 +225,7 @@ class LogSource(FollowedSource):
         return batch
 
     def give_back(self, batch: SourceBatch) -> None:
-        """Takes back the batch that was made last and is not sent: the log's lines come again."""
+        """Takes back the source batch that was made last and is not sent: the log's lines come again."""
         self._undo()
         self._under_way -= 1
         self._closing = list(batch.closing)
@@ -239,7 +236,7 @@ class LogSource(FollowedSource):
         while (generation := self.tail.first()) is not None:
             if self.rewritten is not None and not self.rewritten.knows(generation, under_way=self._under_way > 0):
                 return None
-            last = self.tail.current() is generation  # asked before the read: what came until it was rotated is read
+            last = self.tail.current() is generation  # asked before the read: lines written up to a rotation are read
             read = self._reader.next(generation, limit, ahead)
             if read is not None:
                 return read
@@ -260,9 +257,9 @@ class LogSource(FollowedSource):
         return None
 
     def _at_end(self, generation: Generation) -> None:
-        """Says what is damaged of a compressed file that was read to its end.
+        """Reports damage of a log's compressed generation that was read to its end, and ends the generation.
 
-        An unfinished last line of it, which will never be ended, goes into quarantine where nothing is damaged.
+        Its unfinished last line, which will never be ended, goes into quarantine where nothing is damaged.
         """
         if generation.content is None or generation.packed is None:
             return
@@ -274,10 +271,7 @@ class LogSource(FollowedSource):
         self._reader.end_packed(generation)
 
     def cursor_batch(self) -> SourceBatch | None:
-        """Makes a batch without entries that sets the log's cursor to where the reader stands.
-
-        None when there is no file.
-        """
+        """Makes a source batch without entries that sets the log's cursor to where the reader stands; None: no file."""
         first = self.tail.first()
         if first is None:
             return None
@@ -296,9 +290,9 @@ class LogSource(FollowedSource):
         return batch
 
     def _batch_of(self, read: ReadLines, count: int, *, late: bool) -> SourceBatch | None:
-        """Makes a batch of the next `count` lines of a generation, and moves the log's reader over them.
+        """Makes a source batch of the next `count` lines of a log's generation, and moves the log's reader over them.
 
-        None when there is no entry in them.
+        None: there is no entry in them.
         """
         generation, lines, i, j = read.generation, read.lines, read.at, read.at + count
         piece = lines.lines[i:j]
@@ -333,7 +327,7 @@ class LogSource(FollowedSource):
         batch.prefix, batch.offsets = b"%d.%d:" % (self.memory.number, generation.number), offsets
         if self.mentions is not None and any(kind in read.data for kind in self.mentions.types):
             batch.rows = self.mentions.widened(batch.rows, generation.number, offsets)
-        if self._aside:  # lines that an earlier mapping could not translate are forward's now
+        if self._aside:  # lines that an earlier mapping could not translate are sent now
             batch.taken_out = [(o, n) for o in offsets if (n := self._aside.pop((generation.number, o, ""), 0))]
         if not late and self._is_history(generation.number, offsets[0]):
             batch.times = times if whole else [times[k] for k in good]
@@ -345,9 +339,9 @@ class LogSource(FollowedSource):
         return batch if late else self._seal(batch)
 
     def committed(self, batch: SourceBatch, stored: bytes) -> None:
-        """Takes note that the entries of a batch of the log are in, and that Redis holds `stored` as the cursor.
+        """Notes that the entries of a log's source batch are in the stream, and that Redis holds `stored` as cursor.
 
-        What was in quarantine of the batch has left it.
+        Marks the lines of the batch that were in quarantine as retried.
         """
         self._undo = nothing_to_undo
         self._under_way = max(0, self._under_way - 1)

@@ -1,8 +1,9 @@
-"""Forward carries a folder with a file per message: each message exactly once, without a cursor in the folder.
+"""Implements forward's source for a spool: sends each message file of a folder exactly once, in numbered batches.
 
-The ledger holds what is due, with its bytes, and gives it a batch before it is sent; the batch's number travels in the
-transaction with the entries, as the checkpoint's generation. After a break the same batch is sent again as it was, or
-is known to be in. So nothing is lost or doubled, and nothing in Redis grows with the files.
+There is no cursor in the folder. The ledger holds the due messages, with their bytes, and gives each a batch before it
+is sent; the batch's number travels in the transaction with the entries, as the checkpoint's generation. After a break
+the same batch is sent again as it was, or is known to be in. So nothing is lost or doubled, and nothing in Redis grows
+with the files.
 """
 
 from __future__ import annotations
@@ -54,22 +55,22 @@ class SpoolSource(Source):
         self._intake = FolderScanner(mapping, folder, ledger, clock, self.notices, compare)
         self._sending: set[int] = set()
         self._ahead: deque[tuple[int, list[tuple[Row, int]], float]] = deque()
-        """Batches of the spool that have their numbers and were not handed out as batches yet."""
+        """Batches of the spool that have their numbers and were not handed out to forward yet."""
         self._landed: list[int] = []
         """Batches of the spool that are in the stream, and of which the ledger was not told yet."""
         self._unsure: list[int] = []
-        """Batches of before the last connect that may be in the stream or not: the spool sends them again first."""
+        """Batches from before the last connect that may be in the stream or not: the spool sends them again first."""
         self._next = 1
         self._counted: tuple[float, tuple[int, int, int, int | None]] = (-2.0, (0, 0, 0, None))
         self._patient = 0.0
-        """Until when, in seconds since 1970, a spool's history waits for incomplete files: they may come before."""
+        """Until when, in seconds since 1970, a spool's history waits for incomplete files, as they may be older."""
 
     # -- the folder ------------------------------------------------------------------------------------------
 
     def look(self, paths: set[str] | None) -> bool:
-        """The spool takes in complete files of its folder, or only those at `paths`; False: none of these is its own.
+        """Takes complete files of a spool's folder in as due, or only those at `paths`; False: no path is the spool's.
 
-        A file that may not be read is told, and the others go on. Raises SourceError, LedgerError.
+        A file that cannot be read is reported, and the others go on. Raises SourceError, LedgerError.
         """
         looked = self._intake.look(paths)
         tight = [self._intake.tight] if self._intake.tight is not None else []
@@ -77,18 +78,21 @@ class SpoolSource(Source):
         return looked
 
     def take_news(self) -> list[str]:
-        """Returns what the spool has to say in the log, once."""
+        """Returns the spool source's notices for the log, once."""
         said = list(self.notices)
         self.notices.clear()
         return said
 
     @property
     def present(self) -> bool:
-        """Always true of a spool: there is always a folder, or its place."""
+        """Whether the spool is there to be carried: always, as there is a folder, or its place."""
         return True
 
     def end(self) -> Position | None:
-        """No place, only whether anything in the spool is due (history when the folder is first met); None: nothing."""
+        """Returns a position as a sign that the spool has due or incomplete files; None: nothing.
+
+        What is in the folder when it is first met is history.
+        """
         self._counted = time.monotonic(), spool_messages.totals(self._ledger, self._stream)
         due = self._counted[1][1]
         return Position(1, 0) if due or self._intake.waiting else None
@@ -99,7 +103,7 @@ class SpoolSource(Source):
             self.memory = replace(self.memory, live=False, history=Position(1, 0))
 
     def content_of(self, span: Range) -> bytes:
-        """Reads what stands in the file that the mirror put into the spool; empty when that is gone."""
+        """Reads the spool file that the mirror wrote for this range; empty when the file is gone."""
         taken = self._folder.read(os.fsencode(span.name), self._limit + 1)
         return taken.raw if taken is not None else b""
 
@@ -114,18 +118,18 @@ class SpoolSource(Source):
         return len(self._intake.waiting)
 
     def left(self) -> int:
-        """How many bytes the messages of the spool have that are due, on their way included."""
+        """Counts the bytes of the spool's messages that are due, those on their way included."""
         return self._totals()[2]
 
     def on_disk(self) -> int:
-        """How many bytes the files of the spool have whose messages were carried or are due."""
+        """Counts the bytes of the spool's files whose messages were carried or are due."""
         carried, _, due, _ = self._totals()
         return carried + due
 
     def _totals(self) -> tuple[int, int, int, int | None]:
         """Counts the carried and due messages of a spool, once a second at most: there may be many.
 
-        Bytes of the files that were carried; number, bytes and earliest time, in ms, of what is due.
+        Returns the bytes of carried files; number, bytes and earliest time, in ms, of due messages.
         """
         now = time.monotonic()
         if now >= self._counted[0] + 1:
@@ -133,13 +137,16 @@ class SpoolSource(Source):
         return self._counted[1]
 
     def unfinished(self) -> int:
-        """How many bytes the files of the spool have that are not complete."""
+        """Counts the bytes of the spool's files that are not complete."""
         return sum(waiting_file.facts.size for waiting_file in self._intake.waiting.values())
 
     # -- the batches -----------------------------------------------------------------------------------------
 
     def resume(self, resume: Resume, compared: Reconciliation) -> None:
-        """The spool goes on behind the batch that Redis names, which is in the stream; later ones are sent again."""
+        """Makes the spool go on behind the batch that Redis names, which is in the stream.
+
+        Later batches are sent again.
+        """
         numbers = {number for source, number in compared.standing if source == self.memory.number}
         kept, stands = self._standing(resume, compared)
         self._sending.clear()
@@ -147,7 +154,7 @@ class SpoolSource(Source):
         self._landed.clear()
         self._next = max([kept, spool_messages.last_batch(self._ledger, self._stream), *numbers]) + 1
         for number, size in spool_messages.batches(self._ledger, self._stream).items():
-            # A batch is in as a whole or not at all: a place of it alone was named by somebody else.
+            # A batch is in as a whole or not at all: where only some places stand, somebody else wrote their origins.
             whole = len(stands[number]) >= size if number in stands else number in numbers
             if number <= kept or whole:
                 self._landed.append(number)
@@ -164,15 +171,15 @@ class SpoolSource(Source):
         return 0 if compared.anew else max(kept, resume.behind.generation if resume.behind is not None else 0), stands
 
     def forget_lost(self, compared: Reconciliation) -> None:
-        """The spool forgets, inside a ledger transaction, which of its messages Redis lost: they are due again."""
+        """Makes the ledger forget, in a transaction, the spool's messages that Redis lost: they are due again."""
         kept, stands = self._standing(compared.resume.get(self.name, Resume()), compared)
         forget_above(self._ledger, self._stream, _removed_up_to(compared, self.memory.number, kept), stands)
         self._intake.forget()
 
     def knows(self, checkpoint: Checkpoint, *, seen: bool) -> bool:
-        """Whether the ledger knows the batch that a checkpoint of the spool names, and none behind it to be in.
+        """Whether the ledger knows the batch that a spool's checkpoint names, and no later batch to be in the stream.
 
-        A batch has its number in the ledger before it goes, and is known to be in when Redis has said so.
+        A batch has its number in the ledger before it is sent, and is known to be in when Redis has said so.
         """
         number = checkpoint.generation
         if spool_messages.last_landed(self._ledger, self._stream) > number:
@@ -187,25 +194,25 @@ class SpoolSource(Source):
         return sent is not None and sent == self._digest(row)
 
     def _digest(self, row: Row) -> bytes:
-        """Makes the digest that the ledger keeps of a message which a spool has sent, of its row."""
+        """Computes, from its row, the digest that the ledger keeps of a message which a spool has sent."""
         return digest(*row)
 
     def position(self) -> tuple[Position, bytes] | None:
-        """The last batch of the spool that is in the stream, as a position and as the checkpoint's value."""
+        """Returns the last batch of the spool that is in the stream, as a position and as the checkpoint's value."""
         stored = self.stored or _checkpoint(0, 0)
         return Checkpoint.from_json(stored).position, stored
 
     @property
     def skipped_since(self) -> float | None:
-        """Always None of a spool: there is nothing in a folder for its cursor to skip."""
+        """Always None for a spool: a folder has nothing that the spool's cursor could skip."""
         return None
 
     def next_wake(self) -> float | None:
-        """Returns the seconds after which a spool is looked at again, as a file changed within its settling time."""
+        """Returns after how many seconds a spool is looked at again, as a file changed lately; or None."""
         return self.patience if self._intake.soon else None
 
     def next_batch(self, limit: int) -> SourceBatch | None:
-        """Drafts a spool's next batch of up to `limit` messages to be sent; None when nothing is due now.
+        """Makes the spool's next source batch of up to `limit` messages; None: nothing is due now.
 
         A batch that may be in the stream already is sent again first. Raises RejectStop, SourceError, LedgerError.
         """
@@ -220,16 +227,16 @@ class SpoolSource(Source):
         if self._ahead:
             return self._batch_of(*self._ahead.popleft())
         self._note_landed()
-        self._counted = -2.0, self._counted[1]  # nothing is due: the next count is of the end
+        self._counted = -2.0, self._counted[1]  # nothing is due: `_totals` counts anew
         if not self.memory.live and not self._sending and not self._intake.soon:
             self.go_live("its history is in the stream")
             self.remember()
         return None
 
     def _give_batches(self, limit: int) -> None:
-        """Gives numbers to some batches of the spool's due messages, in one ledger transaction.
+        """Gives batch numbers to some of the spool's due messages, for some batches ahead, in one ledger transaction.
 
-        Some batches ahead: a transaction for each would write most pages of the ledger each time.
+        A transaction for each batch would write most pages of the ledger each time.
         """
         waiting = spool_messages.due(self._ledger, self._stream, limit)
         if not waiting:
@@ -257,7 +264,7 @@ class SpoolSource(Source):
         self._ahead.extend(made)
 
     def _ready(self, waiting: list[DueMessage]) -> list[tuple[DueMessage, Row, int]]:
-        """Picks due messages for a batch, up to its bytes, with rows and times; one that is gone is due no more."""
+        """Picks due messages of the spool for one batch, up to its bytes, with rows and times; drops those gone."""
         ready: list[tuple[DueMessage, Row, int]] = []
         size = 0
         for due in waiting:
@@ -273,7 +280,7 @@ class SpoolSource(Source):
         return ready
 
     def _again(self, due: DueMessage) -> DueMessage | None:
-        """Reads the bytes of a due message from its file again; None: the file changed, is gone or unreadable."""
+        """Reads a due message's bytes from its spool file again; None: the file changed, is gone or unreadable."""
         try:
             taken = self._folder.read(due.name, self._limit + 1)
         except SourceError as error:  # the others go on
@@ -293,7 +300,7 @@ class SpoolSource(Source):
         return self._mapping.document(os.fsdecode(due.name), due.facts.written).read(due.raw or b"")
 
     def _batch_again(self, number: int, ones: list[DueMessage]) -> SourceBatch:
-        """Makes the batch of a batch of before the last connect, as it was."""
+        """Makes the source batch of a spool's numbered batch from before the last connect, as it was."""
         made: list[tuple[Row, int]] = []
         for due in ones:
             message = self._message(due)
@@ -314,11 +321,11 @@ class SpoolSource(Source):
         return batch
 
     def cursor_batch(self) -> SourceBatch | None:
-        """Always None of a spool: its cursor never moves without entries."""
+        """Always None for a spool: its cursor never moves without entries."""
         return None
 
     def committed(self, batch: SourceBatch, stored: bytes) -> None:
-        """The spool learns that a batch's batch is in the stream, and that Redis holds `stored` as its cursor."""
+        """Notes that a batch of the spool is in the stream, and that Redis holds `stored` as the spool's cursor."""
         self.stored = stored
         self.counts.entries += len(batch.rows)
         if batch.times:
@@ -338,7 +345,10 @@ class SpoolSource(Source):
             self._landed.clear()
 
     def _write_landed(self) -> None:
-        """Tells the ledger, in a transaction, which batches of the spool are in the stream. Until then, Redis knows."""
+        """Writes into the ledger, in a transaction, which batches of the spool are in the stream.
+
+        Until then only Redis knows.
+        """
         for number in self._landed:
             failpoint("spool.landed.before")
             names = spool_messages.landed(self._ledger, self._stream, number)
@@ -351,17 +361,17 @@ class SpoolSource(Source):
 
 
 def _removed_up_to(compared: Reconciliation, source: int, kept: int) -> int:
-    """The last batch of a spool whose messages may have been in the stream without standing in it: removed on purpose.
+    """Finds the last batch of a spool whose messages may have been removed from the stream on purpose.
 
-    A checkpoint does not tell that of the others up to `kept`: an older ledger may have given their numbers again, to
-    what it sent while Redis held other data.
+    They may have been in the stream, and do not stand in it. A checkpoint does not prove that of all batches up to
+    `kept`: an older ledger may have given their numbers again, to what it sent while Redis held other data.
     """
     info = compared.info
     if info.added == info.length:
         return 0  # nothing was ever removed
     oldest = min(((entry, batch) for (number, batch), (_, entry) in compared.standing.items() if number == source),
                  default=None)  # fmt: skip
-    if oldest is not None and info.deleted < info.first_id:  # only the oldest were; copies may stand behind
+    if oldest is not None and info.deleted < info.first_id:  # only the oldest were removed; copies may stand behind
         return min(kept, oldest[1])
     return kept
 

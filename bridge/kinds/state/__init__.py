@@ -1,1 +1,1 @@
-"""The kind `state`: files that each hold a latest value, beside a Redis hash each."""
+"""The kind of source `state`: files that each hold a latest value, which a Redis hash holds too."""

@@ -1,4 +1,4 @@
-"""Which side owns a mapping's latest values: as the ledger has it, and as the component knows that writes them."""
+"""Tracks which side owns a mapping's states, by the ledger, and by the modes of the component that writes them."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from bridge.streams.components import look
 from bridge.streams.connect import Connection
 
 OWNER_SECONDS = 1.0
-"""Seconds between two looks at where the component is told to write."""
+"""Seconds between two looks at the side to which Redis tells the states' component to write."""
 
 SIDE_NAMES = {"file": "the files", "redis": "Redis", "both": "both sides"}
 
 
 class StateOwnership:
-    """Of one mapping. `now` is how it was at the last look; `lost` says that Redis has lost what it told the component.
+    """The ownership of one mapping's states: `now` is the owner at the last look, `lost` a contradiction in Redis.
 
-    Nothing may be carried while `now.asked`, or when it is lost: a value would be replaced by an older one.
+    The contradiction is that Redis has lost what it told the component. Nothing may be carried while `now.asked`, or
+    `lost` is set: a value would be replaced by an older one.
     """
 
     def __init__(self, ledger: Ledger, mapping: Mapping, clock: Callable[[], float]) -> None:
@@ -33,21 +34,22 @@ class StateOwnership:
 
     @property
     def by_file(self) -> bool:
-        """Whether the files are carried to Redis."""
+        """Whether the file side owns the states, so that files are carried to Redis."""
         return self.now.side == "file"
 
     @property
     def trouble(self) -> BridgeError | None:
-        """Why nothing is carried; None: one side owns the values at this moment."""
+        """The error that keeps states from being carried; None: one side owns them at this moment."""
         if not self.now.asked:
             return self.lost
         hint = "wait for the switch: a running bridge makes it or takes it back, and so does `bridge cutover`"
         return NotYet("another side is to own it", where=self._mapping.name, hint=hint)
 
     def look(self, connection: Connection, before_it_moves: Callable[[], None]) -> StateOwner:
-        """Looks into the ledger, and notes there that it knows what is asked; returns how it was before.
+        """Reads the owner of the states from the ledger, and notes there a switch as known; returns the owner before.
 
-        Raises RedisLost, RedisRefused, LedgerError, BridgeError: what Redis says of the component is nonsense.
+        `before_it_moves` is called before that note. Raises RedisLost, RedisRefused, LedgerError, BridgeError: what
+        Redis says of the component is nonsense.
         """
         before = self.now
         self.now = owner_of(self._ledger, self._mapping.stream.key, self._mapping.source.owner)

@@ -1,4 +1,4 @@
-"""Files that each hold a latest value: what is in them, once it is complete, and which are gone."""
+"""Reads the files that each hold a state's latest value, once a file is complete, and notices files that are gone."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from bridge.streams.latest_value import LIMIT, SeenValue, StateValue
 from bridge.streams.stream_metadata import read_books
 
 UNSETTLED_SECONDS = 1.0
-"""Seconds, over some settling times, after which nobody waits any longer for a value's file that goes on changing."""
+"""Seconds, on top of some settling times, after which nobody waits any longer for a value file that keeps changing."""
 
 
 @dataclass(slots=True)
 class ValueFile:
-    """The file of one latest value, as it was last seen; with what an import wants to know of a source."""
+    """A value file: the file of one state's latest value, as last seen, with the counts that an import wants."""
 
     name: str
     raw_name: bytes
@@ -41,17 +41,17 @@ class ValueFile:
     told: bool = False
     """Whether the other side was seen to hold `value`."""
     barred: bool = False
-    """Whether the Redis key of the value's hash holds something that is no hash."""
+    """Whether the Redis key of the value's hash holds another type than a hash."""
     seen: SeenValue | None = None
-    """What the value's hash in Redis said of itself when both sides were last laid beside each other."""
+    """What the value's hash in Redis said when both sides were last compared."""
     agrees: bool = False
-    """Whether the file and the value's hash were seen to agree, and neither changed since, as far as was told."""
+    """Whether the file and the value's hash were seen to agree, and no change of either was reported since."""
     size: int = 0
     """How many bytes the data in the value's hash had when Redis was last asked."""
     deep_at: float = 0.0
-    """When the data in the value's hash are to be looked at again."""
+    """When the data in the value's hash are to be compared again."""
     again: float = 0.0
-    """When the bridge tries again to write the file, which could not be written."""
+    """When the bridge tries again to write the file, after writing failed."""
     odd: float = 0.0
     """Since when the value's hash in Redis contradicts itself; 0: it does not."""
     both: bytes = b""
@@ -66,22 +66,22 @@ class ValueFile:
     rejected: int = 0
 
     def left(self) -> int:
-        """How many bytes of the latest value's file are still to be carried."""
+        """Counts the bytes of a state's value file that are still to be carried."""
         if self.value is None:
             return 0 if self.trouble is not None else self.on_disk()
         return self.on_disk() if self.value.sha256 != self.both else 0
 
     def on_disk(self) -> int:
-        """How many bytes the latest value's file has."""
+        """Counts the bytes of a state's value file."""
         return self.facts.size if self.facts is not None else 0
 
     def unfinished(self) -> int:
-        """How many bytes the latest value's file has, while it is not complete; else 0."""
+        """Counts the bytes of a state's value file while the file is not complete; else 0."""
         return self.on_disk() if self.settling else 0
 
 
 class ValueFiles:
-    """The files of one mapping's latest values. `note` tells of a file's trouble, `fine` that it has none."""
+    """The value files of one mapping's states; calls `note` with a file's trouble, and `fine` where there is none."""
 
     def __init__(
         self, mapping: Mapping, folder: MessageFolder, clock: Callable[[], float],
@@ -96,7 +96,7 @@ class ValueFiles:
         self.files: dict[bytes, ValueFile] = {}
 
     def file(self, name: bytes) -> ValueFile:
-        """The latest value's file of this name, be it there or not."""
+        """Returns the record of the value file of this name, whether the file is there or not."""
         if name not in self.files:
             row = self._mapping.codec(os.fsdecode(name)).decode([b""]).rows[0]
             role, kind = (row[0], row[2]) if isinstance(row, tuple) else (b"", b"")
@@ -104,7 +104,10 @@ class ValueFiles:
         return self.files[name]
 
     def look(self, paths: set[str] | None) -> None:
-        """Looks at the latest values' files something happened to; with None, at all of them. Raises SourceError."""
+        """Looks at the value files at `paths`, which something happened to; with None, at all of them.
+
+        Raises SourceError.
+        """
         if paths is None:
             found = {found_file.name: found_file for some in self._folder.scan() for found_file in some}
             names = found.keys() | self.files.keys()
@@ -131,7 +134,7 @@ class ValueFiles:
             self._fine(file)
 
     def take(self, file: ValueFile) -> None:
-        """Reads a latest value's file that changed, once it is complete."""
+        """Reads a state's value file that changed, once the file is complete."""
         if not file.settling or file.facts is None:
             return
         now = self._clock()
@@ -161,13 +164,13 @@ class ValueFiles:
 
     @property
     def waits(self) -> bool:
-        """Whether a value's file changed so lately that it may not be complete, and did not go on changing for long."""
+        """Whether a value file changed so lately that it may not be complete, and did not change for too long."""
         now, longest = self._clock(), 4 * self._settle + UNSETTLED_SECONDS
         return any(file.settling and now - file.began < longest for file in self.files.values())
 
 
 def numbered(connection: Connection, keys: Keys, ledger: Ledger, path: str) -> int:
-    """The number that stands for this path in origins, known to ledger and Redis from now on.
+    """Returns the number that stands for a value file's path in origins, and makes it known to ledger and Redis.
 
     A path that is no UTF-8 is known as it is shown. Raises RedisLost, RedisRefused, LedgerError.
     """

@@ -1,7 +1,7 @@
-"""The hashes of one mapping's latest values: which of them are to be looked at, and what they say.
+"""Reads the Redis hashes of states' latest values, and decides which value hashes are to be read again.
 
-A hash that agrees with its file is looked at again when one of them changes: the server tells. Where it does not, all
-are looked at, again and again.
+A hash that agrees with its file is read again when one of the two changes: the server reports that by client tracking.
+Where the server does not, all hashes are read, again and again.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from bridge.streams.keys import Keys
 from bridge.streams.latest_value import IN_PASSING, SeenValue
 
 VERIFY = 1.0
-"""Seconds between two looks at whether a hash still holds what it was seen to, where the server does not tell."""
+"""Seconds between two checks that a value hash still holds the value last seen, where the server reports no changes."""
 
 ALL = 60.0
-"""Seconds between two looks at all hashes, where it does."""
+"""Seconds between two reads of all value hashes, where the server reports changes."""
 
 SLOWLY = 1.0
-"""Seconds for each MiB of a latest value that is too long to be hashed in passing, and is read to be compared."""
+"""Seconds for each MiB of a value hash that is too long for the server to hash and is read to be compared."""
 
 
 class ValueHashes:
@@ -46,10 +46,10 @@ class ValueHashes:
         self._tracking: ClientTracking | None = None
         self._all_at = 0.0
         self._slow_at = 0.0
-        """When the next value that is too long to be hashed in passing is looked at."""
+        """When the next value that is too long for the server to hash is read."""
 
     def attach(self, dial: Callable[[], Connection]) -> None:
-        """Asks the server to tell of every change of a latest value's hash, if it does that. Raises RedisLost."""
+        """Asks the server to report every change of a state's value hash, if it can. Raises RedisLost."""
         self.detach()
         try:
             self._tracking = ClientTracking(dial(), latest_value.key_of(self._keys, b""))
@@ -58,19 +58,19 @@ class ValueHashes:
         self.anew()
 
     def detach(self) -> None:
-        """The server need not tell of latest values' hashes any more."""
+        """Ends the client tracking of states' value hashes."""
         if self._tracking is not None:
             self._tracking.close()
         self._tracking = None
 
     def anew(self) -> None:
-        """All latest values' hashes are to be looked at, whatever they said before."""
+        """Makes all states' value hashes due to be read, whatever they said before."""
         self._all_at = self._slow_at = 0.0
 
     def looked(self, connection: Connection) -> Iterator[tuple[ValueFile, SeenValue, bool]]:
-        """Yields files of latest values whose hashes are due, and what these say; True: their data were asked for too.
+        """Yields states' files whose value hashes are due, and what the hashes say; True: data were asked for too.
 
-        Notes of a key that it holds no hash. Raises RedisLost, RedisRefused.
+        Reports by `note` a key that holds no hash. Raises RedisLost, RedisRefused.
         """
         now, files = self._clock(), self._values.files
         self._hear(now)
@@ -79,7 +79,7 @@ class ValueHashes:
             for name, file in sorted(files.items()) if not file.agrees
         }  # fmt: skip
         large = [files[name] for name in deep if files[name].size > IN_PASSING]
-        if large and now >= self._slow_at:  # one after the other: they go over the connection
+        if large and now >= self._slow_at:  # one at a time: all their bytes go over the connection
             longest = min(large, key=lambda file: file.deep_at)
             deep[longest.raw_name], self._slow_at = True, now + SLOWLY * longest.size / (1 << 20)
         for name, seen in latest_value.look(connection, self._keys, [*deep.items()]).items():
@@ -98,11 +98,11 @@ class ValueHashes:
             file.agrees = file.agrees or file.barred
 
     def where(self, file: ValueFile) -> str:
-        """The key of a latest value's hash, for people."""
+        """Makes the key of a state's value hash readable for people."""
         return shown(latest_value.key_of(self._keys, file.raw_name))
 
     def _hear(self, now: float) -> None:
-        """Takes in which hashes the server says were changed; now and then, and where it does not tell, all."""
+        """Asks client tracking which value hashes changed; now and then, and without tracking, takes all as changed."""
         changed = self._tracking.changed(now) if self._tracking is not None else None
         if changed is None or now >= self._all_at:
             self._all_at = now + ALL
