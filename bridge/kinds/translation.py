@@ -36,7 +36,7 @@ class MirrorBatch:
 
 
 class EntryTranslator:
-    """Translates stream entries into lines for one mapping's mirror. Pure, but for its constructor's arguments."""
+    """Translates stream entries into the lines that one mapping's mirror writes; pure but for a cache of codecs."""
 
     ending = b"\n"
     """The bytes between one mirrored message and the next in a file; empty: each message has a file of its own."""

@@ -30,7 +30,7 @@ from bridge.streams.connect import Connection
 class ContextCheck(ParityCheck):
     """Parity check that compares the contexts of a mapping, which grow by chunks, with their stream."""
 
-    def _of(
+    def _prove(
         self, view: Snapshot, since: ProofPoint | None, connection: Connection, marks: Connection
     ) -> ParityResult | None:
         if since is not None:

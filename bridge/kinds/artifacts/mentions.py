@@ -80,7 +80,7 @@ class Mentions:
         artifact_mentions.settle(self._ledger, self._stream, self._name, at)
 
     def tell(self, connection: Connection, number: int, upto: Position) -> None:
-        """Writes sizes and digests of mentioned artifacts, as far as known by now, into hash `bridge:{S}:artifacts`.
+        """Writes into the hash `bridge:{S}:artifacts` the sizes and digests of mentioned artifacts known by now.
 
         A file is asked for once, for all lines that mention it. A file that goes on changing is told to be changing.
         """

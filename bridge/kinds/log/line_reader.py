@@ -1,4 +1,4 @@
-"""Reads lines from a source's generations: whole, without mirrored bytes, each message with those that continue it."""
+"""The line reader: reads whole lines from a source's generations, without mirrored bytes, grouped into messages."""
 
 from __future__ import annotations
 
@@ -220,9 +220,9 @@ class LineReader:
             size *= 4
 
     def carried_before(self, generation: int) -> list[CarriedSpan]:
-        """Returns the stretches of a generation that the line reader passes over, from the ledger.
+        """Reads from the ledger the stretches of a generation that the line reader passes over, and keeps them.
 
-        They were carried before, as an earlier generation's, or their entries were deleted on purpose.
+        The stretches were carried before, as an earlier generation's, or their entries were deleted on purpose.
         """
         if generation not in self._stretches:
             name = self._tail.name
@@ -239,18 +239,18 @@ class LineReader:
         return held is not None and length > 0 and hex_digest(held.read(length - 1, offset)) == told
 
     def among_earlier(self, first: Position | None) -> bool:
-        """Whether a read line stands before other lines of its file sent earlier, of an earlier generation."""
+        """Whether a read line stands before lines of its file that were sent earlier as an earlier generation's."""
         stretches = self.carried_before(first.generation) if first is not None else []
         return any(part.of != first.generation and first.offset < part.start for part in stretches) if first else False
 
     def _next_carried(self, generation: Generation, start: int) -> CarriedSpan | None:
-        """Finds the first stretch at or behind an offset of a generation that was carried before; None: none is."""
+        """Finds the first stretch from an offset of a generation on that was carried before; None: there is none."""
         stretches = self.carried_before(generation.number)
         at = bisect_left(stretches, (start,)) if stretches else 0
         return stretches[at] if at < len(stretches) else None
 
     def _over_carried(self, generation: Generation) -> bool:
-        """Moves the line reader over stretches that were carried before; False: the file changed, a look tells."""
+        """Moves the line reader over stretches that were carried before; False: the file changed meanwhile."""
         while (ahead := self._next_carried(generation, generation.read_to)) is not None:
             if ahead.start > generation.read_to:
                 break
@@ -355,7 +355,7 @@ class LineReader:
         self.note_skip()
 
     def _through_long(self, generation: Generation) -> bool:
-        """Reads on in a line that is too long; False while its end is not there.
+        """Moves the line reader on in a line that is too long; False while the line's end is not there.
 
         When the end is there, the line goes into quarantine, and the reader moves over it.
         """

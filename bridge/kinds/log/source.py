@@ -257,9 +257,9 @@ class LogSource(FollowedSource):
         return None
 
     def _at_end(self, generation: Generation) -> None:
-        """Reports damage of a log's compressed generation that was read to its end, and ends the generation.
+        """Reports damage of a log's compressed generation that was read to its end, if there is any.
 
-        Its unfinished last line, which will never be ended, goes into quarantine where nothing is damaged.
+        An unfinished last line, which will never be ended, goes into quarantine where nothing is damaged.
         """
         if generation.content is None or generation.packed is None:
             return

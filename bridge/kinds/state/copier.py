@@ -1,6 +1,6 @@
-"""Carries latest values: the owner's side is copied to the other, whole and never older.
+"""Copies the latest values of states from the side that owns them to the other side, whole and never older.
 
-There is nothing to lose on the way but the latest value, so there is no cursor: both sides are compared, by digest, and
+Nothing but the latest value could be lost on the way, so there is no cursor: both sides are compared, by digest, and
 the owner's wins. A value that lasted less than the settling time may never be seen.
 """
 
@@ -33,14 +33,14 @@ from bridge.streams.reader import stream_info
 from bridge.streams.writer import Conflict
 
 REDIS_LOOK_SECONDS = 0.1
-"""Seconds between two looks at what changed of latest values that Redis owns."""
+"""Seconds between two looks at Redis for changed states, while Redis owns their values."""
 
 ODD = 5.0
-"""Seconds after which the carrier of latest values reports a hash whose digest is not that of its data."""
+"""Seconds after which the state copier reports a hash whose digest is not that of its data."""
 
 
 class StateCopier:
-    """The carrier of one mapping's latest values; those who run it use it like `carry.forward.Forward`."""
+    """The state copier of one mapping: copies latest values; its callers use it like `engine.forward.Forward`."""
 
     def __init__(
         self, shared: MappingContext, ledger: Ledger, troubles: Troubles, clock: Callable[[], float],
@@ -65,14 +65,14 @@ class StateCopier:
         self._settle = source.settle_ms / 1000
         self._connection: Connection | None = None
         self._blind: SourceError | None = None
-        """Why the last look at the folder of latest values failed; None: it did not."""
+        """The error at the last look at the states' folder; None: there was none."""
         self._hashes = ValueHashes(self._values, shared.keys, clock, self._note, self._fine)
         self._verify_at = 0.0
 
     # -- the files -------------------------------------------------------------------------------------------
 
     def look(self, paths: set[str] | None = None) -> None:
-        """The carrier of latest values looks at the files something happened to; with None, at all of them."""
+        """Looks at the state files that something happened to; with None, at all state files of the mapping."""
         self._blind = None
         try:
             self._values.look(paths)
@@ -82,25 +82,25 @@ class StateCopier:
 
     @property
     def waits(self) -> bool:
-        """Whether a latest value's file changed so lately that it may not be complete."""
+        """Whether a state's file changed so lately that it may not be complete."""
         return self._values.waits
 
     @property
     def sources(self) -> list[ValueFile]:
-        """The files of all the mapping's latest values, by name."""
+        """The files of all the mapping's states, in the order of their names."""
         return [self._values.files[name] for name in sorted(self._values.files)]
 
     def failures(self) -> list[BridgeError]:
-        """The errors that keep latest values from being carried."""
+        """Returns the errors that keep states from being copied."""
         found = [self._blind, self.owned.trouble, *(file.trouble for file in self.sources)]
         return [error for error in found if error is not None]
 
     def counts(self) -> dict[str, int]:
-        """How many times each file's latest value was carried, by the name that the file has in `troubles`."""
+        """Returns how many times each state was copied, by the name that its file has in `troubles`."""
         return {f"{self.worker}: {file.name}": file.counts.entries for file in self.sources}
 
     def take_as_history(self) -> None:
-        """Does nothing: a latest value has no history but the value that is there."""
+        """Does nothing: a state has no history but the value that is there to be copied."""
 
     def _note(self, file: ValueFile, error: BridgeError) -> None:
         file.trouble = error
@@ -116,11 +116,14 @@ class StateCopier:
 
     @property
     def attached(self) -> bool:
-        """Whether the carrier of latest values is connected to Redis, so that `step` may be called."""
+        """Whether the state copier is connected to Redis, so that `step` may be called."""
         return self._connection is not None
 
     def attach(self) -> None:
-        """Connects for latest values and claims their stream. Raises RedisLost, RedisRefused, NotOwner, LedgerError."""
+        """Connects the state copier to Redis and claims the states' stream.
+
+        Raises RedisLost, RedisRefused, NotOwner, LedgerError.
+        """
         self.detach()
         connection = self._dial()
         try:
@@ -145,7 +148,7 @@ class StateCopier:
         self.shared.forward.connections += 1
 
     def _look_anew(self) -> None:
-        """The carrier of latest values reads both sides again, whatever they were before."""
+        """Makes the state copier read both sides again, whatever they were before."""
         if not self.owned.by_file and not is_glob(self._path):
             self._values.file(os.fsencode(self._path))
         for file in self.sources:
@@ -154,13 +157,16 @@ class StateCopier:
         self._verify_at = 0.0
 
     def _carries(self, connection: Connection) -> bool:
-        """Whether one side owns the latest values now: not while a component that writes them is being switched."""
+        """Reads which side owns the states now; False: none, as a component that writes states is being switched.
+
+        False also where Redis lost which side that component writes.
+        """
         lost, before = self.owned.lost, self.owned.look(connection, self._forget_taken_away)
         now = self.owned.now
         if (now.side, now.token) != (before.side, before.token):
             said = "another side is to own the values" if now.asked else f"the {now.side} side owns the values"
             logger.info("%s: %s", self.worker, said)
-            if now.side != before.side:  # what is read of a file is not what Redis said of its value
+            if now.side != before.side:  # the values in memory may be Redis's: the files are read again
                 for file in self.sources:
                     file.facts = None
                 self.look()
@@ -172,34 +178,34 @@ class StateCopier:
         return self.owned.trouble is None
 
     def _forget_taken_away(self) -> None:
-        """Forgets latest values whose file was removed: it is not put back because Redis comes to own its value."""
+        """Forgets states whose file was removed, so that no file is put back when Redis comes to own its value."""
         for file in self.sources:
             if file.facts is None and self.owned.by_file and self._blind is None:
                 forget_value(self._ledger, self._stream, file.raw_name)
                 del self._values.files[file.raw_name]
 
     def detach(self) -> None:
-        """The carrier of latest values closes its connection to Redis; `attach` makes another."""
+        """Closes the state copier's connection to Redis; `attach` makes another."""
         if self._connection is not None:
             self._connection.close()
         self._connection = None
         self._hashes.detach()
 
     def tell(self, wait: Callable[[float], object]) -> None:
-        """Does nothing: with latest values there is nothing found out aside that Redis is to be told."""
+        """Does nothing: the state copier finds out nothing besides the values that Redis is to be told."""
 
     def rest(self) -> float:
-        """Seconds until the carrier of latest values has something to do without a wake-up."""
+        """Returns the seconds until the state copier has something to do without a wake-up."""
         if self.waits:
             return min(self._settle / 2, REDIS_LOOK_SECONDS)
         return VERIFY if self.owned.by_file and not self.owned.trouble else REDIS_LOOK_SECONDS
 
     def flush(self) -> bool:
-        """Does nothing, and returns False: latest values have no cursor to move."""
+        """Does nothing and returns False: the state copier has no cursor to move."""
         return False
 
     def release(self) -> None:
-        """Gives the lease of latest values' stream back for other processes to take. Raises RedisLost, RedisRefused."""
+        """Gives the lease of the states' stream back for other processes to take. Raises RedisLost, RedisRefused."""
         self.shared.hold.release(self._connected)
 
     @property
@@ -211,7 +217,7 @@ class StateCopier:
     def _put(
         self, file: ValueFile, value: StateValue, fields: list[bytes] | None = None, *, only_entry: bool = False
     ) -> tuple[bool, EntryId | None, int]:
-        """Puts a latest value into its hash, by this process, and as a version that is higher than any before."""
+        """Writes a state's value into its Redis hash, under this process's lease, with a version above all before."""
         above, notify = version_of(self._ledger, self._stream, file.raw_name), self.shared.mapping.notify.encode()
         return latest_value.put(
             self._connected, self.shared.keys, self.shared.hold.holder(self._ledger), file.raw_name, value, notify,
@@ -221,7 +227,7 @@ class StateCopier:
     # -- carrying --------------------------------------------------------------------------------------------
 
     def step(self) -> bool:
-        """Carries the latest values that changed on the owner's side; False when none did.
+        """Copies states whose value changed on the owner's side to the other side; False: none changed.
 
         Raises Conflict, RedisLost, RedisRefused, LedgerError: then detach and attach.
         """
@@ -315,7 +321,7 @@ class StateCopier:
     def _compared(
         self, connection: Connection, file: ValueFile, value: StateValue, said: bytes, seen: SeenValue
     ) -> bool:
-        """Lays a latest value's hash that changed beside its file; True when the file was written."""
+        """Compares a state's Redis hash that changed with the state's file; True: the file was written."""
         if value.sha256 != said:  # somebody is setting its fields one after the other
             self._contradicts(file, seen)
             return False
@@ -347,15 +353,15 @@ class StateCopier:
             file.seen = seen
 
     def _put_back(self, file: ValueFile, value: StateValue) -> None:
-        """Puts a latest value that both sides held, and that Redis lost, into Redis again."""
+        """Writes a state's value, which both sides held and Redis lost, into Redis again."""
         value = StateValue(value.data, file.both_at, file.role)
         done, _, _ = self._put(file, value)
-        if not done:  # it may have lost who owns the stream as well
+        if not done:  # Redis may have lost who owns the stream as well
             raise Conflict
         logger.warning("Redis lost state %s: the file's value was put back", file.name)
 
     def _write(self, file: ValueFile, value: StateValue) -> bool:
-        """Puts a latest value from Redis into its file; False when that could not be written."""
+        """Writes a state's value from Redis into the state's file; False: the file could not be written."""
         if file.both == value.sha256:
             what = "changed" if file.value is not None else "taken away"
             logger.warning("%s was %s, and Redis owns it: its value is put back", file.name, what)
@@ -376,7 +382,7 @@ class StateCopier:
         return True
 
     def _finish(self, connection: Connection, file: ValueFile, value: StateValue) -> None:
-        """Notes that a file holds Redis's latest value: adds its entry, if there is to be one, and tells the ledger."""
+        """Notes in the ledger that a state's file holds the value from Redis, and adds an entry if one is wanted."""
         entry = None
         if self.shared.mapping.stream.history:
             fields = self._fields(connection, file, value, origin=False)

@@ -18,10 +18,10 @@ SIDE_NAMES = {"file": "the files", "redis": "Redis", "both": "both sides"}
 
 
 class StateOwnership:
-    """The ownership of one mapping's states: `now` is the owner at the last look, `lost` a contradiction in Redis.
+    """The ownership of one mapping's states: `now` is the owner at the last look, `lost` an error, if any.
 
-    The contradiction is that Redis has lost what it told the component. Nothing may be carried while `now.asked`, or
-    `lost` is set: a value would be replaced by an older one.
+    `lost` says that Redis has lost what it told the component. Nothing may be carried while `now.asked`, or `lost` is
+    set: a value would be replaced by an older one.
     """
 
     def __init__(self, ledger: Ledger, mapping: Mapping, clock: Callable[[], float]) -> None:

@@ -164,7 +164,7 @@ class ValueFiles:
 
     @property
     def waits(self) -> bool:
-        """Whether a value file changed so lately that it may not be complete, and did not change for too long."""
+        """Whether a value file changed so lately that it may be incomplete, and has not kept changing for too long."""
         now, longest = self._clock(), 4 * self._settle + UNSETTLED_SECONDS
         return any(file.settling and now - file.began < longest for file in self.files.values())
 

@@ -25,7 +25,7 @@ ALL = 60.0
 """Seconds between two reads of all value hashes, where the server reports changes."""
 
 SLOWLY = 1.0
-"""Seconds for each MiB of a value hash that is too long for the server to hash and is read to be compared."""
+"""Seconds until the next one, for each MiB of a value hash that is too long for the server to hash and is read."""
 
 
 class ValueHashes:
