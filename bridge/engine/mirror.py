@@ -11,6 +11,7 @@ from bridge.core.failpoints import failpoint
 from bridge.core.logger import logger
 from bridge.core.mapping_sections import MirrorSection
 from bridge.core.model import ZERO_ID, EntryId, format_id, parse_id
+from bridge.engine.mirror_cursor import MirrorCursor
 from bridge.engine.mirror_progress import MirrorProgress
 from bridge.engine.removed_entries import RemovedEntries, counted
 from bridge.engine.write_witness import WriteWitness
@@ -24,7 +25,7 @@ from bridge.kinds.translation import EntryTranslator, MirrorBatch
 from bridge.ledger.quarantine import add_quarantined, mark_retried, still_aside
 from bridge.ledger.ranges import add_intent, add_range, drop_intent, entries_of, intents_of, written_above
 from bridge.ledger.seen_entries import note_released
-from bridge.ledger.sources import save_mirror_cursor, seen_by_mirror, stream_memory
+from bridge.ledger.sources import seen_by_mirror, stream_memory
 from bridge.ledger.store import Ledger
 from bridge.ledger.troubles import Troubles
 from bridge.streams.connect import Connection
@@ -39,9 +40,6 @@ TORN_LINE_SECONDS = 0.5
 
 FOREIGN = -1
 """The epoch of a `MirrorBatch` that does not move the cursor: one of an earlier process, or out of quarantine."""
-
-CURSOR_SECONDS = 1.0
-"""Seconds after which the mirror saves its cursor in the ledger although it wrote nothing."""
 
 BLOCKED_PAUSE = 0.05
 BLOCKED_TRIES = 200
@@ -71,24 +69,18 @@ class Mirror:
         self.translator = kind(shared.mapping, mirror, shared.settings.roles, shared.settings.paths)
         self._files = Targets(shared, ledger, mirror)
         self._kinds = RejectKinds(self._stream, logger.warning)
-        self._pass: MirrorBatch | None = None
+        self._batch: MirrorBatch | None = None
         self._connection: Connection | None = None
         self._reader: BlockingReader | None = None
-        self._history: EntryId | None = None
-        """The stream's last ID when the mirror first meets it, else 0-0: entries up to this ID count for no latency."""
-        self._cursor = ZERO_ID
-        self._kept_cursor = ZERO_ID
-        self._keep_at = 0.0
-        self._told = 0
         self._already: set[EntryId] = set()
         self._aside: dict[tuple[int, int, str], int] = {}
-        self._epoch = 0
         self._count = 64
         self._books_epoch = shared.books_epoch
         self._announced, self._nonce = MirrorProgress(shared.keys), ""
         self._witness = WriteWitness(ledger, self._stream)
         self._own = DualWrittenEntries(ledger, self._stream)
-        self._unseen = RemovedEntries(clock, counts=not files)
+        self._removed = RemovedEntries(clock, counts=not files)
+        self._cursor, self._told = MirrorCursor(shared, ledger, clock, self._removed), 0
         self.waits_for: tuple[TargetError, float] | None = None
         """Why lines of the mirror wait to be written into their file, and since when; None: no line waits."""
 
@@ -98,13 +90,13 @@ class Mirror:
         `settle` waits so many seconds: a line that seems ours and unfinished is ours only if nobody goes on with it.
         """
         open_intents = intents_of(self._ledger, self._stream)
-        if self._pass is not None or not open_intents:
+        if self._batch is not None or not open_intents:
             return
         last = max(entry_id for intent in open_intents for entry_id, _ in intent.entries)
         # The cursor stays: it may have been taken back since, and entries that the mirror reads again are known.
         taken = MirrorBatch(last, begun=True, epoch=FOREIGN)
         taken.writes = self._files.resolved(open_intents, self.translator.codec, lambda: settle(TORN_LINE_SECONDS))
-        self._pass = taken
+        self._batch = taken
 
     @property
     def attached(self) -> bool:
@@ -122,28 +114,25 @@ class Mirror:
         self._nonce = self.shared.hold.check(connection)
         with self.shared.cursor_lock:
             self._forget_books()
-            anew = self._epoch != self.shared.cursor_epoch
+            anew = self._cursor.adopt()
             if anew:  # the progress to be told may be of entries that are lost
                 self._announced.take_back()
-            self._epoch = self.shared.cursor_epoch
             memory = stream_memory(self._ledger, self._stream) or memory
         info = stream_info(connection, self.shared.keys.stream)
         gone, _ = missing_entries(connection, self.shared.keys, self.shared.sighted.all, info, ZERO_ID)
         if gone or what_was_lost(memory, {}, info, None):
             self.shared.ask_to_compare()
             raise NotYet("forward refills the stream first")
-        if self._history is None:
-            self._history = info.last_id if memory.mirror_cursor == ZERO_ID else ZERO_ID
-        self._cursor = self._kept_cursor = memory.mirror_cursor
-        self._witness.begin(self._cursor, info.added - info.length, anew=anew)
+        self._cursor.begin(memory.mirror_cursor, info.last_id)
+        self._witness.begin(self._cursor.at, info.added - info.length, anew=anew)
         seen = None if anew else seen_by_mirror(self._ledger, self._stream)
-        self._unseen.begin(seen, info, first=self._cursor == ZERO_ID)
-        self._already = written_above(self._ledger, self._stream, self._cursor)
+        self._removed.begin(seen, info, first=self._cursor.at == ZERO_ID)
+        self._already = written_above(self._ledger, self._stream, self._cursor.at)
         aside = still_aside(self._ledger, self._stream, "mirror")
-        self._aside = {key: number for key, number in aside.items() if parse_id(key[2].encode()) > self._cursor}
+        self._aside = {key: number for key, number in aside.items() if parse_id(key[2].encode()) > self._cursor.at}
         self._reader = BlockingReader(connection, self.shared.keys)
         self.shared.mirror.connections += 1
-        logger.debug("%s: connected to %s, goes on behind entry %d-%d", self.worker, connection.shown, *self._cursor)
+        logger.debug("%s: connected to %s, goes on behind entry %d-%d", self.worker, connection.shown, *self._cursor.at)
 
     def detach(self) -> None:
         """Closes the mirror's connection to Redis. Lines that are begun (their intents are noted) stay begun."""
@@ -151,8 +140,8 @@ class Mirror:
             self._connection.close()
         self._connection, self._reader = None, None
         self._announced.dropped()
-        if self._pass is not None and not self._pass.begun:
-            self._pass = None
+        if self._batch is not None and not self._batch.begun:
+            self._batch = None
 
     def _forget_books(self) -> None:
         """Has the mirror forget what it read of a ledger that forward rebuilt since, and the lines it had begun.
@@ -161,7 +150,7 @@ class Mirror:
         """
         if self._books_epoch == self.shared.books_epoch:
             return
-        self._books_epoch, under_way, self._pass = self.shared.books_epoch, self._pass, None
+        self._books_epoch, under_way, self._batch = self.shared.books_epoch, self._batch, None
         self._files.forget_books()
         self._announced = MirrorProgress(self.shared.keys)
         if under_way is not None:
@@ -200,14 +189,14 @@ class Mirror:
 
         Raises TargetError (a full disk), LedgerError, RejectStop, NotYet (cursor or ledger changed); call again later.
         """
-        if (taken := self._pass) is None:
+        if (taken := self._batch) is None:
             return True
         with self.shared.cursor_lock:
             self._forget_books()
             try:
                 if not taken.begun:
                     if taken.epoch not in (FOREIGN, self.shared.cursor_epoch):
-                        self._pass = None
+                        self._batch = None
                         raise NotYet("the mirror's cursor was taken back")
                     if not self._begin(taken):
                         return False
@@ -230,9 +219,9 @@ class Mirror:
         Lines have left quarantine when their intents are in the ledger: from then on they are written, whatever
         happens.
         """
-        if self._pass is not None:
+        if self._batch is not None:
             raise AssertionError("finish what was read first")
-        self._pass = MirrorBatch(ZERO_ID, writes, retried=retried, epoch=FOREIGN)
+        self._batch = MirrorBatch(ZERO_ID, writes, retried=retried, epoch=FOREIGN)
 
     def _waits(self, write: PendingWrite, why: str) -> bool:
         if why:
@@ -249,8 +238,8 @@ class Mirror:
         if self._reader is None:
             raise AssertionError("not attached")
         if not self._reader.asked:
-            self._unseen.look(self._connection, self.shared.keys)
-            self._ask(self._cursor, block_ms)
+            self._removed.look(self._connection, self.shared.keys)
+            self._ask(self._cursor.at, block_ms)
         failpoint("mirror.read.before")
         asked = self._count
         found, holder, size = self._reader.answer()
@@ -258,9 +247,8 @@ class Mirror:
         self.shared.hold.check_read(holder, self._ledger)
         if self._announced.confirmed():
             failpoint("mirror.checkpoint.after")
-        if self.shared.cursor_epoch != self._epoch:
-            raise NotYet("the mirror's cursor was taken back")
-        self._own.look(self._cursor)
+        self._cursor.check()
+        self._own.look(self._cursor.at)
         if self._own.waits:
             raise NotYet("a component is being switched")
         if found:
@@ -269,21 +257,21 @@ class Mirror:
                 self._ask(found[-1].id, 0)  # a backlog: the server reads the next ones while these are written
             carried, last = self._own.without(found), found[-1].id
             self.shared.sighted.note("mirror", last, found[-1].fields)
-            self._pass = self.translator.translate(carried, last, self._already, self._cursor, self._epoch)
-            self._pass.read = counted(found, self._pass.last)
+            self._batch = self.translator.translate(carried, last, self._already, self._cursor.at, self._cursor.epoch)
+            self._batch.read = counted(found, self._batch.last)
             self.finish()
-            met = bool(self._already) and max(self._already) <= self._cursor  # written before, untold to Redis
+            met = bool(self._already) and max(self._already) <= self._cursor.at  # written before, untold to Redis
             if (met or len(carried) < len(found)) and self.caught_up():
                 self.keep()  # the ledger first: if Redis knew more, the ledger would look older than it is
                 path = self._section.path
-                if self._kept_cursor == self._cursor:
+                if self._cursor.saved == self._cursor.at:
                     self._announced.passed(path, last, self._witness.word(path))
             if met:
                 self._already.clear()
-        elif self._unseen.nothing_came(self.worker):
-            self.keep(counted=True)
+        elif self._removed.nothing_came(self.worker):
+            self._cursor.save(counted=True)
         self._keep_cursor()
-        return bool(found or self._announced.waits or self._unseen.suspects)
+        return bool(found or self._announced.waits or self._removed.suspects)
 
     def _ask(self, cursor: EntryId, block_ms: int) -> None:
         if self._reader is None:
@@ -292,7 +280,7 @@ class Mirror:
 
     def caught_up(self) -> bool:
         """Whether no entry that the mirror read waits to be written to its file."""
-        return self._pass is None
+        return self._batch is None
 
     def _begin(self, taken: MirrorBatch) -> bool:
         """Notes a mirror batch's intents and rejects in a ledger transaction; False: another program is in the way."""
@@ -336,7 +324,7 @@ class Mirror:
         if noted:
             failpoint("mirror.range.before")
             self._witness.rolled_back()
-            with self._unseen.unless_it_fails(), self._ledger.transaction(marked=self._stream):
+            with self._removed.unless_it_fails(), self._ledger.transaction(marked=self._stream):
                 for write, written in zip(taken.writes, entries, strict=True):
                     for span in write.ranges(written):
                         add_range(self._ledger, self._stream, span)
@@ -346,22 +334,22 @@ class Mirror:
                         self._files.of(write).remember(self._ledger)
                     self._witness.count(self._files.of(write), write, written)
                 if moves:
-                    self._unseen.read(*taken.read)
-                    save_mirror_cursor(self._ledger, self._stream, taken.last, self._unseen.seen)
+                    self._removed.read(*taken.read)
+                    self._cursor.write(taken.last)
             self._witness.committed([self._files.of(write) for write in taken.writes])
             if moves:
-                self._kept_cursor = taken.last
+                self._cursor.written(taken.last)
         elif moves:
-            self._unseen.read(*taken.read)
-        self._pass, self.waits_for = None, None
+            self._removed.read(*taken.read)
+        self._batch, self.waits_for = None, None
         if taken.epoch != FOREIGN:
-            self._cursor = max(self._cursor, taken.last)
+            self._cursor.passed(taken.last)
         for write, written in zip(taken.writes, entries, strict=True):
             label = self._files.of(write).label
             self._announced.ends(label, write.generation, write.end)
             if moves:  # else Redis would know more than the ledger, which would look older than it is
                 self._announced.passed(label, max(written)[0], self._witness.word(label))
-        now, flow, history = self._clock(), self.shared.mirror, self._history or ZERO_ID
+        now, flow, history = self._clock(), self.shared.mirror, self._cursor.history or ZERO_ID
         for write, written in zip(taken.writes, entries, strict=True):
             flow.carried(len(written), len(write.content))
             for entry_id, _ in written:
@@ -373,22 +361,11 @@ class Mirror:
             failpoint("mirror.checkpoint.before")
 
     def _keep_cursor(self) -> None:
-        """Saves the mirror's cursor in the ledger every second, as entries that need no line move the cursor too."""
-        if self._clock() >= self._keep_at:
-            if self._cursor != self._kept_cursor or self._told != self.carried:
-                logger.debug("%s: %d entries mirrored since the start", self.worker, self.carried)
-                self._told = self.carried
-            self.keep()
-            self._keep_at = self._clock() + CURSOR_SECONDS
+        moved = self._cursor.at != self._cursor.saved
+        if self._cursor.save_now_and_then() and (moved or self._told != self.carried):
+            logger.debug("%s: %d entries mirrored since the start", self.worker, self.carried)
+            self._told = self.carried
 
-    def keep(self, *, counted: bool = False) -> None:
-        """Saves the mirror's cursor in the ledger, if the cursor moved and forward did not take it back meanwhile.
-
-        `counted`: also if only the mirror's counts of removed entries changed.
-        """
-        if self._cursor == self._kept_cursor and not counted:
-            return
-        with self.shared.cursor_lock:
-            if self.shared.cursor_epoch == self._epoch:
-                save_mirror_cursor(self._ledger, self._stream, self._cursor, self._unseen.seen)
-                self._kept_cursor = self._cursor
+    def keep(self) -> None:
+        """Saves the mirror's cursor in the ledger, if the cursor moved and forward did not take it back meanwhile."""
+        self._cursor.save()
