@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from bridge.admin.find_message import MessageFinder, MessagePlace
+from bridge.admin.locate_in_mapping import MessageFinder, MessagePlace
 from bridge.admin.survey.check_lines import is_regular
 from bridge.core.config import Settings
 from bridge.core.errors import BridgeError

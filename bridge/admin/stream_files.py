@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from bridge.continuity.archive_reader import ArchiveReader, history, home
+from bridge.continuity.archive_reader import ArchiveReader, history, source_of_entry
 from bridge.continuity.trim_floor import remembered
 from bridge.core.errors import BridgeError
 from bridge.core.model import ZERO_ID, EntryId, paired
@@ -26,7 +26,7 @@ from bridge.streams import latest_value
 from bridge.streams.connect import Connection
 from bridge.streams.entry_json import entry_as_json
 from bridge.streams.reader import Entry, stream_info, to_entries
-from bridge.streams.stream_metadata import read_books
+from bridge.streams.stream_metadata import read_metadata
 from bridge.streams.trim import read_trimmed
 
 ASIDE_FILE = "not-lines.jsonl"
@@ -132,7 +132,7 @@ def keep(
     replaced when all is written.
     Raises BridgeError, OSError, RedisLost, RedisRefused.
     """
-    books = read_books(connection, shared.keys)
+    books = read_metadata(connection, shared.keys)
     names = {int(number): os.fsdecode(raw) for raw, number in books.sources.items()}
     if ledger is not None:  # Redis knows them no more once a retired mapping is purged
         names = {source.number: name for name, source in sources_of(ledger, shared.mapping.stream.key).items()} | names
@@ -195,7 +195,7 @@ def _history(
 def _line(shared: MappingContext, entry: Entry, names: dict[int, str]) -> tuple[str, bytes | None]:
     """Encodes a stream's entry as a line, and names the file that the line belongs to; None where it makes no line."""
     values = paired(entry.fields)
-    name, _ = home(shared.mapping, entry, names)
+    name, _ = source_of_entry(shared.mapping, entry, names)
     if not name:
         return "", None
     codec = shared.mapping.codec(name)

@@ -49,8 +49,8 @@ def command(options: Options, mappings: tuple[str, ...], dry_run: bool, max_rate
 
 def _import(options: Options, settings: Settings, chosen: list[Mapping], max_rate: float | None) -> int:
     from bridge.core.errors import BridgeError
-    from bridge.core.interpreter import tune_interpreter
-    from bridge.core.state_folder import state_lock
+    from bridge.core.python_tuning import tune_interpreter
+    from bridge.core.state_directory import state_lock
     from bridge.engine.importer import import_history
     from bridge.engine.run import stop_on_signals
     from bridge.ledger.retired import retired

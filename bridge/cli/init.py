@@ -294,7 +294,7 @@ def _begin(options: Options, path: Path) -> list[str]:
 
     from bridge.core.config import load
     from bridge.core.errors import BridgeError
-    from bridge.core.state_folder import private
+    from bridge.core.state_directory import private
     from bridge.ledger.process_nonces import note_begun
     from bridge.ledger.store import Ledger
     from bridge.streams.dial import dialler

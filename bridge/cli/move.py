@@ -24,7 +24,7 @@ def command(options: Options, url: str, execute: bool) -> int:
     bridge.toml is changed last, and the old data stay. Exits 3 when something speaks against it.
     """
     from bridge.admin.move_server import ServerMove, check_source
-    from bridge.core.state_folder import state_lock
+    from bridge.core.state_directory import state_lock
     from bridge.ledger.journal import note
     from bridge.ledger.store import Ledger
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from bridge.core.config import Settings
     from bridge.core.mapping import Mapping
     from bridge.ledger.store import Ledger
-    from bridge.parity.parity_runs import ParityRunner
     from bridge.parity.result import ParityResult
+    from bridge.parity.run_parity import ParityRunner
     from bridge.streams.connect import Connection
 
 WATCH_SECONDS = 2.0
@@ -93,11 +93,11 @@ def _prove(
     options: Options, settings: Settings, ledger: Ledger | None, why: str, chosen: list[Mapping], *,
     html: Path | None, watch: bool, full: bool, max_rate: float | None,
 ) -> int:  # fmt: skip
-    from bridge.core.interpreter import tune_interpreter
+    from bridge.core.python_tuning import tune_interpreter
     from bridge.engine.run import stop_on_signals
-    from bridge.parity.parity_runs import ParityRunner
     from bridge.parity.prove import Interrupted
     from bridge.parity.result import verdict_of_all
+    from bridge.parity.run_parity import ParityRunner
     from bridge.streams.dial import dialler
 
     stop = stop_on_signals()

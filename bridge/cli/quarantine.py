@@ -95,7 +95,7 @@ def retry(given: Options, numbers: tuple[int, ...]) -> int:
     import time
 
     from bridge.admin.repair.retry import QuarantineRetry
-    from bridge.core.state_folder import state_lock
+    from bridge.core.state_directory import state_lock
     from bridge.kinds.mapping_context import MappingContext
     from bridge.ledger.quarantine import quarantine_counts, quarantined
     from bridge.ledger.ranges import intents_of

@@ -48,8 +48,8 @@ def command(
     --as-edit and --as-new, mappings or logs.
     """
     from bridge.cli.repair_retired import DeadFiles
-    from bridge.core.state_folder import state_lock
-    from bridge.engine.retired_files import ended
+    from bridge.core.state_directory import state_lock
+    from bridge.engine.retired_files import retired_mapping
     from bridge.kinds.mapping_context import MappingContext
     from bridge.ledger.store import Ledger
     from bridge.streams.dial import dialler
@@ -74,7 +74,7 @@ def command(
         for mapping in settings.mappings:
             shared = MappingContext(mapping, settings)
             stack.callback(shared.close)
-            over = ended(shared, ledger, connection)
+            over = retired_mapping(shared, ledger, connection)
             work: _Repair | DeadFiles
             if over is not None:
                 work = DeadFiles(shared, ledger, connection, over, execute=execute)
@@ -96,12 +96,12 @@ def _say(
     from contextlib import closing
     from threading import Event
 
-    from bridge.admin.repair.acknowledge import accept as acknowledge
-    from bridge.admin.repair.acknowledge import declare
+    from bridge.admin.repair.acknowledge import acknowledge_difference as acknowledge
+    from bridge.admin.repair.acknowledge import declare_edit
     from bridge.kinds.mapping_context import MappingContext
     from bridge.ledger.edits import AS_EDIT, AS_NEW
     from bridge.ledger.store import Ledger
-    from bridge.parity.parity_runs import check_of
+    from bridge.parity.run_parity import check_of
     from bridge.streams.dial import dialler
 
     if accept + as_edit + as_new > 1:
@@ -115,7 +115,7 @@ def _say(
         for shared in mappings:
             stack.callback(shared.close)
         if not accept:
-            declare(
+            declare_edit(
                 ledger, mappings, names, AS_EDIT if as_edit else AS_NEW, who(), reason or "", time.time(), click.echo
             )
             return 0
@@ -189,16 +189,16 @@ class _Repair:
         from threading import Event
 
         from bridge.admin.repair.mend import plan
-        from bridge.parity.parity_runs import check_of
+        from bridge.parity.run_parity import check_of
         from bridge.streams.dial import dialler
         from bridge.streams.reader import origins_taken
-        from bridge.streams.stream_metadata import read_books
+        from bridge.streams.stream_metadata import read_metadata
 
         settings, mapping = self.shared.settings, self.shared.mapping
         dial = dialler(settings, may_start=False)
         check = check_of(mapping)(mapping, settings, dial, self._ledger, Event(), lambda read, of: None)
         self.result = check.run()
-        books = read_books(self._connection, self.shared.keys)
+        books = read_metadata(self._connection, self.shared.keys)
         self._numbers = {os.fsdecode(name): int(n) for name, n in books.sources.items()}
         taken = partial(origins_taken, self._connection, self.shared.keys)
         self.plan = plan(self.result, mapping, self._numbers, settings.roles, taken)

@@ -34,7 +34,7 @@ def retire(options: Options, mapping: str, execute: bool, reason: str, force: st
     """
     from bridge.admin.retire import end_mapping
     from bridge.core.errors import ConfigError
-    from bridge.core.state_folder import state_lock
+    from bridge.core.state_directory import state_lock
 
     settings = of_root(options.settings())
     options.log(settings.log_format)
@@ -94,12 +94,12 @@ def _written(settings: Settings, mapping: Mapping, ledger: Ledger, connection: C
     For example a program that lost Redis just then. Prints the error that was found with these files, if any.
     """
     from bridge.core.errors import BridgeError
-    from bridge.engine.retired_files import ended
+    from bridge.engine.retired_files import retired_mapping
     from bridge.kinds.mapping_context import MappingContext
 
     shared = MappingContext(mapping, settings)
     try:
-        over = ended(shared, ledger, connection)
+        over = retired_mapping(shared, ledger, connection)
     finally:
         shared.close()
     if over is not None and over.error:
@@ -115,10 +115,10 @@ def _left(
     options: Options, settings: Settings, mapping: Mapping, ledger: Ledger, connection: Connection
 ) -> dict[str, object]:  # fmt: skip
     """Prints what a retired mapping leaves, what may go and what must stay; returns both for `--json`."""
-    from bridge.admin.retire.purge import left
+    from bridge.admin.retire.purge import leftovers_of
     from bridge.core.model import shown
 
-    found = left(settings, mapping, ledger, connection)
+    found = leftovers_of(settings, mapping, ledger, connection)
     for head, some in (("nobody needs any more:", found.goes), ("must stay:", found.stays)):
         if some and not options.as_json:
             click.echo(head)
@@ -146,7 +146,7 @@ def _end(
     from bridge.admin.retire import end_mapping
     from bridge.core.model import format_id
     from bridge.engine.once import once
-    from bridge.parity.parity_runs import ParityRunner
+    from bridge.parity.run_parity import ParityRunner
     from bridge.streams.dial import dialler
 
     alone = replace(settings, mappings=(mapping,))
@@ -223,7 +223,7 @@ def unretire(options: Options, mapping: str, place: str | None, execute: bool, r
     """
     from bridge.admin.retire import begin_again
     from bridge.core.errors import ConfigError
-    from bridge.core.state_folder import state_lock
+    from bridge.core.state_directory import state_lock
     from bridge.engine.headline import many
 
     settings = of_root(options.settings())

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 def command(options: Options, dual: bool, once: bool, poll: bool, log_format: str | None) -> int:
     """Carry lines into the stream; with --dual, carry entries into the files as well."""
     from bridge.admin.retention.keep import keep_retention
-    from bridge.core.interpreter import tune_interpreter
-    from bridge.core.state_folder import state_lock
+    from bridge.core.python_tuning import tune_interpreter
+    from bridge.core.state_directory import state_lock
     from bridge.cutover.finish_switches import finish_switches
     from bridge.engine.run import Process, stop_on_signals
     from bridge.engine.service_notify import ServiceNotifier

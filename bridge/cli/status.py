@@ -47,11 +47,11 @@ def command(options: Options, watch: bool) -> int:
     settings = of_root(options.settings())
     if watch:
         return _watch(options)
-    from bridge.cutover.component_status import sampled
+    from bridge.cutover.component_status import sample_component
 
     found = sample(settings, time.time)
     said, level = headline(found)
-    components = [] if found.redis_error else sampled(settings)
+    components = [] if found.redis_error else sample_component(settings)
     if options.as_json:
         emit(to_json(found, said, level) | {"components": [standing.to_json() for standing in components]})
     else:
@@ -71,7 +71,7 @@ def _watch(options: Options) -> int:
     from rich.live import Live
 
     from bridge.cli.screen import console, show
-    from bridge.cutover.component_status import sampled
+    from bridge.cutover.component_status import sample_component
     from bridge.engine.headline import headline
     from bridge.engine.status import sample, to_json
 
@@ -83,7 +83,7 @@ def _watch(options: Options) -> int:
         while True:
             found = sample(settings, time.time)
             said, level = headline(found)
-            components = [] if found.redis_error else sampled(settings)
+            components = [] if found.redis_error else sample_component(settings)
             if options.as_json:
                 emit_line(to_json(found, said, level) | {"components": [standing.to_json() for standing in components]})
             elif live is not None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from bridge.core.errors import BridgeError
 from bridge.core.logger import logger
-from bridge.streams.components import COMPONENTS, ComponentModes, field_of, packed_look, seen
+from bridge.streams.components import COMPONENTS, ComponentModes, field_of, modes_from_reply, packed_look
 from bridge.streams.connect import Connection, Refusal, refused
 from bridge.streams.dial import Backoff
 from bridge.streams.keys import Keys
@@ -183,7 +183,7 @@ class Coordinator:
                 json.dumps(told),
             ))  # fmt: skip
         replies, ended = self._asked(link, commands)
-        modes, self._server_ms = seen(replies[0])
+        modes, self._server_ms = modes_from_reply(replies[0])
         if due:
             self._told, self._due = told, now + HEARTBEAT_SECONDS
         self.reached = time.monotonic()

@@ -327,7 +327,7 @@ def history(
                 return
 
 
-def home(mapping: Mapping, entry: Entry, names: Names[int, str]) -> tuple[str, Origin | None]:
+def source_of_entry(mapping: Mapping, entry: Entry, names: Names[int, str]) -> tuple[str, Origin | None]:
     """Tells to which source, by name, the line of an entry belongs in the archive; and the entry's origin.
 
     `names` has the sources by number. The name is empty where there is no such source, or where the entry's role cannot

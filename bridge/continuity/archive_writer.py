@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from itertools import chain, count
 
-from bridge.continuity.archive_reader import ArchiveReader, entries_digest, fields_of, home, same
+from bridge.continuity.archive_reader import ArchiveReader, entries_digest, fields_of, same, source_of_entry
 from bridge.core.errors import SourceError
 from bridge.core.failpoints import failpoint
 from bridge.core.mapping import Mapping
@@ -165,7 +165,7 @@ class ArchiveWriter:
         made: dict[int, tuple[str, bytes, Origin | None]] = {}
         groups: dict[str, list[tuple[int, Origin | None]]] = {}
         for i, entry in enumerate(found):
-            name, origin = home(self._mapping, entry, self._names)
+            name, origin = source_of_entry(self._mapping, entry, self._names)
             if not name or not self._mapping.kind.lines or not self._archive.codec(name).invertible:
                 continue
             fields = self._archive.codec(name).fields

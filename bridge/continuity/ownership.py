@@ -25,7 +25,7 @@ from bridge.streams.keys import Keys
 from bridge.streams.lease import LeaseHolder, LeaseState
 from bridge.streams.reader import file_born
 from bridge.streams.retired import ending_of
-from bridge.streams.stream_metadata import StreamMetadata, read_books
+from bridge.streams.stream_metadata import StreamMetadata, read_metadata
 from bridge.streams.writer import claim
 
 RENEWED = 2.0
@@ -74,7 +74,7 @@ def claim_stream(
 
 
 def _carried(connection: Connection, keys: Keys) -> bool:
-    books = read_books(connection, keys)
+    books = read_metadata(connection, keys)
     if books.checkpoint or books.generations or books.mirror:
         return True
     return any(True for _ in file_born(connection, keys.stream))

@@ -68,7 +68,7 @@ def _text(entry_id: EntryId) -> str:
 
 
 def passed_over(trimmed: TrimState) -> dict[tuple[int, int], set[int]]:
-    """Collects the offsets of trimmed lines that stand behind a line still to be sent, by source and generation."""
+    """Collects the offsets of lines trimmed below the floor that stand behind a line still to be sent."""
     found: dict[tuple[int, int], set[int]] = {}
     for source, gone in trimmed.origins.items():
         for generation, offset in gone.beyond:

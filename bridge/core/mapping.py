@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from bridge.core.codecs import Codec, FieldRule, delimited, jsonl, regexp
 from bridge.core.codecs.artifact import ArtifactCodec
 from bridge.core.codecs.chunk import ChunkCodec
-from bridge.core.codecs.document import JsonDocumentCodec, TextDocumentCodec, moment, text_of
+from bridge.core.codecs.document import JsonDocumentCodec, TextDocumentCodec, iso_time, text_of
 from bridge.core.codecs.line_template import TemplateCodec
 from bridge.core.codecs.multiline import MultilineCodec
 from bridge.core.codecs.timestamps import Clock, clock_for
@@ -186,7 +186,7 @@ class Mapping(Strict):
             if name in rules:
                 raise ConfigError(f"message.{name} means nothing for a state: it is the time of writing, and the file")
         rules.setdefault("type", FieldRule(const=b"state"))
-        return text_of(Path(path).name, rules, None, moment(written_ns), clock_for("iso8601", "UTC"))
+        return text_of(Path(path).name, rules, None, iso_time(written_ns), clock_for("iso8601", "UTC"))
 
     def document(self, path: str, written_ns: int = 0) -> JsonDocumentCodec | TextDocumentCodec:
         """Returns a mapping's codec for one whole file, by the file's path below the root.
@@ -196,7 +196,7 @@ class Mapping(Strict):
         if self._same_document is not None:
             return self._same_document
         rules = self._rules(path)
-        written, clock = moment(written_ns), self._clock
+        written, clock = iso_time(written_ns), self._clock
         if self.format.pattern is not None or not self._by_pointers:
             name = Path(path).name
             return text_of(

@@ -26,8 +26,8 @@ from bridge.streams.components import (
     announced_positions,
     asked_last,
     group_of,
-    look,
     named_in,
+    read_modes,
     workers_of,
 )
 from bridge.streams.connect import Connection
@@ -82,7 +82,7 @@ class ComponentStatus:
         }  # fmt: skip
 
 
-def sampled(settings: Settings) -> list[ComponentStatus]:
+def sample_component(settings: Settings) -> list[ComponentStatus]:
     """Takes one sample of every component's status; returns none where the ledger or Redis is not there."""
     path = settings.state_dir / "ledger.db"
     if not path.exists():
@@ -95,13 +95,15 @@ def sampled(settings: Settings) -> list[ComponentStatus]:
             stack.callback(connection.close)
             operator = Operator(settings, ledger, connection, "", lambda seconds: None)
             stack.callback(operator.close)
-            return standings(settings, ledger, connection, operator)
+            return component_statuses(settings, ledger, connection, operator)
         except BridgeError as error:
             logger.debug("the components are not told: %s", error)
             return []
 
 
-def standings(settings: Settings, ledger: Ledger, connection: Connection, operator: Operator) -> list[ComponentStatus]:
+def component_statuses(
+    settings: Settings, ledger: Ledger, connection: Connection, operator: Operator
+) -> list[ComponentStatus]:
     """Determines the status of every component that Redis names, or that is declared and has a bookmark here.
 
     Retired mappings are left out. Raises RedisLost, RedisRefused.
@@ -143,7 +145,7 @@ def _standing(
     announced: dict[str, dict[str, Any]],
 ) -> ComponentStatus:  # fmt: skip
     mapping = shared.mapping
-    modes, now = look(connection, name, mapping.name)
+    modes, now = read_modes(connection, name, mapping.name)
     standing = ComponentStatus(name, mapping.name, modes, since=_since(ledger, name, mapping.name))
     standing.workers = workers_of(announced, name, now)
     beats = [

@@ -19,7 +19,7 @@ from bridge.streams.connect import Connection
 from bridge.streams.reader import durability
 
 
-def gathered(
+def gather_facts(
     settings: Settings, mapping: Mapping, ledger: Ledger, connection: Connection, *, accepts_volatile: bool,
     now: Callable[[], float] = time.time,
 ) -> GateFacts:  # fmt: skip

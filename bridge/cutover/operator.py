@@ -12,7 +12,7 @@ from bridge.core.config import Settings
 from bridge.core.errors import BridgeError, ConfigError, LedgerError, NotYet, RedisLost, RedisRefused
 from bridge.core.mapping import Mapping
 from bridge.cutover.gate import GateBounds, SwitchStep, sides_of, steps
-from bridge.cutover.gate_facts import gathered
+from bridge.cutover.gate_facts import gather_facts
 from bridge.cutover.plan import SwitchPlan, SwitchReport
 from bridge.cutover.switch import Switcher
 from bridge.cutover.switch_waits import SwitchRefused, SwitchTakenOver
@@ -30,8 +30,8 @@ from bridge.streams.components import (
     ComponentModes,
     all_modes,
     announced_positions,
-    look,
     named_in,
+    read_modes,
 )
 from bridge.streams.connect import Connection
 
@@ -127,7 +127,7 @@ class Operator:
             raise ConfigError(f"how far somebody has read files of kind '{kind}' cannot be told in Redis", hint=hint)
         if wish.to == BOTH and not configured.kind.lines:
             raise ConfigError(f"--both is for logs, and {mapping} is of kind '{kind}'", hint="leave --both out")
-        modes, _ = look(self._connection, wish.component, mapping)
+        modes, _ = read_modes(self._connection, wish.component, mapping)
         if configured.kind.latest:  # a component that was never switched writes to the side that owns the values
             modes = replace(modes, writes=owner_of(self._ledger, configured.stream.key, configured.source.owner).side)
         return steps(modes, wish.component, mapping, sides, wish.to), modes
@@ -138,7 +138,7 @@ class Operator:
         `then`: the modes as they will be when it comes, for one that follows another.
         """
         mapping = self._settings.mapping(step.mapping)
-        facts = gathered(
+        facts = gather_facts(
             self._settings, mapping, self._ledger, self._connection, accepts_volatile=wish.accepts_volatile
         )
         return self._switcher(step.mapping, wish.given).plan(step, facts, self._bounds, then=then)

@@ -43,7 +43,7 @@ from bridge.parity.log.items import OFFSETS, SHIFT
 from bridge.streams.components import ComponentGroup
 from bridge.streams.connect import Connection
 from bridge.streams.reader import Entry, entries, entries_back, existing, stream_info
-from bridge.streams.stream_metadata import StreamMetadata, read_books
+from bridge.streams.stream_metadata import StreamMetadata, read_metadata
 from bridge.streams.trim import read_trimmed
 
 END_OF_GENERATION = 1 << 62
@@ -107,7 +107,7 @@ class PositionTranslator:
         self._connection = connection
         self._keys = shared.keys
         self._stream = shared.mapping.stream.key
-        self.books: StreamMetadata = read_books(connection, shared.keys)
+        self.books: StreamMetadata = read_metadata(connection, shared.keys)
         info = stream_info(connection, self._keys.stream)
         self._deleted, self._first, self.last = info.deleted, info.first_id, info.last_id
         """The stream's last ID, read after the checkpoints: every line before a checkpoint is an entry up to it."""

@@ -126,7 +126,9 @@ class PositionStore:
     def before(self, step: SwitchStep) -> str:
         """Describes in words the position that a component's group stores in the stream; empty without a group."""
         group = group_of(self._connection, self._keys.stream, step.component)
-        return "" if group is None else said_stream(StreamPosition(group.last, tuple(sorted(group.pending))))
+        return (
+            "" if group is None else stream_position_in_words(StreamPosition(group.last, tuple(sorted(group.pending))))
+        )
 
     def to_stream(self, position: FilePosition, *, at_rest: bool = True) -> StreamPosition:
         """Translates a component's stored position in files to one in the stream.
@@ -161,7 +163,7 @@ def entry_id(given: str) -> EntryId:
         raise ConfigError(f"--from {given} is no entry ID", hint=hint) from None
 
 
-def said_files(position: FilePosition) -> str:
+def file_position_in_words(position: FilePosition) -> str:
     """Describes in words a component's stored position in files."""
     said = []
     for name, place in sorted(position.places.items()):
@@ -172,7 +174,7 @@ def said_files(position: FilePosition) -> str:
     return ", ".join(said) or "nothing read yet"
 
 
-def said_stream(position: StreamPosition) -> str:
+def stream_position_in_words(position: StreamPosition) -> str:
     """Describes in words a component's stored position in the stream."""
     if position.last == ZERO_ID:
         return "the stream's beginning"

@@ -21,7 +21,7 @@ from bridge.core.model import format_id
 from bridge.cutover.gate import GateBounds, GateFacts, GateReason, SwitchStep, gate
 from bridge.cutover.plan import PendingSwitch, SwitchPlan, SwitchReport
 from bridge.cutover.position import StreamPosition
-from bridge.cutover.position_store import PositionStore, said_files, said_stream
+from bridge.cutover.position_store import PositionStore, file_position_in_words, stream_position_in_words
 from bridge.cutover.switch_request import SwitchRequest, asked_of
 from bridge.cutover.switch_waits import HOLD_MS, LONG_HOLD_MS, LOOK_PAUSE, SwitchRefused, SwitchTakenOver, SwitchWaits
 from bridge.kinds.mapping_context import MappingContext
@@ -41,11 +41,11 @@ from bridge.streams.components import (
     announced_positions,
     begin,
     drop_group,
-    flip,
     give_up,
-    look,
     make_group,
+    make_switch,
     named_in,
+    read_modes,
     workers_of,
 )
 from bridge.streams.connect import Connection
@@ -84,7 +84,7 @@ class Switcher:
 
         `then`: the component's modes to plan with, if not those of now.
         """
-        modes, now = look(self._connection, step.component, self._name)
+        modes, now = read_modes(self._connection, step.component, self._name)
         found, modes = modes, then or modes
         announced = announced_positions(self._connection, self._keys)
         plan = SwitchPlan(step, modes, parity=facts.proof, workers=workers_of(announced, step.component, now))
@@ -98,11 +98,11 @@ class Switcher:
                 if step.forth:
                     position = self._where.in_files(step, modes, announced, plan.workers)
                     target = self._where.to_stream(position, at_rest=not plan.workers)
-                    plan.before, plan.again = said_files(position), len(target.again)
-                    plan.after = said_stream(target)
+                    plan.before, plan.again = file_position_in_words(position), len(target.again)
+                    plan.after = stream_position_in_words(target)
                 else:
                     plan.before, files = self._where.before(step), self._where.to_files(step)
-                    plan.after, only_redis, plan.again = said_files(files), files.only_redis, files.again
+                    plan.after, only_redis, plan.again = file_position_in_words(files), files.only_redis, files.again
                     deleted = files.deleted
             except BridgeError as error:
                 why_not = str(error)
@@ -148,7 +148,7 @@ class Switcher:
                 found.append(GateReason(what, "let it exclude these files", firm=True))
         others = named_in(self._connection, self._name) | {name.split("/")[0] for name in announced}
         for name in sorted(others - {step.component}):
-            modes, _ = look(self._connection, name, self._name)
+            modes, _ = read_modes(self._connection, name, self._name)
             if modes.writes != step.to:
                 what = f"{name} goes on writing the other side's values, and they would be replaced"
                 hint = "does it write them? Then give what each writes a mapping of its own; else --force"
@@ -161,7 +161,7 @@ class Switcher:
         Raises BridgeError: it cannot be made, now.
         """
         while True:
-            modes, _ = look(self._connection, step.component, self._name)
+            modes, _ = read_modes(self._connection, step.component, self._name)
             facts = facts_of(self._ledger, number)  # after the look: a process that makes it noted its token before
             if facts["state"] != "decided":
                 return "is settled"
@@ -180,7 +180,7 @@ class Switcher:
 
     def take_back(self, step: SwitchStep, number: int, why: BridgeError) -> str:
         """Takes back a switch that was decided and cannot be made, unless it was made; says what became of it."""
-        modes, _ = look(self._connection, step.component, self._name)
+        modes, _ = read_modes(self._connection, step.component, self._name)
         facts = facts_of(self._ledger, number)
         if facts["state"] != "decided":
             return "is settled"
@@ -222,7 +222,7 @@ class Switcher:
                 pending.files = self._where.told(facts["position"])
                 pending.group = self._where.group(step)
             token, position = str(facts["token"]), pending.position
-            outcome = flip(
+            outcome = make_switch(
                 self._connection, self._keys, step.component, self._name, token, after, position, pending.group
             )
             if outcome == "flipped":
@@ -268,7 +268,7 @@ class Switcher:
                 amend(self._ledger, number, told)
             decided = True
             failpoint("switch.journal.after")
-            outcome = flip(
+            outcome = make_switch(
                 self._connection, self._keys, step.component, self._name, token, after, pending.position, pending.group
             )
             if outcome != "flipped" and not self._made(step, after):
@@ -298,7 +298,7 @@ class Switcher:
 
     def _made(self, step: SwitchStep, after: ComponentModes) -> bool:
         """Whether another process made the switch meanwhile, which it had found in the journal."""
-        now, _ = look(self._connection, step.component, self._name)
+        now, _ = read_modes(self._connection, step.component, self._name)
         return now.epoch == after.epoch and getattr(now, step.side) == step.to
 
     def _take_back(self, step: SwitchStep, token: str) -> None:
@@ -336,14 +336,14 @@ class Switcher:
             target = self._where.to_stream(position)
             make_group(self._connection, self._keys.stream, step.component, target.last, target.unread, target.again)
             pending.again = len(target.again)
-            pending.before, pending.after = said_files(position), said_stream(target)
+            pending.before, pending.after = file_position_in_words(position), stream_position_in_words(target)
             pending.position = {"epoch": modes.epoch + 1, "entry": format_id(target.last).decode()}
         else:
             group = self._where.group(step)
             files = self._where.to_files(step)
             pending.group = None if self._where.given is not None else group
-            pending.before = said_stream(StreamPosition(group.last, tuple(sorted(group.pending))))
-            pending.after, pending.again, pending.files = said_files(files), files.again, files
+            pending.before = stream_position_in_words(StreamPosition(group.last, tuple(sorted(group.pending))))
+            pending.after, pending.again, pending.files = file_position_in_words(files), files.again, files
             pending.position = {
                 "epoch": modes.epoch + 1, "entry": format_id(files.entry).decode(),
                 "files": {name: place.to_json() for name, place in files.places.items()},

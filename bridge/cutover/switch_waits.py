@@ -18,12 +18,12 @@ from bridge.cutover.switch_request import SwitchRequest
 from bridge.kinds.mapping_context import MappingContext
 from bridge.ledger.sources import stream_memory
 from bridge.ledger.store import Ledger
-from bridge.parity.parity_runs import check_of
-from bridge.streams.components import COMPONENTS, ComponentWorker, announced_positions, hold, look, workers_of
+from bridge.parity.run_parity import check_of
+from bridge.streams.components import COMPONENTS, ComponentWorker, announced_positions, hold, read_modes, workers_of
 from bridge.streams.connect import Connection
 from bridge.streams.dial import dialler
 from bridge.streams.reader import entries_back, stream_info
-from bridge.streams.stream_metadata import read_books
+from bridge.streams.stream_metadata import read_metadata
 
 HOLD_MS = 5_000
 LONG_HOLD_MS = 60_000
@@ -98,7 +98,7 @@ class SwitchWaits:
         """Waits until all living workers of the component have said that they pause for the switch; returns them."""
         while True:
             self.hold()
-            _, now = look(self._connection, self._step.component, self._name)
+            _, now = read_modes(self._connection, self._step.component, self._name)
             alive = workers_of(announced_positions(self._connection, self._keys), self._step.component, now)
             busy = [worker.where for worker in alive if self._token not in worker.paused]
             if not busy:
@@ -120,7 +120,7 @@ class SwitchWaits:
             self._patiently("the mirror did not catch up")
         ends = {name: end for name in self._shared.source_names() if (end := self._whole_end(name)) is not None}
         while True:
-            stored = read_books(self._connection, self._keys).checkpoint
+            stored = read_metadata(self._connection, self._keys).checkpoint
             at = {os.fsdecode(name): Checkpoint.from_json(raw).position for name, raw in stored.items()}
             if all(at.get(name, Position(0, 0)) >= end for name, end in ends.items()):
                 return
@@ -177,7 +177,7 @@ class SwitchWaits:
         """Waits after a switch until the component is seen to go on in the new epoch; returns whether it was."""
         until = time.monotonic() + SWITCH_SECONDS
         while time.monotonic() < until:
-            _, now = look(self._connection, self._step.component, self._name)
+            _, now = read_modes(self._connection, self._step.component, self._name)
             announced = announced_positions(self._connection, self._keys)
             said = [
                 announced[f"{self._step.component}/{worker.name}"]

@@ -12,9 +12,9 @@ from bridge.files.named_file import NamedFile
 from bridge.kinds.kind import Source
 from bridge.kinds.log.copies import Copies
 from bridge.kinds.mapping_context import MappingContext
-from bridge.kinds.registry import source_of
+from bridge.kinds.source_registry import source_of
 from bridge.ledger.artifact_mentions import naming_lines
-from bridge.ledger.dual_writes import twofold_signature
+from bridge.ledger.dual_writes import dual_write_signature
 from bridge.ledger.sources import sources_of
 from bridge.ledger.store import Ledger
 from bridge.ledger.troubles import Troubles
@@ -137,7 +137,7 @@ class SourceDiscovery:
                 names = {log for path in paths if (log := catalog.log_at(path)) is not None}
             else:  # the ledger first, as it may fail
                 self._shared.leave(self._ledger)
-                switches = twofold_signature(self._ledger, self._stream)
+                switches = dual_write_signature(self._ledger, self._stream)
                 if not self._swept:
                     rest = self._accountant.books(sources_of(self._ledger, self._stream))
                     naming = {*naming_lines(self._ledger, self._stream)}

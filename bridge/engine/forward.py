@@ -20,7 +20,7 @@ from bridge.engine.resume_points import ResumePoints
 from bridge.engine.scheduler import Scheduler
 from bridge.engine.sender import Sender
 from bridge.kinds.kind import Source
-from bridge.kinds.log.edit_records import record_again
+from bridge.kinds.log.edit_records import save_edit_records
 from bridge.kinds.mapping_context import MappingContext
 from bridge.kinds.resume import Reconciliation
 from bridge.ledger.artifact_mentions import naming_lines
@@ -176,7 +176,7 @@ class Forward:
         self._resume_points.put(self._sources.values(), compared, remembered, connection, sender)
         sender.quiet()
         self._settle_loss(compared)
-        record_again(connection, self.shared, self._ledger, lost=bool(compared.lost))
+        save_edit_records(connection, self.shared, self._ledger, lost=bool(compared.lost))
         sender = self._begin_sending(connection)  # the WATCH of the sender before holds no more
         self.shared.hold.settle()
         sender.exists = compared.info.last_id > ZERO_ID

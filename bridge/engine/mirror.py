@@ -13,14 +13,14 @@ from bridge.core.mapping_sections import MirrorSection
 from bridge.core.model import ZERO_ID, EntryId, format_id, parse_id
 from bridge.engine.mirror_cursor import MirrorCursor
 from bridge.engine.mirror_progress import MirrorProgress
-from bridge.engine.removed_entries import RemovedEntries, counted
+from bridge.engine.removed_entries import RemovedEntries, counts_of
 from bridge.engine.write_witness import WriteWitness
 from bridge.kinds.log.dual_write import DualWrittenEntries
 from bridge.kinds.mapping_context import MappingContext
 from bridge.kinds.rejects import RejectKinds
 from bridge.kinds.spool.target import DocumentTranslator
 from bridge.kinds.target import PendingWrite
-from bridge.kinds.targets import Targets
+from bridge.kinds.target_registry import Targets
 from bridge.kinds.translation import EntryTranslator, MirrorBatch
 from bridge.ledger.quarantine import add_quarantined, mark_retried, still_aside
 from bridge.ledger.ranges import add_intent, add_range, drop_intent, entries_of, intents_of, written_above
@@ -258,7 +258,7 @@ class Mirror:
             carried, last = self._own.without(found), found[-1].id
             self.shared.sighted.note("mirror", last, found[-1].fields)
             self._batch = self.translator.translate(carried, last, self._already, self._cursor.at, self._cursor.epoch)
-            self._batch.read = counted(found, self._batch.last)
+            self._batch.read = counts_of(found, self._batch.last)
             self.finish()
             met = bool(self._already) and max(self._already) <= self._cursor.at  # written before, untold to Redis
             if (met or len(carried) < len(found)) and self.caught_up():

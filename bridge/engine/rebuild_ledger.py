@@ -24,7 +24,7 @@ from bridge.kinds.mapping_context import MappingContext
 from bridge.kinds.spool import folder_recovery
 from bridge.ledger import dual_writes
 from bridge.ledger.acknowledgements import RedactedLine, redacted_of, save_redacted
-from bridge.ledger.edits import CarriedSpan, save_stretches
+from bridge.ledger.edits import CarriedSpan, save_carried_spans
 from bridge.ledger.process_nonces import adopt_nonces
 from bridge.ledger.quarantine import add_quarantined
 from bridge.ledger.ranges import Range, add_range, range_digest
@@ -48,7 +48,7 @@ from bridge.streams.lease import unchanged, watch
 from bridge.streams.reader import entries, stream_info
 from bridge.streams.redacted import read_deleted
 from bridge.streams.resp import pack
-from bridge.streams.stream_metadata import StreamMetadata, read_books
+from bridge.streams.stream_metadata import StreamMetadata, read_metadata
 from bridge.streams.trim import TrimmedSource, read_trimmed
 
 TABLES = (
@@ -66,7 +66,7 @@ def plan(
     alive, or is another bridge and `take_over` was not said.
     """
     watch(connection, shared.keys)
-    books = read_books(connection, shared.keys)
+    books = read_metadata(connection, shared.keys)
     owner, ledger_uuid = books.meta.get(b"owner"), ledger.uuid if ledger is not None else b""
     if (owner == ledger_uuid and not anew) or (owner is None and not (books.checkpoint or books.mirror)):
         return None
@@ -165,7 +165,9 @@ def execute(connection: Connection, shared: MappingContext, ledger: Ledger, made
             for known in made.generations[name]:
                 save_generation(ledger, stream, name, known)
             for generation, edit in made.edits.get(name, {}).items():
-                save_stretches(ledger, stream, name, generation, [CarriedSpan(*stretch) for stretch in edit.stretches])
+                save_carried_spans(
+                    ledger, stream, name, generation, [CarriedSpan(*stretch) for stretch in edit.stretches]
+                )
         for written_range in made.ranges if made.folder is None else ():
             add_range(ledger, stream, written_range)
         add_quarantined(ledger, stream, made.aside, time.time())

@@ -21,7 +21,7 @@ COUNT_SECONDS = 1.0
 """Seconds between two times that Redis is asked how many entries were ever added."""
 
 
-def counted(found: Sequence[Entry], last: EntryId) -> tuple[int, int]:
+def counts_of(found: Sequence[Entry], last: EntryId) -> tuple[int, int]:
     """Counts the entries that the mirror has read up to `last`, and forward's among them, to find removed entries."""
     upto = [entry for entry in found if entry.id <= last] if found and found[-1].id > last else found
     return len(upto), sum(ORIGIN_FIELD in entry.fields[0::2] for entry in upto)

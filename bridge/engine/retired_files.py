@@ -30,7 +30,9 @@ class RetiredMapping:
     hint: str = ""
 
 
-def ended(shared: MappingContext, ledger: Ledger | None, connection: Connection | None) -> RetiredMapping | None:
+def retired_mapping(
+    shared: MappingContext, ledger: Ledger | None, connection: Connection | None
+) -> RetiredMapping | None:
     """Finds out by ledger and Redis whether a mapping is retired, and what others wrote to its files; None: it is not.
 
     `connection`: None where Redis cannot be asked. Raises LedgerError.

@@ -20,8 +20,8 @@ from bridge.core.errors import (
     TargetError,
     as_bridge_error,
 )
-from bridge.core.interpreter import collect, give_back
 from bridge.core.logger import logger
+from bridge.core.python_tuning import collect, give_back
 from bridge.engine.forward import Forward
 from bridge.engine.mirror import Mirror
 from bridge.engine.worker import Carrier, carrier_of

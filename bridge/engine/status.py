@@ -15,11 +15,11 @@ from typing import Any
 from bridge.core.config import Settings, masked
 from bridge.core.errors import BridgeError, LedgerError, RedisLost, RedisRefused, SourceError
 from bridge.core.model import ZERO_ID, Checkpoint, EntryId, Position, format_id, shown
-from bridge.core.state_folder import lock_holder
+from bridge.core.state_directory import lock_holder
 from bridge.engine.account.accountant import Accountant
 from bridge.engine.account.standing import FilesAccount
 from bridge.engine.lag import Lag, file_behind, folder_behind, stream_behind, values_behind
-from bridge.engine.retired_files import ended
+from bridge.engine.retired_files import retired_mapping
 from bridge.files.outboxes import waiting
 from bridge.kinds.mapping_context import MappingContext
 from bridge.ledger.edits import ALIGNED, STOPPED, LogEdit, rewrites_of
@@ -34,7 +34,7 @@ from bridge.ledger.trim_points import last_report
 from bridge.streams.connect import Connection
 from bridge.streams.dial import dialler
 from bridge.streams.reader import GroupInfo, groups_of, stream_info
-from bridge.streams.stream_metadata import read_books
+from bridge.streams.stream_metadata import read_metadata
 
 
 @dataclass(slots=True)
@@ -230,7 +230,7 @@ def _mapping(
     stored: dict[str, bytes | None] = {}
     if mapping.mirror is not None:
         found.mirror = MirrorStatus(mapping.mirror.path, rate=_rate(status, f"mirror {found.name}"))
-    over = ended(shared, ledger, connection)
+    over = retired_mapping(shared, ledger, connection)
     if over is not None:
         found.mirror, found.retired, found.dead = None, over.at, over.written
         found.error, found.hint = over.error, over.hint
@@ -259,7 +259,7 @@ def _mapping(
             if found.mirror is not None and mirrors:
                 found.mirror.behind = stream_behind(connection, shared.keys.stream, found.mirror.cursor)
             found.size = stream_size(connection, shared.keys.stream)
-            books = read_books(connection, shared.keys)
+            books = read_metadata(connection, shared.keys)
             found.owner = books.meta.get(b"owner", b"").decode(errors="replace")
             instance = books.meta.get(b"instance", b"?").decode(errors="replace")
             if ledger is None and found.owner and not status.ledger_error:

@@ -97,7 +97,7 @@ class DirectionStats:
 
 
 class WriteTimes:
-    """Records by when the bytes of a growing file were written, to measure the latency of messages.
+    """Statistics: records by when the bytes of a growing file were written, for the latency of a direction.
 
     The file's modification time tells that at each look.
     """

@@ -53,7 +53,7 @@ class SourceBatch:
     places: list[int] | None = None
     closing: tuple[GenerationRecord, ...] = ()
     ended: GenerationRecord | None = None
-    taken_out: list[tuple[int, int]] = field(default_factory=list)
+    out_of_quarantine: list[tuple[int, int]] = field(default_factory=list)
     among_earlier: bool = False
     """Whether the batch's lines stand in a file before lines that were sent earlier, as those of an earlier file."""
 
@@ -78,7 +78,7 @@ class SourceBatch:
         ):
             return tuple(self.prefix + b"%d" % offset for offset in self.offsets)
         # The mark tells a retry that the lines were sent, whatever becomes of their entries.
-        return tuple(self.prefix + b"%d" % offset for offset, _ in self.taken_out)
+        return tuple(self.prefix + b"%d" % offset for offset, _ in self.out_of_quarantine)
 
 
 @dataclass(frozen=True, slots=True)

@@ -160,7 +160,7 @@ def roles_of(ledger: Ledger, stream: str) -> frozenset[bytes]:
     return frozenset().union(*(_roles(raw) for (raw,) in rows))
 
 
-def twofold_signature(ledger: Ledger, stream: str) -> tuple[str, bool]:
+def dual_write_signature(ledger: Ledger, stream: str) -> tuple[str, bool]:
     """Makes a text that changes whenever a dual-write window begins or ends, or a switch asks for that.
 
     Returns also whether such a switch is under way.

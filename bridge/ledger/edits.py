@@ -52,7 +52,7 @@ class LogEdit:
     why: str = ""
 
 
-def stretches_of(ledger: Ledger, stream: str, name: str, generation: int) -> list[CarriedSpan]:
+def carried_spans(ledger: Ledger, stream: str, name: str, generation: int) -> list[CarriedSpan]:
     """Reads from the ledger the spans of an edited log's generation that were carried before, in file order."""
     rows = ledger.rows(
         "SELECT start, end, of, of_start, crc FROM aligned WHERE stream = ? AND name = ? AND generation = ?"
@@ -62,7 +62,7 @@ def stretches_of(ledger: Ledger, stream: str, name: str, generation: int) -> lis
     return [CarriedSpan(*row) for row in rows]
 
 
-def all_stretches(ledger: Ledger, stream: str) -> dict[str, dict[int, list[CarriedSpan]]]:
+def all_carried_spans(ledger: Ledger, stream: str) -> dict[str, dict[int, list[CarriedSpan]]]:
     """Reads from the ledger the spans of a stream's edited logs that were carried before, by log and generation."""
     found: dict[str, dict[int, list[CarriedSpan]]] = {}
     rows = ledger.rows(
@@ -106,7 +106,7 @@ def stands_at(ledger: Ledger, stream: str, name: str, at: Position) -> Position 
     return Position(*rows[0]) if rows else None
 
 
-def save_stretches(ledger: Ledger, stream: str, name: str, generation: int, found: Sequence[CarriedSpan]) -> None:
+def save_carried_spans(ledger: Ledger, stream: str, name: str, generation: int, found: Sequence[CarriedSpan]) -> None:
     """Writes into the ledger the spans of an edited generation that were carried before, in place of older ones."""
     ledger.write("DELETE FROM aligned WHERE stream = ? AND name = ? AND generation = ?", (stream, name, generation))
     for stretch in found:

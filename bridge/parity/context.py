@@ -21,7 +21,7 @@ from bridge.parity.log.generations import RecordedGeneration
 from bridge.parity.log.items import SHIFT, ComparedFile
 from bridge.parity.log.tally import ComparisonTally
 from bridge.parity.proof_point import ProofPoint
-from bridge.parity.prove import ParityCheck, told
+from bridge.parity.prove import ParityCheck, entry_parts
 from bridge.parity.result import ParityResult, verdict_of
 from bridge.parity.snapshot import Snapshot
 from bridge.streams.connect import Connection
@@ -135,7 +135,7 @@ class _ChunkComparison:
             if fields is None:
                 continue
             self.tally.entries += 1
-            raw, origin, row = told(fields)
+            raw, origin, row = entry_parts(fields)
             if raw is None:
                 self.tally.not_mirrored += 1
                 continue

@@ -68,7 +68,7 @@ class Interrupted(Exception):
     """Raised when the stop event was set while a parity check compared."""
 
 
-def told(fields: list[bytes]) -> tuple[bytes | None, Origin | None, Row | None]:
+def entry_parts(fields: list[bytes]) -> tuple[bytes | None, Origin | None, Row | None]:
     """Parses an entry's fields for a parity check: its origin as it stands, the origin parsed, and its message's row.
 
     `fields` are name, value, name … The first is None for an entry born in Redis; the others are None where they cannot

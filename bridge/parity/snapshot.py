@@ -16,13 +16,13 @@ from bridge.core.errors import SourceError
 from bridge.core.globs import is_glob, translated
 from bridge.core.mapping import Mapping
 from bridge.core.model import HIGHEST_ID, ZERO_ID, Checkpoint, Fingerprint, format_id, parse_id
-from bridge.core.state_folder import lock_holder
+from bridge.core.state_directory import lock_holder
 from bridge.files.folder_listing import leads_out
 from bridge.files.piece_names import PieceNames
 from bridge.files.temporary_names import leftover
 from bridge.ledger.acknowledgements import accepted_of, redacted_of
 from bridge.ledger.dual_writes import roles_of
-from bridge.ledger.edits import all_stretches
+from bridge.ledger.edits import all_carried_spans
 from bridge.ledger.file_standings import COPY, LEFT, remembered_pieces
 from bridge.ledger.heartbeat import SILENT_AFTER, heartbeat
 from bridge.ledger.seen_entries import all_seen
@@ -39,7 +39,7 @@ from bridge.streams import keys
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
 from bridge.streams.reader import stream_info
-from bridge.streams.stream_metadata import StreamMetadata, read_books
+from bridge.streams.stream_metadata import StreamMetadata, read_metadata
 from bridge.streams.trim import read_trimmed
 
 NOT_RUNNING = "the bridge is not running"
@@ -58,7 +58,7 @@ class Cursors:
     ) -> None:  # fmt: skip
         stream = mapping.stream.key
         memories = self._memories = sources_of(ledger, stream) if ledger is not None else {}
-        books = self.books = read_books(connection, own)
+        books = self.books = read_metadata(connection, own)
         pulse = connection.call("GET", keys.health(settings.instance))
         self.both = _write_both(connection, mapping.name, settings)
         self.both |= roles_of(ledger, stream) if ledger is not None else frozenset()
@@ -122,7 +122,7 @@ class Snapshot(Cursors):
         self._known: dict[str, list[RecordedGeneration]] = {}
         self.moved: dict[str, MovedPlaces] = {}
         """By the log's name: where lines stand now that were sent from a file which another file replaced."""
-        self._stretches = all_stretches(ledger, stream) if ledger is not None else {}
+        self._stretches = all_carried_spans(ledger, stream) if ledger is not None else {}
         told = (accepted_of(ledger, stream), redacted_of(ledger, stream)) if ledger is not None else ([], [])
         self._acknowledged = told
         self.acknowledged = Acknowledged()

@@ -26,7 +26,7 @@ from bridge.parity.log.compare import MOST_DIFFERENCES
 from bridge.parity.log.tally import ComparisonTally, LateMarks
 from bridge.parity.log.witness_check import WitnessCheck
 from bridge.parity.proof_point import ProofPoint
-from bridge.parity.prove import Interrupted, ParityCheck, told
+from bridge.parity.prove import Interrupted, ParityCheck, entry_parts
 from bridge.parity.result import ParityResult, verdict_of
 from bridge.parity.snapshot import Cursors
 from bridge.parity.statistics import MessageStatistics
@@ -142,7 +142,7 @@ class _FolderComparison:
             if fields is None:
                 continue
             self.tally.entries += 1
-            raw, origin, row = told(fields)
+            raw, origin, row = entry_parts(fields)
             if raw is not None and (origin is None or row is None):
                 self.tally.quarantined += 1
             elif origin is not None and row is not None:

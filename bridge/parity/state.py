@@ -7,7 +7,7 @@ import os
 import time
 from dataclasses import dataclass
 
-from bridge.core.codecs.document import moment
+from bridge.core.codecs.document import iso_time
 from bridge.core.codecs.timestamps import older
 from bridge.core.model import FIELDS, Row, digest, paired, parse_origin, shown_name
 from bridge.files.folder import MessageFolder, ReadFile
@@ -192,7 +192,7 @@ class StateCheck(ParityCheck):
         row = self._mapping.codec(os.fsdecode(name)).decode([b""]).rows[0]
         if both.value.role != (row[0] if isinstance(row, tuple) else b""):
             return "altered"
-        if both.value.timestamp == moment(both.taken.facts.written):
+        if both.value.timestamp == iso_time(both.taken.facts.written):
             return "equal"
         return "touched" if both.value.timestamp == noted else "altered"
 

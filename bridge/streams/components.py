@@ -176,14 +176,14 @@ def packed_look(component: str, mapping: str) -> bytes:
     return pack("EVAL", LOOK_SCRIPT, 1, COMPONENTS, field_of(component, mapping))
 
 
-def seen(reply: Reply) -> tuple[ComponentModes, int]:
+def modes_from_reply(reply: Reply) -> tuple[ComponentModes, int]:
     """Parses Redis's answer to `packed_look`: a component's modes, and the server's time in ms since 1970."""
     return ComponentModes.from_json(reply[0]), int(reply[1])
 
 
-def look(connection: Connection, component: str, mapping: str) -> tuple[ComponentModes, int]:
+def read_modes(connection: Connection, component: str, mapping: str) -> tuple[ComponentModes, int]:
     """Asks Redis for a component's modes in `bridge:components`, and the server's time in milliseconds since 1970."""
-    return seen(connection.calls(packed_look(component, mapping))[0])
+    return modes_from_reply(connection.calls(packed_look(component, mapping))[0])
 
 
 def all_modes(connection: Connection) -> dict[tuple[str, str], ComponentModes]:
@@ -301,7 +301,7 @@ def drop_group(connection: Connection, stream: bytes, name: str) -> None:
             raise
 
 
-def flip(
+def make_switch(
     connection: Connection, keys: Keys, component: str, mapping: str, token: str, modes: ComponentModes,
     position: dict[str, Any] | None, group: ComponentGroup | None,
 ) -> str:  # fmt: skip

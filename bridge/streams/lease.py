@@ -20,7 +20,7 @@ from bridge.streams.connect import Connection, Refusal, refused
 from bridge.streams.keys import Keys
 from bridge.streams.reader import to_info
 from bridge.streams.resp import pack
-from bridge.streams.stream_metadata import StreamMetadata, read_books
+from bridge.streams.stream_metadata import StreamMetadata, read_metadata
 from bridge.streams.validation import a_target, checked
 
 LASTS_MS = 10_000
@@ -175,7 +175,7 @@ def take_anew(connection: Connection, keys: Keys, mine: LeaseHolder, books: Stre
     anew. Raises RedisLost, RedisRefused.
     """
     connection.calls(pack("WATCH", keys.meta, keys.checkpoint, keys.generations))
-    if not read_books(connection, keys).of_the_same(books):
+    if not read_metadata(connection, keys).of_the_same(books):
         connection.call("UNWATCH")
         return False
     done = connection.calls(

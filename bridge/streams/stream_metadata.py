@@ -50,7 +50,7 @@ class StreamMetadata:
         return Checkpoint.from_json(stored).generation if stored else 0
 
 
-def read_books(connection: Connection, keys: Keys) -> StreamMetadata:
+def read_metadata(connection: Connection, keys: Keys) -> StreamMetadata:
     """Reads the stream metadata that the bridge keeps in Redis about a stream.
 
     Raises RedisRefused when one of the bridge's keys has another type, or holds what the bridge never wrote.
@@ -62,7 +62,7 @@ def read_stream(connection: Connection, keys: Keys) -> tuple[StreamInfo, StreamM
     """Reads, at one moment, the facts about a stream (XINFO STREAM) and the bridge's stream metadata.
 
     `meta` is watched from there on, and nothing else: `lease.unchanged` tells whether what is read behind this is of
-    the same data. Raises NotYet where the stream became another one meanwhile, and what `read_books` raises.
+    the same data. Raises NotYet where the stream became another one meanwhile, and what `read_metadata` raises.
     """
     where = keys.stream.decode(errors="replace")
     asked = (pack("XINFO", "STREAM", keys.stream), *_reads_of_books(keys))

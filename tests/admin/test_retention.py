@@ -20,8 +20,8 @@ from bridge.ledger.ranges import all_ranges
 from bridge.ledger.store import Ledger
 from bridge.ledger.trim_points import points_of
 from bridge.parity import prove as check
-from bridge.parity.parity_runs import ParityRunner
 from bridge.parity.result import ParityResult
+from bridge.parity.run_parity import ParityRunner
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
 from bridge.streams.reader import Entry, entries

@@ -22,7 +22,7 @@ from bridge.cutover import switch_waits
 from bridge.cutover.operator import Operator, SwitchWish
 from bridge.ledger.states import ask_owner, note_asked, owner_of, set_owner, unask_owner
 from bridge.ledger.store import Ledger
-from bridge.streams.components import REDIS, WRITES, look
+from bridge.streams.components import REDIS, WRITES, read_modes
 from bridge.streams.connect import Connection
 from tests.kinds.test_state import SOAK, STATE, Values
 from tests.support.rig import Rig, line, wait_until
@@ -49,7 +49,7 @@ class Writer:
         redis = Connection(self.values.rig.url)
         for number in itertools.count(1):
             while True:
-                modes, now = look(redis, self.name, "state")
+                modes, now = read_modes(redis, self.name, "state")
                 tokens = [modes.switch.token] if modes.switch is not None else []
                 beat = {"at": now, "epoch": modes.epoch, "following": False, "reads": "file", "paused": tokens}
                 redis.call("HSET", f"bridge:{{{STATE}}}:positions", f"{self.name}/w", json.dumps(beat))
@@ -194,7 +194,7 @@ def test_the_operator_is_killed(rig: Rig) -> None:
 
         wait_until(made, lambda at=point: f"{at}: {rig.said()}")  # type: ignore[misc]
         side, data = "redis" if verb == "cutover" else "file", b"%d" % number
-        assert (owner(rig), look(rig.redis, "ui", "state")[0].writes) == (side, side), point
+        assert (owner(rig), read_modes(rig.redis, "ui", "state")[0].writes) == (side, side), point
         if side == "redis":
             values.set(data, "2126-01-01T00:00:00.000Z")
             values.until_file(data)

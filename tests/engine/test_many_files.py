@@ -19,7 +19,7 @@ from bridge.files.descriptor_pool import DescriptorPool
 from bridge.files.generation import Generation
 from bridge.kinds.kind import Source
 from bridge.kinds.log.source import LogSource
-from bridge.kinds.registry import source_of
+from bridge.kinds.source_registry import source_of
 from bridge.ledger import dual_writes
 from bridge.ledger.sources import SourceMemory, sources_of
 from bridge.streams.embedded.binary import find

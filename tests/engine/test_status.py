@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from bridge.core.state_folder import state_lock
+from bridge.core.state_directory import state_lock
 from bridge.core.wording import duration
 from bridge.engine.headline import headline
 from bridge.engine.lag import Lag

@@ -23,8 +23,8 @@ from bridge.kinds import provenance
 from bridge.kinds.log import target as append
 from bridge.ledger import ranges
 from bridge.ledger.store import Ledger
-from bridge.parity.parity_runs import ParityRunner
 from bridge.parity.result import ParityResult
+from bridge.parity.run_parity import ParityRunner
 from bridge.streams.connect import Connection
 from bridge.streams.resp import pack
 from bridge.streams.writer import Transaction

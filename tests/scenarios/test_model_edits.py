@@ -13,7 +13,7 @@ from threading import Event
 
 from hypothesis import given
 
-from bridge.admin.repair.acknowledge import accept
+from bridge.admin.repair.acknowledge import acknowledge_difference
 from bridge.core import failpoints
 from bridge.core.model import format_id
 from bridge.engine.once import once
@@ -261,7 +261,7 @@ class Model:
             names = {*rows, *(name_of(difference) for difference in found.tally.differences)}
             settings = self.rig.settings()
             with closing(MappingContext(settings.mappings[0], settings)) as shared:
-                accept(ledger, [(shared, found)], sorted(names), "test", "meant", 0.0)
+                acknowledge_difference(ledger, [(shared, found)], sorted(names), "test", "meant", 0.0)
             found = self.rig.parity()
         anew = any(found_edit.how != ALIGNED for found_edit in rewrites_of(ledger, STREAM))
         gone = not self.lines or anew or self.rebuilt  # then nobody knows what stood there

@@ -9,8 +9,8 @@ from threading import Event
 from typing import Any
 
 from bridge.ledger.store import Ledger
-from bridge.parity.parity_runs import ParityRunner
 from bridge.parity.result import ParityResult
+from bridge.parity.run_parity import ParityRunner
 from bridge.streams.connect import Connection
 from bridge.streams.reader import Entry, entries
 from tests.support.rig import Rig, wait_until

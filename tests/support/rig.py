@@ -27,8 +27,8 @@ from bridge.kinds.mapping_context import MappingContext
 from bridge.ledger.sources import all_generations
 from bridge.ledger.store import Ledger
 from bridge.parity.account import ByteAccount
-from bridge.parity.parity_runs import check_of
 from bridge.parity.result import ParityResult
+from bridge.parity.run_parity import check_of
 from bridge.parity.whole_file_account import WholeFileAccount
 from bridge.streams.connect import Connection
 from bridge.streams.embedded import embedded_server

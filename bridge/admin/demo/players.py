@@ -97,7 +97,7 @@ def _last_of(connection: Connection, role: str) -> bytes | None:
 
 def keep(scratch: Path) -> int:
     """Kills the bridge and the server that a killed demo left running, and removes the demo's scratch folder."""
-    from bridge.core.state_folder import lock_holder
+    from bridge.core.state_directory import lock_holder
     from bridge.streams.embedded import embedded_server
 
     state = scratch / ".bridge"

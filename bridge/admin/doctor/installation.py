@@ -21,7 +21,7 @@ from bridge.admin.doctor.finding import Finding, Judgement, Verdict, worst
 from bridge.core.config import Settings
 from bridge.core.errors import LedgerError
 from bridge.core.model import Checkpoint, EntryId, Origin, Position, format_id, paired, parse_origin
-from bridge.core.state_folder import lock_holder
+from bridge.core.state_directory import lock_holder
 from bridge.core.wording import counted, duration, size
 from bridge.files.generation import GenerationRecord
 from bridge.ledger.heartbeat import SILENT_AFTER, heartbeat

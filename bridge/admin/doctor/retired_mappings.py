@@ -8,7 +8,7 @@ from contextlib import closing, nullcontext
 from bridge.admin.doctor.finding import Finding, Judgement, worst
 from bridge.core.config import Settings
 from bridge.core.wording import counted
-from bridge.engine.retired_files import RetiredMapping, ended
+from bridge.engine.retired_files import RetiredMapping, retired_mapping
 from bridge.files.outboxes import waiting
 from bridge.kinds.mapping_context import MappingContext
 from bridge.ledger.store import Ledger
@@ -35,7 +35,7 @@ def look(connection: Connection | None, settings: Settings) -> Finding:
         for mapping in settings.mappings:
             shared = MappingContext(mapping, settings)
             try:
-                found = ended(shared, ledger, connection)
+                found = retired_mapping(shared, ledger, connection)
             finally:
                 shared.close()
             if found is not None:

@@ -19,7 +19,7 @@ from bridge.parity.log.classify import Difference
 from bridge.parity.result import ParityResult
 
 
-def accept(
+def acknowledge_difference(
     ledger: Ledger, results: Sequence[tuple[MappingContext, ParityResult]], ids: Sequence[str], who: str, why: str,
     at: float,
 ) -> int:  # fmt: skip
@@ -105,7 +105,7 @@ def _within(entry: str | None, span: tuple[EntryId, EntryId], rows: Sequence[Tak
     return span[0] <= at <= span[1] and not any(row.first <= at <= row.last for row in rows)
 
 
-def declare(
+def declare_edit(
     ledger: Ledger, mappings: Sequence[MappingContext], names: Sequence[str], how: str, who: str, why: str, at: float,
     tell: Callable[[str], None],
 ) -> None:  # fmt: skip

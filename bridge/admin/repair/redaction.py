@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bridge.admin.find_message import MessageFinder, MessagePlace
+from bridge.admin.locate_in_mapping import MessageFinder, MessagePlace
 from bridge.continuity.archive_hand_edits import pieces_of
 from bridge.continuity.archive_reader import ArchiveReader, entries_digest
 from bridge.core.errors import BridgeError, ConfigError, SourceError

@@ -39,7 +39,7 @@ from bridge.ledger.store import Ledger
 from bridge.streams.connect import Connection
 from bridge.streams.entry_json import unpack_fields
 from bridge.streams.reader import Entry, existing, file_born
-from bridge.streams.stream_metadata import StreamMetadata, read_books
+from bridge.streams.stream_metadata import StreamMetadata, read_metadata
 from bridge.streams.writer import RETRIED
 
 INTENT_ENTRIES, BYTES_AT_ONCE = 500, 1 << 22
@@ -129,7 +129,7 @@ class QuarantineRetry:
             RetriedMessage(kept.number, reason="its source is not known") for kept in wanted if kept.name not in sources
         )
         standing = {origin for _, origin in file_born(connection, stream) if origin in origins}
-        books = read_books(connection, self._shared.keys)
+        books = read_metadata(connection, self._shared.keys)
         codecs: dict[str, Codec] = {}
         for origin, kept in origins.items():
             text = b"%d.%d:%d" % origin
@@ -201,7 +201,7 @@ class QuarantineRetry:
             by_id = {parse_id(kept.entry_id.encode()): kept for kept in wanted}
             written = written_above(self._ledger, self._stream, before(min(by_id)))
             standing = existing(connection, self._shared.keys.stream, [*by_id])
-            floor = read_books(connection, self._shared.keys).floor or ZERO_ID
+            floor = read_metadata(connection, self._shared.keys).floor or ZERO_ID
             lines: dict[tuple[str, bytes], tuple[list[bytes], list[WrittenEntry], list[QuarantinedMessage]]] = {}
             ending = mirror.translator.ending
             for entry_id in sorted(by_id):

@@ -117,8 +117,8 @@ class _Kept:
 
     def _prove(self, mapping: Mapping, stop: Event) -> None:
         """Has parity compare a mapping's two sides, from where they were equal last, so that more may be trimmed."""
-        from bridge.parity.parity_runs import ParityRunner
         from bridge.parity.prove import Interrupted  # imported late: it imports much, and few need it
+        from bridge.parity.run_parity import ParityRunner
 
         begun = time.monotonic()
         tell: Callable[[Mapping, int, int], None] = lambda mapping, read, of: None  # noqa: E731

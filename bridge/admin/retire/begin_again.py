@@ -15,7 +15,7 @@ from bridge.core.failpoints import failpoint
 from bridge.core.mapping import Mapping
 from bridge.core.model import ZERO_ID, Checkpoint, format_id
 from bridge.engine.lag import Lag, stream_behind
-from bridge.engine.retired_files import ended
+from bridge.engine.retired_files import retired_mapping
 from bridge.kinds.mapping_context import MappingContext
 from bridge.ledger.journal import note
 from bridge.ledger.process_nonces import note_begun
@@ -53,7 +53,7 @@ def plan(settings: Settings, mapping: Mapping, ledger: Ledger, connection: Conne
     """Plans how a retired mapping would begin again: finds its backlog. Raises BridgeError: it is not retired."""
     shared = MappingContext(mapping, settings)
     try:
-        over = ended(shared, ledger, connection)
+        over = retired_mapping(shared, ledger, connection)
         if over is None:
             raise BridgeError("is not retired", where=mapping.name, hint="`bridge status` says where it stands")
         if not is_retired(mapping, ledger):

@@ -39,7 +39,7 @@ class Leftovers:
     stays: list[tuple[str, str]] = field(default_factory=list)
 
 
-def left(settings: Settings, mapping: Mapping, ledger: Ledger, connection: Connection) -> Leftovers:
+def leftovers_of(settings: Settings, mapping: Mapping, ledger: Ledger, connection: Connection) -> Leftovers:
     """Finds the files, folders and keys that a retired mapping leaves behind, and why each may go or must stay.
 
     Raises SourceError, LedgerError, RedisLost, RedisRefused.

@@ -27,7 +27,7 @@ from bridge.ledger.store import Ledger
 from bridge.streams.connect import Connection
 from bridge.streams.dial import dialler
 from bridge.streams.reader import ServerMemory, room
-from bridge.streams.stream_metadata import read_books
+from bridge.streams.stream_metadata import read_metadata
 
 PER_ENTRY = 23
 PER_BYTE = 1.06
@@ -124,7 +124,7 @@ def _mapping(shared: MappingContext, ledger: Ledger | None, connection: Connecti
     if ledger is not None:
         stored = {name: memory.stored for name, memory in sources_of(ledger, stream).items()}
     if connection is not None:
-        books = read_books(connection, shared.keys)
+        books = read_metadata(connection, shared.keys)
         stored |= {os.fsdecode(name): raw for name, raw in books.checkpoint.items()}
     try:
         if (folder := shared.folder or shared.values) is not None:

@@ -44,7 +44,7 @@ class ChunkCodec(Codec):
             raise ConfigError("a context needs message.role", hint='a const, or { name = "stem" }')
 
     def row(self, chunk: bytes, written: bytes) -> Row:
-        """Makes the row of one chunk that was written at this time; no bytes: the row says that the file began anew."""
+        """Codec: makes the row of one chunk of a context, written at this time; no bytes: the file began anew."""
         return self._role or b"", written, (self._type or b"") if chunk else STARTED, chunk
 
     def decode(self, lines: Sequence[bytes]) -> Decoded:

@@ -95,7 +95,7 @@ class TextDocumentCodec(Codec):
         return [self.encode(row) for row in rows]
 
 
-def moment(ns: int) -> bytes:
+def iso_time(ns: int) -> bytes:
     """Formats a document's time of writing, in nanoseconds since 1970, as a timestamp: ISO 8601, UTC, milliseconds."""
     return datetime.fromtimestamp(ns // 1_000_000 / 1000, UTC).isoformat(timespec="milliseconds")[:23].encode() + b"Z"
 

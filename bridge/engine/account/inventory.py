@@ -11,7 +11,7 @@ from bridge.core.config import Settings
 from bridge.core.errors import ConfigError, SourceError
 from bridge.core.failpoints import failpoint
 from bridge.core.mapping import Mapping
-from bridge.core.state_folder import lock_holder
+from bridge.core.state_directory import lock_holder
 from bridge.engine.account.accountant import Accountant
 from bridge.engine.account.standing import ACTIVE, ASIDE, LINK, PIECE, WAITING, FilesAccount, FileStanding
 from bridge.files.generation import open_regular

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 
 from bridge.core.codecs.artifact import ArtifactCodec, announcement
-from bridge.core.codecs.document import DocumentMessage, moment
+from bridge.core.codecs.document import DocumentMessage, iso_time
 from bridge.core.errors import SourceError
 from bridge.core.mapping import Mapping
 from bridge.core.model import shown_name
@@ -76,7 +76,7 @@ class ArtifactIntake(FolderScanner):
         sha256 = json.loads(taken.raw)["sha256"].encode()
         self.waiting.pop(name, None)
         last, now = spool_messages.last_of(self._ledger, self._stream, name), int(self._clock() * 1000)
-        key = announcement(name, moment(taken.facts.written), sha256)
+        key = announcement(name, iso_time(taken.facts.written), sha256)
         # Nor a file that was moved away and back: two equal announcements would be one message, sent twice.
         if last is not None and last.alike == sha256 and (not last.removed or last.key == key):
             spool_messages.touch(self._ledger, self._stream, name, taken.facts)
@@ -115,7 +115,7 @@ class ArtifactSource(SpoolSource):
         facts = json.loads(due.raw or b"{}")
         path = self._paths.over(os.path.join(self._folder.root, due.name))  # noqa: PTH118 - bytes
         row = codec.row(
-            path, moment(due.facts.written), facts["type"].encode(), due.facts.size, facts["sha256"].encode()
+            path, iso_time(due.facts.written), facts["type"].encode(), due.facts.size, facts["sha256"].encode()
         )
         return DocumentMessage(row, due.time)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from bridge.core.codecs import Codec
 from bridge.core.codecs.chunk import CHUNK, ChunkCodec, whole_characters
-from bridge.core.codecs.document import moment
+from bridge.core.codecs.document import iso_time
 from bridge.core.mapping import Mapping
 from bridge.core.model import FIELDS, Checkpoint, Position, paired
 from bridge.files.generation import Generation
@@ -84,7 +84,7 @@ class ChunkReader(LineReader):
             ends.append((ends[-1] if ends else start) + len(chunk))
         lines = Lines(chunks, [start, *ends[:-1]], ends, ends[-1])
         written = generation.written()
-        codec, at = self._codec, moment(written)
+        codec, at = self._codec, iso_time(written)
         rows = [codec.row(chunk, at) for chunk in chunks] if isinstance(codec, ChunkCodec) else []
         found = ReadLines(generation, start, raw, lines, more=True)
         found.given(rows, [written // 1_000_000] * len(rows))

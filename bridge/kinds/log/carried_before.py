@@ -23,7 +23,7 @@ from bridge.files.generation import Generation
 from bridge.files.lines import Cut, walk
 from bridge.kinds.mapping_context import MappingContext
 from bridge.ledger.acknowledgements import redacted_of
-from bridge.ledger.edits import stretches_of
+from bridge.ledger.edits import carried_spans
 from bridge.ledger.quarantine import KEPT_LINE_BYTES, carried_aside
 from bridge.ledger.ranges import Range, ranges_of
 from bridge.ledger.scratch_table import in_order
@@ -171,7 +171,7 @@ def by_bytes(texts: Sequence[bytes]) -> Iterable[int]:
 
 
 def by_meaning(codec: Codec) -> Callable[[Sequence[bytes]], Iterable[int]]:
-    """Makes a function that computes alignment keys for a log's lines from the fields that the codec decodes.
+    """Makes the function that computes the alignment keys of lines carried before, from the fields a codec decodes.
 
     Entries hold the same fields, so a line and a carried entry of one message get the same key. A text that is no
     message gets its key from its bytes.
@@ -244,7 +244,7 @@ class CarriedLines:
         """Yields, page by page and in any order, the starts and alignment keys of messages carried before."""
         places = []
         for generation in generations:
-            earlier = stretches_of(self._ledger, self._stream, self._name, generation)
+            earlier = carried_spans(self._ledger, self._stream, self._name, generation)
             moved = ((at.of, at.of_start, at.end - at.start, at.start) for at in earlier)
             places.append((generation * GENERATION, Places(generation, moved)))
 

@@ -17,7 +17,7 @@ from bridge.files.content import HEAD_BYTES, Content
 from bridge.files.generation import COMPARED, TAIL, Generation, is_copy, open_regular
 from bridge.files.named_file import FileStamp
 from bridge.kinds.mapping_context import MappingContext
-from bridge.ledger.edits import CarriedSpan, save_stretches
+from bridge.ledger.edits import CarriedSpan, save_carried_spans
 from bridge.ledger.file_standings import COPY, FileRecord, forget_piece, remembered_pieces, save_piece
 from bridge.ledger.sources import all_generations, save_generation
 from bridge.ledger.store import Ledger
@@ -177,7 +177,7 @@ class Copies:
             known = tail.confirmed(first)
             with self._ledger.transaction():
                 save_generation(self._ledger, self._stream, name, known)
-                save_stretches(self._ledger, self._stream, name, first.number, [CarriedSpan(0, end, 0, 0)])
+                save_carried_spans(self._ledger, self._stream, name, first.number, [CarriedSpan(0, end, 0, 0)])
 
 
 def _facts(path: Path) -> FileStamp | None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from bridge.core.model import EntryId
 from bridge.kinds.mapping_context import MappingContext
 from bridge.ledger.acknowledgements import RedactedLine, redacted_of
-from bridge.ledger.edits import all_stretches
+from bridge.ledger.edits import all_carried_spans
 from bridge.ledger.sources import all_generations, sources_of
 from bridge.ledger.store import Ledger
 from bridge.streams.connect import Connection
@@ -18,7 +18,9 @@ from bridge.streams.edits import LogEditRecord, packed
 from bridge.streams.redacted import RedactedEntry, read_deleted, write_deleted
 
 
-def record(connection: Connection, shared: MappingContext, source: int, edits: Mapping[int, LogEditRecord]) -> None:
+def save_edit_record(
+    connection: Connection, shared: MappingContext, source: int, edits: Mapping[int, LogEditRecord]
+) -> None:
     """Writes the records of a log's edits into the Redis hash `bridge:{S}:aligned`, by source number and generation.
 
     Raises NotYet where another process took over, RedisLost, RedisRefused.
@@ -32,7 +34,7 @@ def deleted_of(gone: RedactedLine) -> RedactedEntry:
     return RedactedEntry(gone.entry, gone.name, gone.generation, gone.offset, gone.length, gone.digest)
 
 
-def record_again(connection: Connection, shared: MappingContext, ledger: Ledger, *, lost: bool) -> None:
+def save_edit_records(connection: Connection, shared: MappingContext, ledger: Ledger, *, lost: bool) -> None:
     """Writes the records of a stream's log edits and redactions into Redis again where they are missing there.
 
     Writes all of them where Redis `lost` entries. Raises NotYet, RedisLost, RedisRefused, LedgerError.
@@ -41,7 +43,7 @@ def record_again(connection: Connection, shared: MappingContext, ledger: Ledger,
     if redacted := redacted_of(ledger, stream):
         kept = set[EntryId]() if lost else {gone.entry for gone in read_deleted(connection, shared.keys)}
         write_deleted(connection, shared.keys, (deleted_of(gone) for gone in redacted if gone.entry not in kept))
-    stretches = all_stretches(ledger, stream)
+    stretches = all_carried_spans(ledger, stream)
     numbers = {name: memory.number for name, memory in sources_of(ledger, stream).items()} if stretches else {}
     edits: dict[int, dict[int, LogEditRecord]] = {}
     for name, known in all_generations(ledger, stream) if stretches else ():
@@ -54,4 +56,4 @@ def record_again(connection: Connection, shared: MappingContext, ledger: Ledger,
     if not wanted or (not lost and wanted <= {*connection.call("HKEYS", shared.keys.aligned)}):
         return
     for source, some in edits.items():
-        record(connection, shared, source, some)
+        save_edit_record(connection, shared, source, some)

@@ -21,7 +21,7 @@ from bridge.files.lines import Cut
 from bridge.files.tail import Tail
 from bridge.kinds.log import carried_before
 from bridge.kinds.log.carried_before import CarriedLines, LineColumns
-from bridge.kinds.log.edit_records import record
+from bridge.kinds.log.edit_records import save_edit_record
 from bridge.kinds.log.edit_summary import edited, in_words
 from bridge.kinds.log.moved_lines import MovedRanges, moved_by, sorted_out
 from bridge.kinds.mapping_context import MappingContext
@@ -36,8 +36,8 @@ from bridge.ledger.edits import (
     CarriedSpan,
     LogEdit,
     rewrites_of,
+    save_carried_spans,
     save_rewrite,
-    save_stretches,
 )
 from bridge.ledger.ranges import add_range, barrier, drop_range
 from bridge.ledger.sources import save_generation
@@ -345,7 +345,7 @@ class EditedLog:
             if found.how == ALIGNED:  # Redis first: a ledger that is lost after this is rebuilt from Redis
                 failpoint("forward.record.before")
                 with closing(self._dial()) as connection:
-                    record(
+                    save_edit_record(
                         connection, self._shared, self._number(), {generation.number: LogEditRecord(found.of, marked)}
                     )
                 failpoint("forward.record.after")
@@ -355,7 +355,7 @@ class EditedLog:
                     drop_range(self._ledger, self._stream, told.span)
                     for part in parts:
                         add_range(self._ledger, self._stream, part)
-                save_stretches(self._ledger, self._stream, self._tail.name, generation.number, marked)
+                save_carried_spans(self._ledger, self._stream, self._tail.name, generation.number, marked)
                 save_rewrite(self._ledger, self._stream, found)
                 for known in records:
                     save_generation(self._ledger, self._stream, self._tail.name, known)

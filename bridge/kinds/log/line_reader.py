@@ -20,7 +20,7 @@ from bridge.kinds.log.long_line import LongLine, Piece
 from bridge.kinds.provenance import exclude_mirrored
 from bridge.kinds.rejects import Rejects
 from bridge.ledger.acknowledgements import redacted_of
-from bridge.ledger.edits import CarriedSpan, stretches_of
+from bridge.ledger.edits import CarriedSpan, carried_spans
 from bridge.ledger.ranges import drop_range
 from bridge.ledger.store import Ledger
 
@@ -226,7 +226,7 @@ class LineReader:
         """
         if generation not in self._stretches:
             name = self._tail.name
-            found = stretches_of(self._ledger, self._stream, name, generation)
+            found = carried_spans(self._ledger, self._stream, name, generation)
             gone = [part for part in redacted_of(self._ledger, self._stream, name) if part.generation == generation
                     and self._is_line(generation, part.offset, part.length, part.digest)]  # fmt: skip
             found += [CarriedSpan(part.offset, part.offset + part.length, generation, part.offset) for part in gone]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from bridge.files.alignment import MatchedRun
 from bridge.files.generation import Generation
 from bridge.kinds.log.carried_before import GENERATION
-from bridge.ledger.edits import CarriedSpan, stretches_of
+from bridge.ledger.edits import CarriedSpan, carried_spans
 from bridge.ledger.ranges import Range, range_digest, ranges_of
 from bridge.ledger.store import Ledger
 
@@ -102,7 +102,7 @@ def _of(
     ledger: Ledger, stream: str, name: str, of: int, moved: Iterable[MovedLines], *, are_left: bool
 ) -> tuple[list[CarriedSpan], list[MovedRanges]]:
     """Sorts the moved lines of one generation into carried stretches and moved ranges; `are_left`: the ranges stay."""
-    earlier = stretches_of(ledger, stream, name, of)
+    earlier = carried_spans(ledger, stream, name, of)
     ours = sorted(
         (span for span in ranges_of(ledger, stream, name) if span.generation == of and not are_left),
         key=lambda span: span.start,

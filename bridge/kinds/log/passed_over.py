@@ -16,7 +16,7 @@ from bridge.files.lines import Cut, walk
 from bridge.files.tail import Tail
 from bridge.kinds.resume import Reconciliation, Resume
 from bridge.ledger.acknowledgements import redacted_of
-from bridge.ledger.edits import CarriedSpan, all_stretches, save_stretches
+from bridge.ledger.edits import CarriedSpan, all_carried_spans, save_carried_spans
 from bridge.ledger.store import Ledger
 from bridge.streams.trim import TrimmedSource
 
@@ -26,7 +26,7 @@ LONGEST_PASSED = 1 << 28
 def forget_carried(
     tail: Tail, ledger: Ledger, stream: str, number: int, codec: Codec, compared: Reconciliation
 ) -> None:  # fmt: skip
-    """Takes out of a log's passed-over stretches the lines whose entries Redis lost, so that forward sends them again.
+    """Takes lines out of the stretches that forward passed over in a log, whose entries Redis lost: they are resent.
 
     Inside a ledger transaction. `number` is the log's. A line is taken out when its entry is missing in the stream,
     unless the entry was trimmed or deleted on purpose, or the line stands before the place from which the log is
@@ -47,7 +47,7 @@ def forget_carried(
             return at < resume.checkpoint.position
         return at.offset in compared.offsets.get((number, at.generation), ())
 
-    for which, stretches in all_stretches(ledger, stream).get(tail.name, {}).items():
+    for which, stretches in all_carried_spans(ledger, stream).get(tail.name, {}).items():
         if which not in generations:
             continue
         held = tail.of_number(which) or tail.reopen(which)
@@ -56,7 +56,7 @@ def forget_carried(
         left = [part for stretch in stretches for part in _standing(held, stretch, codec, stands)]
         if left != stretches:
             marked = [part._replace(crc=held.sum_of(part.start, part.end)) for part in left]
-            save_stretches(ledger, stream, tail.name, which, marked)
+            save_carried_spans(ledger, stream, tail.name, which, marked)
 
 
 def _standing(

@@ -229,7 +229,7 @@ class LogSource(FollowedSource):
         self._undo()
         self._under_way -= 1
         self._closing = list(batch.closing)
-        self._aside |= {(batch.position.generation, offset, ""): number for offset, number in batch.taken_out}
+        self._aside |= {(batch.position.generation, offset, ""): number for offset, number in batch.out_of_quarantine}
 
     def _next(self, limit: int, ahead: int = 0) -> ReadLines | None:
         """Returns lines of the log's first generation that has any left, and ends the generations before it."""
@@ -328,7 +328,7 @@ class LogSource(FollowedSource):
         if self.mentions is not None and any(kind in read.data for kind in self.mentions.types):
             batch.rows = self.mentions.widened(batch.rows, generation.number, offsets)
         if self._aside:  # lines that an earlier mapping could not translate are sent now
-            batch.taken_out = [(o, n) for o in offsets if (n := self._aside.pop((generation.number, o, ""), 0))]
+            batch.out_of_quarantine = [(o, n) for o in offsets if (n := self._aside.pop((generation.number, o, ""), 0))]
         if not late and self._is_history(generation.number, offsets[0]):
             batch.times = times if whole else [times[k] for k in good]
         elif not late and self.memory.refill is None:
@@ -359,7 +359,7 @@ class LogSource(FollowedSource):
         self.counts.entries += len(batch.rows)
         if batch.times:
             self.counts.timed(batch.times)
-        for offset, number in batch.taken_out:
+        for offset, number in batch.out_of_quarantine:
             mark_retried(self._ledger, number, f"origin {batch.prefix.decode()}{offset}", self._clock())
         memory = self.memory
         if memory.refill is not None and not batch.late and batch.position > memory.refill:

@@ -8,7 +8,7 @@ from bridge.core.errors import BridgeError, NotYet, SourceError
 from bridge.core.mapping import Mapping
 from bridge.ledger.states import StateOwner, note_asked, owner_of
 from bridge.ledger.store import Ledger
-from bridge.streams.components import look
+from bridge.streams.components import read_modes
 from bridge.streams.connect import Connection
 
 OWNER_SECONDS = 1.0
@@ -65,7 +65,7 @@ class StateOwnership:
 
     def _contradiction(self, connection: Connection) -> SourceError | None:
         component, name = self.now.component, self._mapping.name
-        modes, _ = look(connection, component, name)
+        modes, _ = read_modes(connection, component, name)
         if modes.switch is not None or modes.writes == self.now.side:
             return None
         there, here = SIDE_NAMES[modes.writes], SIDE_NAMES[self.now.side]

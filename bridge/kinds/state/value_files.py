@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from bridge.core.codecs.document import moment
+from bridge.core.codecs.document import iso_time
 from bridge.core.errors import BridgeError, SourceError
 from bridge.core.mapping import Mapping
 from bridge.core.model import shown_name
@@ -17,7 +17,7 @@ from bridge.ledger.store import Ledger
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
 from bridge.streams.latest_value import LIMIT, SeenValue, StateValue
-from bridge.streams.stream_metadata import read_books
+from bridge.streams.stream_metadata import read_metadata
 
 UNSETTLED_SECONDS = 1.0
 """Seconds, on top of some settling times, after which nobody waits any longer for a value file that keeps changing."""
@@ -158,7 +158,7 @@ class ValueFiles:
             else:
                 file.facts, file.since = found.facts, now
         elif not taken.busy or age >= BUSY:
-            file.value, file.settling = StateValue(taken.raw, moment(taken.facts.written), file.role), False
+            file.value, file.settling = StateValue(taken.raw, iso_time(taken.facts.written), file.role), False
             file.told, file.seen, file.agrees = False, None, False
             self._fine(file)
 
@@ -182,7 +182,7 @@ def numbered(connection: Connection, keys: Keys, ledger: Ledger, path: str) -> i
     stream = keys.stream.decode()
     sources = sources_of(ledger, stream)
     if path not in sources:
-        books, taken = read_books(connection, keys), [source.number for source in sources.values()]
+        books, taken = read_metadata(connection, keys), [source.number for source in sources.values()]
         memory = SourceMemory(books.number_for(os.fsencode(path), taken), None, live=True)
         save_source(ledger, stream, path, memory)
         sources[path] = memory

@@ -29,7 +29,7 @@ from pathlib import Path
 import platformdirs
 
 from bridge.core.errors import RedisLost, RedisRefused, ServerError
-from bridge.core.state_folder import private
+from bridge.core.state_directory import private
 from bridge.streams.connect import Connection, EntryBudget
 from bridge.streams.embedded.binary import Binary, find
 

@@ -35,7 +35,7 @@ from bridge.ledger.store import Ledger
 from bridge.streams.connect import Connection
 from bridge.streams.latest_value import key_of
 from bridge.streams.reader import existing, file_born
-from bridge.streams.stream_metadata import StreamMetadata, read_books
+from bridge.streams.stream_metadata import StreamMetadata, read_metadata
 
 SEARCH_BLOCK = 1 << 20
 DAY_MS = 86_400_000
@@ -75,7 +75,7 @@ class MessageFinder:
         self._ledger = ledger
         self._connection = connection
         self._stream = shared.mapping.stream.key
-        self._books: StreamMetadata = read_books(connection, shared.keys)
+        self._books: StreamMetadata = read_metadata(connection, shared.keys)
         self._archive = ArchiveReader(shared.mapping, shared.settings.state_dir, ledger)
         self._floor = self._books.floor or ZERO_ID
 
