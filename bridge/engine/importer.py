@@ -244,7 +244,7 @@ class Import:
             source_report, tally = by_name[source.name], source.counts
             source_report.done = max(source_report.done, source_report.bytes - source.left())
             source_report.entries, source_report.empty, source_report.clamped, source_report.rejected = (
-                tally.entries, tally.empty, tally.clamped, source.rejected,
+                tally.entries, tally.empty, tally.clamped, tally.rejected,
             )  # fmt: skip
             source_report.unfinished = source.unfinished()
             source_report.error = str(source.trouble) if source.trouble is not None else ""

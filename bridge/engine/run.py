@@ -141,11 +141,10 @@ class Process:
             }
         for forward in list(self._forwards):
             name, flow, sources = forward.shared.mapping.name, forward.shared.forward, forward.sources
-            flow.rejects = sum(source.rejected for source in sources)
+            flow.rejects = sum(source.counts.rejected for source in sources)
             if isinstance(forward, Forward):
                 flow.parts = {
-                    own_source.name: SourceRates(own_source.counts.entries + own_source.rejected, own_source.settling)
-                    for own_source in sources
+                    own_source.name: SourceRates(own_source.counts.read, own_source.settling) for own_source in sources
                 }
                 continue
             if not forward.owned.by_file:  # latest values go the way that their owner says

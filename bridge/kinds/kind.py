@@ -257,11 +257,6 @@ class Source(ABC):
 
     @property
     @abstractmethod
-    def rejected(self) -> int:
-        """How many messages of a source of any kind were set aside in quarantine."""
-
-    @property
-    @abstractmethod
     def settling(self) -> int:
         """How many messages of a source of any kind are not due yet, as they are incomplete; rather too many."""
 

@@ -35,9 +35,10 @@ class Rejects:
     """Puts the rejected lines of one source, which cannot be entries, into quarantine, and counts them."""
 
     def __init__(
-        self, mapping: Mapping, name: str, ledger: Ledger, clock: Callable[[], float], say: Callable[[str], None]
-    ) -> None:
-        self.count = 0
+        self, mapping: Mapping, name: str, ledger: Ledger, clock: Callable[[], float], say: Callable[[str], None],
+        counts: SourceCounts,
+    ) -> None:  # fmt: skip
+        self._counts = counts
         self.stops = mapping.policy.on_reject == "stop"
         self._limit = mapping.format.max_line_bytes
         self._stream = mapping.stream.key
@@ -72,13 +73,12 @@ class Rejects:
             raise self.stop(aside[0])
         with self._ledger.transaction():
             add_quarantined(self._ledger, self._stream, aside, self._clock())
-        self.count += len(aside)
+        self._counts.rejected += len(aside)
         self._kinds.tell(aside)
 
     def sort_out(
-        self, generation: int, lines: Sequence[bytes], offsets: Sequence[int], rows: Sequence[Row | str],
-        counts: SourceCounts,
-    ) -> tuple[list[int], int]:  # fmt: skip
+        self, generation: int, lines: Sequence[bytes], offsets: Sequence[int], rows: Sequence[Row | str]
+    ) -> tuple[list[int], int]:
         """Separates the lines of a batch that are entries from rejected ones, which go into quarantine.
 
         `rows` has each line's row, or the reason why it has none; empty lines are counted. Returns the places of the
@@ -89,7 +89,7 @@ class Rejects:
         aside: list[QuarantinedMessage] = []
         for place, row in enumerate(rows):
             if not lines[place]:
-                counts.empty += 1
+                self._counts.empty += 1
                 continue
             reason = row if isinstance(row, str) else ""
             quarantined = self.of(generation, offsets[place], lines[place], reason)

@@ -369,7 +369,7 @@ def test_a_refusal_takes_nothing_back(rig: Rig, monkeypatch: pytest.MonkeyPatch)
         raise RedisRefused("BUSY a script is running", code="BUSY")
 
     with monkeypatch.context() as patch, operator(rig) as one:
-        patch.setattr("bridge.cutover.switch.look", busy)
+        patch.setattr("bridge.cutover.switch.read_modes", busy)
         assert [outcome for _, outcome in one.complete()] == ["is not made yet: BUSY a script is running"]
     assert owner(rig) == "file, asked"
     rig.write_config(mapping="hestai-message", extra=COMPONENTS)  # and not because its mapping is gone for a moment

@@ -107,6 +107,7 @@ class ArtifactSource(SpoolSource):
         super().__init__(mapping, keys, folder, ledger, clock, lambda: None)
         self._paths = paths
         self._intake = ArtifactIntake(mapping, folder, ledger, clock, self.notices, hasher)
+        self.counts = self._intake.counts
 
     def _message(self, due: DueMessage) -> DocumentMessage:
         codec = self._mapping.codec(os.fsdecode(due.name))

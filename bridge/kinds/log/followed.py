@@ -34,7 +34,7 @@ class FollowedSource(Source):
         self.tail = tail
         self._unended: dict[int, int] = {}
         """How many bytes without a newline stand at the end of finished generations, by generation."""
-        self._rejects = Rejects(mapping, tail.name, ledger, clock, self.notices.append)
+        self._rejects = Rejects(mapping, tail.name, ledger, clock, self.notices.append, self.counts)
         self._keys = keys
         self._arrivals = WriteTimes()
         self._reader = self._made_reader(mapping)
@@ -165,11 +165,6 @@ class FollowedSource(Source):
     @property
     def _waits(self) -> bool:
         return self._reader.settling or (self.rewritten is not None and self.rewritten.waits)
-
-    @property
-    def rejected(self) -> int:
-        """How many lines of a followed file were set aside in quarantine."""
-        return self._rejects.count
 
     @property
     def settling(self) -> int:

@@ -303,7 +303,7 @@ class LogSource(FollowedSource):
         rows, times = read.rows(self.codec, i, j)
         good = [k for k, row in enumerate(rows) if row.__class__ is tuple]
         if len(good) != len(rows) or max(map(len, piece), default=0) > self._max_line:
-            good, taken = self._rejects.sort_out(generation.number, piece, lines.offsets[i:j], rows, self.counts)
+            good, taken = self._rejects.sort_out(generation.number, piece, lines.offsets[i:j], rows)
             j = i + taken
         if self._own.stretches:
             good = [k for k in good if not self._own.has(rows[k][0], Position(generation.number, lines.offsets[i + k]))]  # type: ignore[arg-type]

@@ -19,6 +19,7 @@ from bridge.core.mapping import Mapping
 from bridge.core.model import digest, hex_digest, shown, shown_name
 from bridge.files.folder import BUSY, FileFacts, FoundFile, MessageFolder, ReadFile
 from bridge.kinds.rejects import RejectKinds
+from bridge.kinds.source_counts import SourceCounts
 from bridge.kinds.spool.identity import identity_of, keys_of, read_document
 from bridge.ledger import spool_messages
 from bridge.ledger.quarantine import KEPT_LINE_BYTES, QuarantinedMessage, add_quarantined, rename_aside
@@ -76,7 +77,7 @@ class FolderScanner:
     ) -> None:  # fmt: skip
         self.waiting: dict[bytes, WaitingFile] = {}
         """Files of the spool folder that are to be looked at again, such as those not complete yet, by name."""
-        self.rejected = 0
+        self.counts = SourceCounts()
         self.unreadable: dict[bytes, SourceError] = {}
         """Files of the spool folder that could not be read, by name, each with its error."""
         self.stop: tuple[FoundFile, RejectStop] | None = None
@@ -367,7 +368,7 @@ class FolderScanner:
         if rename_aside(self._ledger, self._stream, rejected, lambda other: not self._folder.exists(other)):
             return
         add_quarantined(self._ledger, self._stream, [rejected], self._clock())
-        self.rejected += 1
+        self.counts.rejected += 1
         self._kinds.tell([rejected])
 
     def look_again(self) -> None:

@@ -53,6 +53,7 @@ class SpoolSource(Source):
         self._folder = folder
         self._limit = mapping.format.max_line_bytes
         self._intake = FolderScanner(mapping, folder, ledger, clock, self.notices, compare)
+        self.counts = self._intake.counts
         self._sending: set[int] = set()
         self._ahead: deque[tuple[int, list[tuple[Row, int]], float]] = deque()
         """Batches of the spool that have their numbers and were not handed out to forward yet."""
@@ -106,11 +107,6 @@ class SpoolSource(Source):
         """Reads the spool file that the mirror wrote for this range; empty when the file is gone."""
         taken = self._folder.read(os.fsencode(span.name), self._limit + 1)
         return taken.raw if taken is not None else b""
-
-    @property
-    def rejected(self) -> int:
-        """How many files of the spool were set aside in quarantine."""
-        return self._intake.rejected
 
     @property
     def settling(self) -> int:

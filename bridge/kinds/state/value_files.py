@@ -63,7 +63,6 @@ class ValueFile:
     counts: SourceCounts = field(default_factory=SourceCounts)
     damage: dict[int, SourceError] = field(default_factory=dict)
     trouble: BridgeError | None = None
-    rejected: int = 0
 
     def left(self) -> int:
         """Counts the bytes of a state's value file that are still to be carried."""
