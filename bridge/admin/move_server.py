@@ -120,7 +120,7 @@ class ServerMove:
                 plan.notes.append(f"the embedded server's database {name[2:]} holds keys, which stay behind")
         gone = sum(what.deleted for what in plan.keys.values())
         if gone:
-            plan.notes.append(f"{gone:,} pending entries name a message that is no more: they stay behind")
+            plan.notes.append(f"{gone:,} pending entries name a message that was deleted: they are not moved")
         return plan
 
     def _look_at_clients(self, source: Connection, plan: MovePlan) -> None:

@@ -222,7 +222,7 @@ class ArchiveReader:
             ]
         if entries_digest(found) != redacted.get((part.path, part.at), ([], part.entries))[1]:
             raise SourceError(
-                "its lines are read otherwise than when they were archived", where=str(self.folder / part.path),
+                "its lines are read differently than when they were archived", where=str(self.folder / part.path),
                 hint=f"put [format] and [message] of {self._mapping.name} back as they were",
             )  # fmt: skip
         return found

@@ -141,7 +141,7 @@ class StreamLease:
         memory = stream_memory(ledger, stream)
         timeline = memory.timeline if memory is not None else None
         if not lease.take(connection, self._keys, LeaseHolder.of(self.nonce, self._state_dir), found, timeline):
-            raise NotYet("another process reached for the stream in this moment", where=stream)
+            raise NotYet("another process claimed the stream at the same moment", where=stream)
         self._taken = True
 
     def write(self, connection: Connection, command: str, key: bytes, *args: bytes | str) -> None:
@@ -150,7 +150,7 @@ class StreamLease:
         Raises NotYet where it does not, or where Redis holds other data by now; RedisLost, RedisRefused.
         """
         if not connection.calls(lease.writing(self._keys, self.nonce, command, key, *args))[0]:
-            raise NotYet("the stream became another one", where=self._keys.stream.decode(errors="replace"))
+            raise NotYet("the stream was replaced", where=self._keys.stream.decode(errors="replace"))
 
     def watch(self, connection: Connection) -> None:
         """Watches the ownership of the stream (`meta`) while a direction reads what it decides on.
@@ -159,7 +159,7 @@ class StreamLease:
         """
         lease.watch(connection, self._keys)
         if connection.call("HGET", self._keys.meta, "nonce") != self.nonce.encode():
-            raise NotYet("the stream became another one", where=self._keys.stream.decode())
+            raise NotYet("the stream was replaced", where=self._keys.stream.decode())
 
     def confirm(self, connection: Connection) -> None:
         """Confirms that Redis held the same stream under this ownership since `meta` was watched.
@@ -167,7 +167,7 @@ class StreamLease:
         Raises NotYet: it did not.
         """
         if not lease.unchanged(connection, self._keys):
-            raise NotYet("the stream became another one as it was read", where=self._keys.stream.decode())
+            raise NotYet("the stream was replaced as it was read", where=self._keys.stream.decode())
 
     def take_anew(self, connection: Connection, ledger: Ledger, books: StreamMetadata) -> None:
         """Takes ownership of the stream under a new nonce, as it lost entries: what anybody read of its past is void.
@@ -178,7 +178,7 @@ class StreamLease:
         stream, nonce = self._keys.stream.decode(), secrets.token_hex(8)
         note_nonce(ledger, stream, nonce, ledger.place)
         if not lease.take_anew(connection, self._keys, LeaseHolder.of(nonce, self._state_dir), books):
-            raise NotYet("the stream became another one while it was compared", where=stream)
+            raise NotYet("the stream was replaced while it was compared", where=stream)
         self.nonce, self._settled = nonce, ""
 
     def settle(self) -> None:

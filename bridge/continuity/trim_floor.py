@@ -46,7 +46,7 @@ def put_back(connection: Connection, keys: Keys, was: TrimState, first: EntryId,
         base = base | {"resume": begins, "due": begins, "first": "0-0", "last": _text(HIGHEST_ID), "targets": {}}
     now = replace(was, floor=floor, base=base)
     if not put_floor(connection, keys, now, nonce):
-        raise NotYet("the stream became another one", where=keys.stream.decode(errors="replace"))
+        raise NotYet("the stream was replaced", where=keys.stream.decode(errors="replace"))
     return now
 
 

@@ -351,7 +351,7 @@ class PositionTranslator:
             found = self._found(tail, generation, set(numbers.values()))
             if found is None and not generation.closed and generation.at.offset:
                 hint = "let the component read on first, or say from where with --from"
-                raise BridgeError("the file that the component reads is not to be found", where=name, hint=hint)
+                raise BridgeError("the file that the component reads was not found", where=name, hint=hint)
             if found is not None:
                 numbers[generation.number] = found
                 known.append(replace(generation, number=found))

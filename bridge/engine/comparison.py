@@ -47,7 +47,7 @@ def in_words(compared: Reconciliation, stream: str) -> list[str]:
     if compared.strangers:
         said.append(
             f"{stream}: {compared.strangers} entries name an origin at which their file holds no such line;"
-            " the cursor does not mind them"
+            " they do not move the cursor"
         )
     return said
 

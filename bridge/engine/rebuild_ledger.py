@@ -149,7 +149,7 @@ def _values(connection: Connection, own: Keys, folder: MessageFolder) -> list[tu
 def execute(connection: Connection, shared: MappingContext, ledger: Ledger, made: RebuildPlan) -> None:
     """Writes a rebuilt ledger from its plan, then makes that ledger the stream's owner in Redis.
 
-    Raises NotYet: the stream became another one meanwhile.
+    Raises NotYet: the stream was replaced meanwhile.
     """
     stream, asked = made.stream, connection.call("HMGET", shared.keys.meta, "nonce", "timeline")
     last, timeline = ((found or b"").decode(errors="replace") for found in asked)
@@ -182,7 +182,7 @@ def execute(connection: Connection, shared: MappingContext, ledger: Ledger, made
         adopt_nonces(ledger, stream, last)
         _restore_switches(ledger, shared, made)
         if not unchanged(connection, shared.keys):
-            raise NotYet("the stream became another one as it was read", where=stream, hint="run it again")
+            raise NotYet("the stream was replaced as it was read", where=stream, hint="run it again")
     instance = shared.settings.instance
     connection.calls(
         pack("HSET", shared.keys.meta, "format", FORMAT, "owner", ledger.uuid, "instance", instance),

@@ -111,7 +111,8 @@ def settle_loss(
             trim_floor.settle(ledger, stream, was, now, lost=bool(compared.lost))
         shared.cursor_epoch += refilled is not None
     if back:
-        logger.warning("%s: %d messages stand that Redis had lost or the ledger forgotten", stream, back)
+        said = "%s: %d messages are back in the stream that Redis had lost, or the ledger did not know"
+        logger.warning(said, stream, back)
     if refilled is not None:
         logger.warning("%s: %s", stream, refilled.in_words())
     return info

@@ -49,7 +49,7 @@ class ContextCheck(ParityCheck):
         result.alive = view.alive
         if comparison.tally.taken_away:
             many = counted(comparison.tally.taken_away, "chunk")
-            result.notes.append(f"{many} of contexts that were emptied since; they are what stood there")
+            result.notes.append(f"{many} of contexts that were emptied since; they are what the files held before")
             comparison.tally.taken_away = 0
         return result
 

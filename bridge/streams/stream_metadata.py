@@ -62,7 +62,7 @@ def read_stream(connection: Connection, keys: Keys) -> tuple[StreamInfo, StreamM
     """Reads, at one moment, the facts about a stream (XINFO STREAM) and the bridge's stream metadata.
 
     `meta` is watched from there on, and nothing else: `lease.unchanged` tells whether what is read behind this is of
-    the same data. Raises NotYet where the stream became another one meanwhile, and what `read_metadata` raises.
+    the same data. Raises NotYet where the stream was replaced meanwhile, and what `read_metadata` raises.
     """
     where = keys.stream.decode(errors="replace")
     asked = (pack("XINFO", "STREAM", keys.stream), *_reads_of_books(keys))
@@ -73,7 +73,7 @@ def read_stream(connection: Connection, keys: Keys) -> tuple[StreamInfo, StreamM
             raise refused(reply, where)
     books = _books(keys, found[1:])
     if paired(meta) != books.meta:
-        raise NotYet("the stream became another one as it was read", where=where)
+        raise NotYet("the stream was replaced as it was read", where=where)
     return to_info(found[0], keys.stream), books
 
 

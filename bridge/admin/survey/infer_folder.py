@@ -101,7 +101,7 @@ def _documents(
             found.message = {"id": {"pointer": f"/{key}"}, **found.message}
             break
     else:
-        found.notes.append("id: no field is another in each file: a file that is rewritten will be another message")
+        found.notes.append("id: no field differs from file to file: a file that is rewritten will be another message")
     odd = sorted({path for path, _ in files} - {path for path, _ in objects})
     found.exclude = [path for path in odd if path.rpartition("/")[2].startswith("index")]
     return found

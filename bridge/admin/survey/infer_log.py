@@ -145,7 +145,7 @@ def infer(lines: Sequence[bytes]) -> Proposal:
             "timestamp: the lines name no day, so all count as of the last 24 hours; entry IDs will be wrong"
         )
     elif "%" in best.format["timestamp"] and not re.search("%[Yy]", best.format["timestamp"]):
-        best.notes.append("timestamp: the lines name no year; the latest one that is not to come is taken")
+        best.notes.append("timestamp: the lines name no year; the latest year that is not in the future is taken")
     elif not _zoned(best, some):
         best.notes.append("timezone: the lines name none; UTC is taken")
     for name, how in (("role", "it is the file's name"), ("type", "it is a constant")):
