@@ -168,7 +168,7 @@ class FileReader:
         """Merges the file reader's new record of a generation with the bookmark's, and keeps how far it was read."""
         if before is None:
             return now
-        return now if now.closed or before.at.head_len == 0 else replace(now, at=before.at)
+        return now if now.closed or before.at.head_len == 0 else now.at_place(before.at)
 
     # -- messages --------------------------------------------------------------------------------------------
 

@@ -312,7 +312,7 @@ class PositionTranslator:
             generation = self._held(tail, record.number)
             if record.number < at.generation:
                 ended = record.at if record.closed or generation is None else fingerprint(generation, generation.size())
-                done.append(replace(record, at=ended, closed=True))
+                done.append(replace(record.at_place(ended), closed=True))
                 continue
             if generation is not None:
                 offset = at.offset if record.number == at.generation else 0

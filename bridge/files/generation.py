@@ -49,9 +49,13 @@ class GenerationRecord:
     crc: int = -1
     """The CRC-32 of the bytes before `at.offset`; -1 where that is not known."""
 
+    def at_place(self, at: Fingerprint) -> GenerationRecord:
+        """Returns a generation's record as one that was carried up to another place, whose CRC-32 nobody knows."""
+        return replace(self, at=at, crc=-1)
+
     def reopened(self, at: Fingerprint) -> GenerationRecord:
         """Returns a generation's record as one that is not closed, and was carried up to `at`."""
-        return replace(self, at=at, closed=False, packed=None, crc=-1)
+        return replace(self.at_place(at), closed=False, packed=None)
 
     def may_be_read(self, low: int, newest: int) -> bool:
         """Whether more bytes may come of a generation: not of old or packed ones that are closed, below `low`.

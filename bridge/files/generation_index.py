@@ -63,7 +63,7 @@ class GenerationIndex:
 
     def amend(self, number: int, at: Fingerprint) -> None:
         """Extends a generation's record in the index to the further fingerprint `at`, as news for the ledger."""
-        self._keep(replace(self.known[number], at=at, crc=-1))
+        self._keep(self.known[number].at_place(at))
         self.news.append(self.known[number])
 
     def match(self, files: list[Generation]) -> dict[Generation, GenerationRecord]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -15,7 +16,9 @@ import pytest
 
 from bridge import Log, Message, open_log
 from bridge.client.bookmark import Bookmark
+from bridge.client.file_reader import FileReader
 from bridge.core.errors import BridgeError, ConfigError, TargetError
+from bridge.kinds.mapping_context import MappingContext
 from bridge.ledger.process_nonces import note_begun
 from bridge.ledger.store import Ledger
 from bridge.streams.components import COMPONENTS, make_group
@@ -88,6 +91,25 @@ def test_it_goes_on_where_it_was(one_rig: Rig) -> None:
         assert texts(log) == ["c"]
         one_rig.append("d")
         assert texts(log) == ["d"]
+
+
+def test_another_reader_of_the_same_bookmark(one_rig: Rig) -> None:
+    """A reader that takes over a bookmark in the same process goes on, though lines came since: nothing comes again."""
+    shared = MappingContext(one_rig.settings().mappings[0], one_rig.settings())
+    bookmark = Bookmark(one_rig.state, "ui", "hestai-message")
+    assert bookmark.lock()
+    found: list[str] = []
+    for turn in range(4):
+        one_rig.append(*(f"{turn}-{n}" for n in range(20)))
+        reader = FileReader(shared, bookmark, time.time)
+        while given := reader.take():
+            for message in given:
+                found.append(message.message.text)
+                reader.done(message)
+        reader.close()
+    bookmark.close()
+    shared.close()
+    assert found == [f"{turn}-{n}" for turn in range(4) for n in range(20)]
 
 
 def test_a_message_that_was_not_acknowledged_comes_again(one_rig: Rig) -> None:
