@@ -218,8 +218,7 @@ class Bookmark:
     def _moved(self, name: str, number: int, at: Fingerprint) -> None:
         place = self.marks.places[name]
         known = tuple(
-            generation.at_place(at) if generation.number == number else generation
-            for generation in place.generations
+            generation.at_place(at) if generation.number == number else generation for generation in place.generations
         )
         self.marks.places[name] = replace(place, generations=known)
 
