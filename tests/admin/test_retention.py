@@ -465,7 +465,7 @@ def test_an_archive_is_read_as_it_was_written_or_not_at_all(rig: Rig) -> None:
         (rig.path / "kept.toml").write_text(changed)
         told = rig.run("tail", "-n", "400", "--redis", rig.url)
         assert (told.returncode, told.stdout) == (1, "")
-        assert "read otherwise" in told.stderr
+        assert "read differently" in told.stderr
 
 
 @pytest.mark.parametrize(
