@@ -95,17 +95,15 @@ class GenerationIndex:
         """Makes a function that looks up a file in the generation index: its number, and when it was written to last.
 
         `held` are the generations that are open. A file that was made anew since, restored or unpacked, has another
-        time.
+        time; and so has one to which its writer went on writing after it was rotated, and others after it: what counts
+        is when it was written to last as far as the index knows.
         """
         opened = {generation.identity: generation.number for generation in held}
         matched = self.match(files)
 
         def seen(file: Generation) -> tuple[int, int] | None:
-            record, written = matched.get(file), file.written()
-            if record is not None:
-                return record.number, min(written, record.written or written)
-            number = opened.get(file.identity)
-            return None if number is None else (number, written)
+            record, written = matched.get(file) or self.known.get(opened.get(file.identity, 0)), file.written()
+            return None if record is None else (record.number, min(written, record.written or written))
 
         return seen
 

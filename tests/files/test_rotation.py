@@ -122,6 +122,24 @@ def test_writer_still_on_the_old_descriptor(rig: Rig, follow: Follow) -> None:
         follow.carried(wanted + names("d", 5) + names("later", 5))
 
 
+def test_rotated_twice_under_a_writer_on_the_old_descriptor(rig: Rig) -> None:
+    """A log that came and went while nobody looked is carried, though an older piece was written to after it."""
+    old = rig.log.open("ab", buffering=0)
+    old.write(b"".join(map(line, names("a", 5))))
+    rig.once()
+    rotate(rig)
+    rig.append(*names("short", 2))
+    rotate(rig)
+    old.write(b"".join(map(line, names("late", 5))))
+    old.close()
+    os.utime(rig.root / "messages.log.1", ns=(0, os.stat(rig.root / "messages.log.2").st_mtime_ns - 1_000_000))
+    rig.append(*names("c", 5))
+    result = rig.once()
+    assert not result.errors
+    assert rig.datas() == names("a", 5) + names("late", 5) + names("short", 2) + names("c", 5), rig.said()
+    assert "left alone" not in rig.said()
+
+
 @pytest.mark.parametrize("how", [rotate, copytruncate])
 def test_rotated_behind_a_read_that_found_nothing(one_rig: Rig, monkeypatch: pytest.MonkeyPatch, how: Act) -> None:
     """The mirror looks while forward is at the end: lines that came just before the rotation are not carried late."""
