@@ -48,7 +48,8 @@ class Piece:
 
     `number` is that of the generation which it was seen to be, None of a piece that nobody knows; `written` its mtime
     in ns since 1970; `span` reads the lines' times, None where they tell none. `packed`: its file is compressed, which
-    may have been made long after the last line was written.
+    may have been made long after the last line was written. `born`: when the file was made, in ns since 1970, 0 where
+    nobody can tell.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Piece:
     span: Callable[[], TimeSpan | None]
     number: int | None = None
     packed: bool = False
+    born: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,17 +167,37 @@ def _named_before(piece: Piece, other: Piece, convention: dict[str, int]) -> boo
     return (first < second) if convention[first[0]] > 0 else (second < first)
 
 
-def _packed_later(piece: Piece, other: Piece, span: TimeSpan | None, its: TimeSpan | None) -> bool:
-    """Whether a compressed piece is older than a plain one by name, although its file was written later.
+def _written_later(piece: Piece, other: Piece, span: TimeSpan | None, its: TimeSpan | None) -> bool:
+    """Whether a piece is older than another by name, although its file was written later.
 
-    A rotation that compresses the piece of the time before does so; that file's mtime is only a latest possible one.
+    So is a compressed one, where a rotation compresses the piece of the time before: that file's mtime is only a latest
+    possible one. And one to which its writer went on writing after it was rotated.
     """
-    if not piece.packed or other.packed or piece.written <= other.written:
+    if piece.written <= other.written or not ((piece.packed and not other.packed) or piece.born < _began(other)):
+        return False
+    if not piece.packed and not 0 < piece.born <= piece.written:  # a copy, or restored: when it began nobody knows
         return False
     if precedes(span, its) or precedes(its, span):
         return False
     first, second = opinion(piece.name), opinion(other.name)
     return first is not None and second is not None and first[0] == second[0] and first < second
+
+
+def _began(piece: Piece) -> int:
+    """Returns a time at which a piece is sure to have been there, or its lines elsewhere, in ns since 1970."""
+    return min(piece.born or piece.written, piece.written)
+
+
+def _some_written_later(pieces: Sequence[Piece]) -> bool:
+    """Whether mtimes may put any of these pieces behind one that is younger, as `_written_later` has it."""
+    if 0 < sum(piece.packed for piece in pieces) < len(pieces):
+        return True
+    began = 0
+    for piece in sorted(pieces, key=lambda piece: piece.written):
+        if 0 < piece.born < began:
+            return True
+        began = max(began, _began(piece))
+    return False
 
 
 def in_age_order(pieces: Sequence[Piece], order: Order = "evidence") -> list[DatedPiece]:
@@ -203,7 +225,7 @@ def in_age_order(pieces: Sequence[Piece], order: Order = "evidence") -> list[Dat
         return (written[i], time, *named) if order in ("evidence", "mtime") else (*named, written[i])
 
     convention = _convention(pieces) if by_times else {}
-    mixed = 0 < sum(piece.packed for piece in pieces) < len(pieces)
+    doubtful = by_times and _some_written_later(pieces)
     left = sorted(range(len(pieces)), key=key)
     chain = [*seen]
     ordered: list[int] = []
@@ -211,11 +233,7 @@ def in_age_order(pieces: Sequence[Piece], order: Order = "evidence") -> list[Dat
         first = min((spans[i][1] for i in left if i in spans), default=0)
 
         def free(i: int, first: int = first) -> bool:
-            if (
-                by_times
-                and mixed
-                and any(_packed_later(pieces[j], pieces[i], spans.get(j), spans.get(i)) for j in left)
-            ):
+            if doubtful and any(_written_later(pieces[j], pieces[i], spans.get(j), spans.get(i)) for j in left):
                 return False
             if convention and any(
                 _named_before(pieces[j], pieces[i], convention) and not precedes(spans.get(i), spans.get(j))
@@ -246,7 +264,7 @@ def _decided(pieces: Sequence[Piece], spans: dict[int, TimeSpan], order: Order, 
     convention = _convention(pieces) if order == "evidence" else {}
     if _named_before(pieces[before], pieces[i], convention):
         return "name"
-    if order not in ("evidence", "mtime") or _packed_later(pieces[before], pieces[i], spans.get(before), spans.get(i)):
+    if order not in ("evidence", "mtime") or _written_later(pieces[before], pieces[i], spans.get(before), spans.get(i)):
         return "name"
     return "mtime" if pieces[before].written < pieces[i].written else "name"
 

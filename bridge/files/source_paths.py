@@ -111,7 +111,8 @@ class PathsProvider:
         pieces = []
         for file in files:
             number, written = seen(file) or (None, file.written())
-            pieces.append(Piece(file.path.name, written, partial(self._span, file), number, packed=bool(file.packed)))
+            span, packed = partial(self._span, file), bool(file.packed)
+            pieces.append(Piece(file.path.name, written, span, number, packed=packed, born=file.born))
         ordered = in_age_order(pieces, self._catalog.order)
         if any(piece.number is None for piece in pieces) and (why := contradicted(pieces, ordered)):
             self._say_once(f"order: {why}", "", why)

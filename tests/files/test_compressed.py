@@ -160,6 +160,20 @@ def test_age_order(tmp_path: Path) -> None:
     assert order("m.log.1", "m.log.old", "m.log.3", "m.log.2") == ["m.log.3", "m.log.2", "m.log.1", "m.log.old"]
 
 
+def test_age_order_of_a_piece_that_was_written_to_after_its_rotation() -> None:
+    """A piece is no younger for a line that came late, if it was made before the others; a copy's birth tells nothing."""
+
+    def order(*pieces: tuple[str, int, int]) -> list[str]:
+        given = [Piece(name, written, lambda: None, born=born) for name, born, written in pieces]
+        return [pieces[placed.index][0] for placed in in_age_order(given)]
+
+    assert order(("m.1", 20, 29), ("m.2", 10, 19), ("m.3", 1, 40)) == ["m.3", "m.2", "m.1"]
+    assert order(("m.1", 35, 29), ("m.2", 34, 19), ("m.3", 1, 40)) == ["m.3", "m.2", "m.1"], "the others are copies"
+    assert order(("m.1", 0, 29), ("m.2", 0, 19), ("m.3", 0, 40)) == ["m.2", "m.1", "m.3"], "no births"
+    assert order(("m.1", 1, 9), ("m.2", 10, 19), ("m.3", 20, 40)) == ["m.1", "m.2", "m.3"], "a higher number is younger"
+    assert order(("m.1", 50, 9), ("m.2", 51, 19), ("m.3", 52, 40)) == ["m.1", "m.2", "m.3"], "all were restored"
+
+
 # -- in a bridge ---------------------------------------------------------------------------------------------
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from bridge.engine.forward import Forward
+from bridge.files.birth_time import born
 from bridge.files.generation import Generation
 from bridge.files.tail import Tail
 from bridge.kinds.log import unfinished_write
@@ -132,12 +133,48 @@ def test_rotated_twice_under_a_writer_on_the_old_descriptor(rig: Rig) -> None:
     rotate(rig)
     old.write(b"".join(map(line, names("late", 5))))
     old.close()
-    os.utime(rig.root / "messages.log.1", ns=(0, os.stat(rig.root / "messages.log.2").st_mtime_ns - 1_000_000))
+    written = (rig.root / "messages.log.2").stat().st_mtime_ns
+    os.utime(rig.root / "messages.log.1", ns=(0, written - 1_000_000))
     rig.append(*names("c", 5))
     result = rig.once()
     assert not result.errors
     assert rig.datas() == names("a", 5) + names("late", 5) + names("short", 2) + names("c", 5), rig.said()
     assert "left alone" not in rig.said()
+
+
+def test_two_new_pieces_of_which_the_older_was_written_to_last(rig: Rig) -> None:
+    """Of two logs that came and went while nobody looked, the one that was made first comes first, however late."""
+    rig.append(*names("a", 5))
+    rig.once()
+    rotate(rig)
+    old = rig.log.open("ab", buffering=0)
+    old.write(b"".join(map(line, names("b", 5))))
+    if not (made := born(str(rig.log))):
+        pytest.skip("this file system does not tell when a file was made")
+    rotate(rig)
+
+    def later() -> bool:
+        rig.log.write_bytes(line(b"short"))
+        if born(str(rig.log)) > made:
+            return True
+        rig.log.unlink()
+        return False
+
+    wait_until(later, "a later time of birth")
+    rotate(rig)
+    written = (rig.root / "messages.log.1").stat().st_mtime_ns
+    probe = rig.path / "probe"
+
+    def ticked() -> bool:
+        probe.write_bytes(b"")
+        return probe.stat().st_mtime_ns > written
+
+    wait_until(ticked, "a later time of writing")
+    old.write(b"".join(map(line, names("late", 5))))
+    old.close()
+    result = rig.once()
+    assert not result.errors
+    assert rig.datas() == names("a", 5) + names("b", 5) + names("late", 5) + [b"short"], rig.said()
 
 
 @pytest.mark.parametrize("how", [rotate, copytruncate])
