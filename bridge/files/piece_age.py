@@ -171,9 +171,11 @@ def _written_later(piece: Piece, other: Piece, span: TimeSpan | None, its: TimeS
     """Whether a piece is older than another by name, although its file was written later.
 
     So is a compressed one, where a rotation compresses the piece of the time before: that file's mtime is only a latest
-    possible one. And one to which its writer went on writing after it was rotated.
+    possible one. And one to which its writer went on writing after it was rotated; but not before one that was seen: an
+    older piece that nobody knows may be one that was edited, and would be left alone.
     """
-    if piece.written <= other.written or not ((piece.packed and not other.packed) or piece.born < _began(other)):
+    outlived = other.number is None and piece.born < _began(other)
+    if piece.written <= other.written or not ((piece.packed and not other.packed) or outlived):
         return False
     if not piece.packed and not 0 < piece.born <= piece.written:  # a copy, or restored: when it began nobody knows
         return False
@@ -196,7 +198,7 @@ def _some_written_later(pieces: Sequence[Piece]) -> bool:
     for piece in sorted(pieces, key=lambda piece: piece.written):
         if 0 < piece.born < began:
             return True
-        began = max(began, _began(piece))
+        began = max(began, _began(piece) if piece.number is None else 0)
     return False
 
 
