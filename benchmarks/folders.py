@@ -38,8 +38,8 @@ def floor(folder: Path) -> float:
     """Seconds."""
     begun, hasher = time.perf_counter(), hashlib.blake2b()
     with os.scandir(folder) as found:
-        for one in found:
-            with open(one.path, "rb") as file:
+        for entry in found:
+            with open(entry.path, "rb") as file:
                 hasher.update(file.read())
     return time.perf_counter() - begun
 
@@ -56,57 +56,57 @@ def measure(binary: Binary, rounds: int) -> dict[str, list[float]]:
         generate(source, FILES)
         time.sleep(1)  # the files are complete then
         for _ in range(rounds):
-            with measures.bench(binary) as one:
-                (one.folder / "bridge.toml").write_text('instance = "bench"\nmappings = ["hestai-inbox"]\n')
-                empty, memory = one.once()
+            with measures.bench(binary) as trial:
+                (trial.folder / "bridge.toml").write_text('instance = "bench"\nmappings = ["hestai-inbox"]\n')
+                empty, memory = trial.once()
                 note("folder_nothing_s", empty)
                 note("folder_nothing_mb", memory)
-                (one.folder / "inbox").symlink_to(source)
+                (trial.folder / "inbox").symlink_to(source)
                 note("folder_floor_s", floor(source))
-                seconds, memory = one.once()
+                seconds, memory = trial.once()
                 note("folder_first_s", seconds)
                 note("folder_first_mb", memory)
-                if one.connection.call("XLEN", INBOX) != FILES:
+                if trial.connection.call("XLEN", INBOX) != FILES:
                     raise RuntimeError("not every file arrived")
-                seconds, memory = one.once()
+                seconds, memory = trial.once()
                 note("folder_again_s", seconds)
                 note("folder_again_mb", memory)
-                note("folder_own_keys_bytes", _own_keys(one))
+                note("folder_own_keys_bytes", _own_keys(trial))
     for name, percent in (("p50", 0.5), ("p99", 0.99)):
         for beside, values in _hashing(binary).items():
             note(f"log_{beside}_{name}_ms", measures.percentile(values, percent))
     return found
 
 
-def _own_keys(one: measures.Bench) -> float:
+def _own_keys(trial: measures.Bench) -> float:
     """Bytes of Redis memory of the bridge's own keys."""
     names = ("meta", "checkpoint", "sources", "generations", "mirror", "late")
-    sizes = [one.connection.call("MEMORY", "USAGE", f"bridge:{{{INBOX}}}:{name}") for name in names]
+    sizes = [trial.connection.call("MEMORY", "USAGE", f"bridge:{{{INBOX}}}:{name}") for name in names]
     return float(sum(size or 0 for size in sizes))
 
 
 def _hashing(binary: Binary) -> dict[str, list[float]]:
     """Latencies of a log's lines without anything else, and while an artifact is hashed, one after the other."""
     found: dict[str, list[float]] = {}
-    with measures.bench(binary) as one:
-        (one.folder / "bridge.toml").write_text(
+    with measures.bench(binary) as trial:
+        (trial.folder / "bridge.toml").write_text(
             'instance = "bench"\nmappings = ["hestai-message", "hestai-artifacts"]\n'
         )
-        (one.folder / "artifacts").mkdir()
-        one.log.write_bytes(b"")
-        child = one.run("--dual")
+        (trial.folder / "artifacts").mkdir()
+        trial.log.write_bytes(b"")
+        child = trial.run("--dual")
         try:
-            measures._warm(one)
-            found["alone"] = measures._live_forward(one, RATE, SECONDS)
-            hidden = one.folder / ".artifact"
+            measures._warm(trial)
+            found["alone"] = measures._live_forward(trial, RATE, SECONDS)
+            hidden = trial.folder / ".artifact"
             with hidden.open("wb") as file:
                 for _ in range(ARTIFACT >> 20):
                     file.write(b"\x5a" * (1 << 20))
-            hidden.rename(one.folder / "artifacts" / "large.bin")
+            hidden.rename(trial.folder / "artifacts" / "large.bin")
             time.sleep(0.5)
-            found["hashing"] = measures._live_forward(one, RATE, SECONDS)
+            found["hashing"] = measures._live_forward(trial, RATE, SECONDS)
             begun = time.perf_counter()
-            while not one.connection.call("EXISTS", "hestai:artifacts"):
+            while not trial.connection.call("EXISTS", "hestai:artifacts"):
                 if time.perf_counter() - begun > 120:
                     raise RuntimeError("the artifact was not announced")
                 time.sleep(0.1)

@@ -44,27 +44,27 @@ def ready_made(source: Path, target: Path) -> None:
 
 def pipe(binary: Binary, commands: Path, *, default_nodes: bool) -> float:
     """Entries a second of `redis-cli --pipe` on the same server; or with the default stream nodes, quicker for it."""
-    with bench(binary) as one:
+    with bench(binary) as trial:
         if default_nodes:
-            one.connection.call("CONFIG", "SET", "stream-node-max-bytes", 4096, "stream-node-max-entries", 100)
+            trial.connection.call("CONFIG", "SET", "stream-node-max-bytes", 4096, "stream-node-max-entries", 100)
         with commands.open("rb") as given:
             begun = time.perf_counter()
             done = subprocess.run(
-                ["redis-cli", "-s", one.server.socket, "--no-auth-warning", "-a", one.server.password, "--pipe"],
+                ["redis-cli", "-s", trial.server.socket, "--no-auth-warning", "-a", trial.server.password, "--pipe"],
                 stdin=given, capture_output=True, check=False,
             )  # fmt: skip
         seconds = time.perf_counter() - begun
         if done.returncode or b"errors: 0" not in done.stdout:
             raise RuntimeError(f"redis-cli --pipe: {done.stdout!r} {done.stderr!r}")
-        return int(one.connection.call("XLEN", STREAM)) / seconds
+        return int(trial.connection.call("XLEN", STREAM)) / seconds
 
 
-def imported(one: Bench, count: int, mapping: str = "hestai-message") -> tuple[float, float]:
+def imported(trial: Bench, count: int, mapping: str = "hestai-message") -> tuple[float, float]:
     """Lines a second of the whole command, start and stop included; and its peak memory in MB."""
-    (one.folder / "bridge.toml").write_text(f'instance = "bench"\nmappings = ["{mapping}"]\n')
+    (trial.folder / "bridge.toml").write_text(f'instance = "bench"\nmappings = ["{mapping}"]\n')
     begun = time.perf_counter()
     child = subprocess.Popen(
-        [sys.executable, "-m", "bridge", "import-history", "-q", "--redis", one.server.socket_url], cwd=one.folder,
+        [sys.executable, "-m", "bridge", "import-history", "-q", "--redis", trial.server.socket_url], cwd=trial.folder,
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
     )  # fmt: skip
     _, status, usage = os.wait4(child.pid, 0)
@@ -72,7 +72,7 @@ def imported(one: Bench, count: int, mapping: str = "hestai-message") -> tuple[f
     child.returncode = os.waitstatus_to_exitcode(status)
     said = child.stderr.read() if child.stderr else b""
     stream = STREAM if mapping == "hestai-message" else "hestai:roles"
-    if child.returncode or one.connection.call("XLEN", stream) != count:
+    if child.returncode or trial.connection.call("XLEN", stream) != count:
         raise RuntimeError(f"not every line arrived: {said!r}")
     return count / seconds, usage.ru_maxrss / SCALE
 
@@ -90,13 +90,13 @@ def pings(url: str, stop: Event, found: list[float]) -> None:
 
 def waits(binary: Binary, source: Path, count: int) -> dict[str, float]:
     """How long another client waits while an import runs, and while none does: p50 and p99 of PING in ms."""
-    with bench(binary) as one:
-        one.log.hardlink_to(source)
+    with bench(binary) as trial:
+        trial.log.hardlink_to(source)
         figures = {}
-        for name, work in (("idle", lambda: time.sleep(2)), ("import", lambda: imported(one, count))):
+        for name, work in (("idle", lambda: time.sleep(2)), ("import", lambda: imported(trial, count))):
             found: list[float] = []
             stop = Event()
-            thread = Thread(target=pings, args=(one.server.socket_url, stop, found))
+            thread = Thread(target=pings, args=(trial.server.socket_url, stop, found))
             thread.start()
             work()
             stop.set()
@@ -107,29 +107,29 @@ def waits(binary: Binary, source: Path, count: int) -> dict[str, float]:
         return figures
 
 
-def _syslog_ng(one: Bench, port: int) -> list[str]:
-    (one.folder / "peer.conf").write_text(f"""@version: 3.38
+def _syslog_ng(trial: Bench, port: int) -> list[str]:
+    (trial.folder / "peer.conf").write_text(f"""@version: 3.38
 options {{ stats-freq(0); log-msg-size(65536); use-dns(no); }};
-source s {{ file("{one.log}" flags(no-parse) follow-freq(0.1) log-fetch-limit(2000) log-iw-size(20000)); }};
-destination d {{ redis(host("127.0.0.1") port({port}) auth("{one.server.password}") batch-lines(400)
+source s {{ file("{trial.log}" flags(no-parse) follow-freq(0.1) log-fetch-limit(2000) log-iw-size(20000)); }};
+destination d {{ redis(host("127.0.0.1") port({port}) auth("{trial.server.password}") batch-lines(400)
   log-fifo-size(100000) command("XADD", "{STREAM}", "*", "line", "${{MESSAGE}}")); }};
 log {{ source(s); destination(d); flags(flow-control); }};
 """)
-    own = [f"--{name}={one.folder}/peer.{name}" for name in ("persist-file", "pidfile", "control")]
-    return ["syslog-ng", "-F", "-f", str(one.folder / "peer.conf"), *own]
+    own = [f"--{name}={trial.folder}/peer.{name}" for name in ("persist-file", "pidfile", "control")]
+    return ["syslog-ng", "-F", "-f", str(trial.folder / "peer.conf"), *own]
 
 
-def _rsyslog(one: Bench, port: int) -> list[str]:
-    (one.folder / "peer.conf").write_text(f"""global(workDirectory="{one.folder}" maxMessageSize="64k")
+def _rsyslog(trial: Bench, port: int) -> list[str]:
+    (trial.folder / "peer.conf").write_text(f"""global(workDirectory="{trial.folder}" maxMessageSize="64k")
 module(load="imfile") module(load="omhiredis")
 template(name="t" type="string" string="XADD {STREAM} * line %msg%")
-input(type="imfile" file="{one.log}" tag="x" ruleset="r" maxLinesAtOnce="0")
+input(type="imfile" file="{trial.log}" tag="x" ruleset="r" maxLinesAtOnce="0")
 ruleset(name="r" queue.type="FixedArray" queue.size="100000" queue.dequeueBatchSize="400" queue.workerThreads="1") {{
-  action(type="omhiredis" server="127.0.0.1" serverport="{port}" serverpassword="{one.server.password}" mode="template"
-         template="t")
+  action(type="omhiredis" server="127.0.0.1" serverport="{port}" serverpassword="{trial.server.password}"
+         mode="template" template="t")
 }}
 """)
-    return ["rsyslogd", "-n", "-f", str(one.folder / "peer.conf"), "-i", str(one.folder / "peer.pid")]
+    return ["rsyslogd", "-n", "-f", str(trial.folder / "peer.conf"), "-i", str(trial.folder / "peer.pid")]
 
 
 PEERS: dict[str, Callable[[Bench, int], list[str]]] = {"syslog-ng": _syslog_ng, "rsyslogd": _rsyslog}
@@ -138,14 +138,14 @@ PEERS: dict[str, Callable[[Bench, int], list[str]]] = {"syslog-ng": _syslog_ng, 
 
 def peer(name: str, binary: Binary, source: Path, count: int, patience: float = 60.0) -> float:
     """Lines a second of a peer on the same file and server, from its start until the last entry is there; 0: never."""
-    with bench(binary) as one:
-        one.log.hardlink_to(source)
-        command = PEERS[name](one, one.server.port)
+    with bench(binary) as trial:
+        trial.log.hardlink_to(source)
+        command = PEERS[name](trial, trial.server.port)
         begun = time.perf_counter()
         child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             while time.perf_counter() - begun < patience and child.poll() is None:
-                if one.connection.call("EXISTS", STREAM) and one.connection.call("XLEN", STREAM) >= count:
+                if trial.connection.call("EXISTS", STREAM) and trial.connection.call("XLEN", STREAM) >= count:
                     return count / (time.perf_counter() - begun)
                 time.sleep(0.02)
             return 0.0
@@ -170,20 +170,20 @@ def measure(binary: Binary, source: Path, count: int, rounds: int) -> dict[str, 
         if shutil.which("redis-cli"):
             note("pipe_per_s", pipe(binary, folder / "commands", default_nodes=False))
             note("pipe_default_nodes_per_s", pipe(binary, folder / "commands", default_nodes=True))
-        with bench(binary) as one:
-            one.log.hardlink_to(source)
-            rate, memory = imported(one, count)
+        with bench(binary) as trial:
+            trial.log.hardlink_to(source)
+            rate, memory = imported(trial, count)
             note("import_per_s", rate)
             note("import_peak_mb", memory)
-        with bench(binary) as one:
-            shutil.copyfile(f"{source}.gz", one.folder / "messages.log.1.gz")
-            rate, memory = imported(one, count)
+        with bench(binary) as trial:
+            shutil.copyfile(f"{source}.gz", trial.folder / "messages.log.1.gz")
+            rate, memory = imported(trial, count)
             note("import_gz_per_s", rate)
             note("import_gz_peak_mb", memory)
-        with bench(binary) as one:
+        with bench(binary) as trial:
             for path in folder.glob("*.out"):
-                (one.folder / path.name).hardlink_to(path)
-            rate, memory = imported(one, count, "hestai-roles")
+                (trial.folder / path.name).hardlink_to(path)
+            rate, memory = imported(trial, count, "hestai-roles")
             note("import_merged_per_s", rate)
             note("import_merged_peak_mb", memory)
         for name, value in waits(binary, source, count).items():

@@ -107,13 +107,13 @@ def floor(binary: Binary, source: Path) -> float:
             offsets.append(offset)
             offset += len(line) + 1
         buffers.append(packer([line.split(b"|", 3) for line in part], None, b"1.1:", offsets, False))
-    with bench(binary) as one:
-        one.connection.call("CONFIG", "SET", "stream-node-max-bytes", 4096, "stream-node-max-entries", 100)
+    with bench(binary) as trial:
+        trial.connection.call("CONFIG", "SET", "stream-node-max-bytes", 4096, "stream-node-max-entries", 100)
         begun = time.perf_counter()
-        reader = Thread(target=lambda: [one.connection.read() for _ in lines])
+        reader = Thread(target=lambda: [trial.connection.read() for _ in lines])
         reader.start()
         for buffer in buffers:
-            one.connection.send(buffer)
+            trial.connection.send(buffer)
         reader.join()
         return len(lines) / (time.perf_counter() - begun)
 
@@ -127,8 +127,8 @@ def apart(work: Callable[[Binary, Path], float], binary: Binary, source: Path) -
 def redis_py(binary: Binary, source: Path) -> float:
     """Entries a second with redis-py's own pipeline of 400, on a tenth of the lines."""
     lines = source.read_bytes().split(b"\n")[: LINES // 10]
-    with bench(binary) as one:
-        client = redis.Redis.from_url(one.server.socket_url, protocol=2)
+    with bench(binary) as trial:
+        client = redis.Redis.from_url(trial.server.socket_url, protocol=2)
         begun = time.perf_counter()
         for at in range(0, len(lines), 400):
             pipe = client.pipeline(transaction=True)
@@ -142,28 +142,28 @@ def redis_py(binary: Binary, source: Path) -> float:
 
 def forward(binary: Binary, source: Path) -> tuple[float, float]:
     """Lines a second of the whole command, start and stop included; and its peak memory in MB."""
-    with bench(binary) as one:
-        one.log.hardlink_to(source)
-        seconds, memory = one.once()
-        if one.connection.call("XLEN", STREAM) != LINES:
+    with bench(binary) as trial:
+        trial.log.hardlink_to(source)
+        seconds, memory = trial.once()
+        if trial.connection.call("XLEN", STREAM) != LINES:
             raise RuntimeError("not every line arrived")
         return LINES / seconds, memory
 
 
 def drain(binary: Binary, count: int = 200_000) -> tuple[float, float]:
     """Entries a second that a mirror with a backlog writes, start and stop included; and the seconds of those alone."""
-    with bench(binary) as one:
-        one.log.write_bytes(b"")
-        one.once("--dual")
-        start, _ = one.once("--dual")
+    with bench(binary) as trial:
+        trial.log.write_bytes(b"")
+        trial.once("--dual")
+        start, _ = trial.once("--dual")
         values = [
             x for f, v in zip(FIELDS, (b"ui", b"2026-01-01T00:00:00Z", b"say", b"x" * 80), strict=True) for x in (f, v)
         ]
         packed = pack("XADD", STREAM, "*", *values)
         for _ in range(count // 1000):
-            one.connection.calls(*[packed] * 1000)
-        seconds, _ = one.once("--dual")
-        if one.log.read_bytes().count(b"\n") != count:
+            trial.connection.calls(*[packed] * 1000)
+        seconds, _ = trial.once("--dual")
+        if trial.log.read_bytes().count(b"\n") != count:
             raise RuntimeError("not every entry was mirrored")
         return count / seconds, start
 
@@ -171,23 +171,23 @@ def drain(binary: Binary, count: int = 200_000) -> tuple[float, float]:
 def live(binary: Binary, rate: int, seconds: float = 5.0) -> dict[str, list[float]]:
     """Latencies in ms at `rate` messages a second: append → a blocked XREAD returns, and XADD → the line is there."""
     found: dict[str, list[float]] = {"forward": [], "mirror": []}
-    with bench(binary) as one:
-        one.log.write_bytes(b"")
-        child = one.run("--dual")
+    with bench(binary) as trial:
+        trial.log.write_bytes(b"")
+        child = trial.run("--dual")
         try:
-            _warm(one)
-            found["forward"] = _live_forward(one, rate, seconds)
-            found["mirror"] = _live_mirror(one, rate, seconds)
+            _warm(trial)
+            found["forward"] = _live_forward(trial, rate, seconds)
+            found["mirror"] = _live_mirror(trial, rate, seconds)
         finally:
             child.terminate()
             child.wait()
     return found
 
 
-def _warm(one: Bench) -> None:
-    with one.log.open("ab") as file:
+def _warm(trial: Bench) -> None:
+    with trial.log.open("ab") as file:
         file.write(b"agent|2026-01-01T00:00:00Z|warm|up\n")
-    while one.connection.call("XLEN", STREAM) < 1:
+    while trial.connection.call("XLEN", STREAM) < 1:
         time.sleep(0.01)
     time.sleep(1)
 
@@ -201,13 +201,13 @@ def _paced(rate: int, seconds: float, act: Callable[[int], None]) -> None:
         act(n)
 
 
-def _live_forward(one: Bench, rate: int, seconds: float) -> list[float]:
+def _live_forward(trial: Bench, rate: int, seconds: float) -> list[float]:
     sent: dict[bytes, float] = {}
     latencies: list[float] = []
     count = int(rate * seconds)
 
     def read() -> None:
-        reader = Connection(one.server.socket_url, timeout=30)
+        reader = Connection(trial.server.socket_url, timeout=30)
         last = reader.call("XINFO", "STREAM", STREAM)
         cursor = dict(zip(last[0::2], last[1::2], strict=True))[b"last-generated-id"]
         ready.append(True)
@@ -222,7 +222,7 @@ def _live_forward(one: Bench, rate: int, seconds: float) -> list[float]:
     thread.start()
     while not ready:
         time.sleep(0.01)
-    with one.log.open("ab", buffering=0) as file:
+    with trial.log.open("ab", buffering=0) as file:
 
         def act(n: int) -> None:
             data = b"f%d" % n
@@ -234,13 +234,13 @@ def _live_forward(one: Bench, rate: int, seconds: float) -> list[float]:
     return latencies
 
 
-def _live_mirror(one: Bench, rate: int, seconds: float) -> list[float]:
+def _live_mirror(trial: Bench, rate: int, seconds: float) -> list[float]:
     sent: dict[bytes, float] = {}
     latencies: list[float] = []
     count = int(rate * seconds)
 
     def read() -> None:
-        with one.log.open("rb") as file:
+        with trial.log.open("rb") as file:
             file.seek(0, 2)
             rest = b""
             while len(latencies) < count:
@@ -259,7 +259,7 @@ def _live_mirror(one: Bench, rate: int, seconds: float) -> list[float]:
     def act(n: int) -> None:
         data = b"r%d" % n
         sent[data] = time.perf_counter()
-        one.connection.call(
+        trial.connection.call(
             "XADD", STREAM, "*", "role", "ui", "timestamp", "2026-01-01T00:00:00Z", "type", "t", "data", data
         )
 
@@ -277,15 +277,15 @@ def mapping_of_many() -> str:
 
 def idle(binary: Binary, files: int = 100, seconds: float = 10.0) -> float:
     """Share of a core that a bridge with so many files needs while nothing happens, in percent."""
-    with bench(binary) as one:
-        (one.folder / "many.toml").write_text(mapping_of_many())
-        (one.folder / "bridge.toml").write_text('instance = "bench"\nmappings = ["many.toml"]\n')
-        (one.folder / "logs").mkdir()
+    with bench(binary) as trial:
+        (trial.folder / "many.toml").write_text(mapping_of_many())
+        (trial.folder / "bridge.toml").write_text('instance = "bench"\nmappings = ["many.toml"]\n')
+        (trial.folder / "logs").mkdir()
         for n in range(files):
-            (one.folder / "logs" / f"{n}.log").write_bytes(b"agent|2026-01-01T00:00:00Z|t|x\n")
-        child = one.run("--dual")
+            (trial.folder / "logs" / f"{n}.log").write_bytes(b"agent|2026-01-01T00:00:00Z|t|x\n")
+        child = trial.run("--dual")
         try:
-            while one.connection.call("EXISTS", STREAM) == 0 or one.connection.call("XLEN", STREAM) < files:
+            while trial.connection.call("EXISTS", STREAM) == 0 or trial.connection.call("XLEN", STREAM) < files:
                 time.sleep(0.05)
             time.sleep(2)
             before = _cpu(child.pid)
@@ -340,8 +340,8 @@ def binaries() -> list[Binary]:
     """One server program of each kind there is."""
     found: dict[str, Binary] = {}
     for path in candidates():
-        one = identify(path)
-        found.setdefault(one.flavour, one)
+        binary = identify(path)
+        found.setdefault(binary.flavour, binary)
     return list(found.values())
 
 

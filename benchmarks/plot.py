@@ -95,11 +95,11 @@ def by_lines() -> None:
             generate(source, size)
             for binary in binaries():
                 name = f"{binary.flavour} {'.'.join(map(str, binary.version))}"
-                with bench(binary) as one:
-                    one.log.hardlink_to(source)
-                    rate, memory = imported(one, size)
+                with bench(binary) as trial:
+                    trial.log.hardlink_to(source)
+                    rate, memory = imported(trial, size)
                     _note(found["import"], name, size, size / rate, memory)
-                    seconds, _, memory = proved(one, size)
+                    seconds, _, memory = proved(trial, size)
                     _note(found["parity"], name, size, seconds, memory)
     here = Path(__file__).parent
     for what, rows in found.items():
@@ -139,14 +139,16 @@ def over_time(samples: Sequence[dict[str, float]]) -> str:
 
     for down, (title, names) in enumerate(charts):
         top = TOP + down * (high + 60)
-        known = [one for one in samples if all(one[name] == one[name] for name in names)]
-        most = max(one[name] for one in known for name in names) * 1.1 or 1.0
+        known = [sample for sample in samples if all(sample[name] == sample[name] for name in names)]
+        most = max(sample[name] for sample in known for name in names) * 1.1 or 1.0
         for share in (0, 0.5, 1):
             y = top + high - share * high
             parts.append(f'<line x1="{LEFT}" x2="{WIDE - 30}" y1="{y:.1f}" y2="{y:.1f}" stroke="#ddd"/>')
             parts.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{most * share:,.0f}</text>')
         for name, colour in zip(names, COLOURS, strict=False):
-            points = " ".join(f"{x(one['seconds']):.1f},{top + high * (1 - one[name] / most):.1f}" for one in known)
+            points = " ".join(
+                f"{x(sample['seconds']):.1f},{top + high * (1 - sample[name] / most):.1f}" for sample in known
+            )
             parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
         parts.append(f'<text x="{LEFT}" y="{top + high + 34}">{title}; {last / 60:.0f} minutes</text>')
     box = f'viewBox="0 0 {WIDE} {3 * (high + 60) + TOP}" font-family="sans-serif" font-size="12"'

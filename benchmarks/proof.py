@@ -35,11 +35,11 @@ def reading(url: str, log: Path) -> float:
     return time.perf_counter() - begun
 
 
-def proved(one: Bench, count: int) -> tuple[float, float, float]:
+def proved(trial: Bench, count: int) -> tuple[float, float, float]:
     """Seconds of the whole command and of the comparison alone, and the peak memory in MB."""
     begun = time.perf_counter()
     child = subprocess.Popen(
-        [sys.executable, "-m", "bridge", "parity", "--json", "--redis", one.server.socket_url], cwd=one.folder,
+        [sys.executable, "-m", "bridge", "parity", "--json", "--redis", trial.server.socket_url], cwd=trial.folder,
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     out = child.stdout.read() if child.stdout else b""
@@ -50,28 +50,28 @@ def proved(one: Bench, count: int) -> tuple[float, float, float]:
     if child.returncode or told["compared"] != count:
         raise RuntimeError(f"not equal: {told['verdict']}, {told['compared']} of {count}")
     runs = subprocess.run(
-        [sys.executable, "-m", "bridge", "parity", "--history", "--json"], cwd=one.folder, capture_output=True,
+        [sys.executable, "-m", "bridge", "parity", "--history", "--json"], cwd=trial.folder, capture_output=True,
         check=True,
     )  # fmt: skip
     return seconds, json.loads(runs.stdout)[-1]["seconds"], usage.ru_maxrss / SCALE
 
 
-def mix(one: Bench, count: int) -> None:
+def mix(trial: Bench, count: int) -> None:
     """Half of `count` lines and half entries, written in turns beside a running bridge, until both sides have all."""
-    child = one.run("--dual")
+    child = trial.run("--dual")
     try:
-        with one.log.open("ab", buffering=0) as file:
+        with trial.log.open("ab", buffering=0) as file:
             for at in range(0, count // 2, 100):
                 some = range(at, at + 100)
                 file.write(
                     b"".join(b'agent|2026-01-01T00:00:00Z|t|{"n":%d,"x":"%b"}\n' % (n, b"x" * (n % 97)) for n in some)
                 )
-                one.connection.calls(*(
+                trial.connection.calls(*(
                     pack("XADD", STREAM, "*", "role", "ui", "timestamp", "2026-01-01T00:00:00Z", "type", "t", "data",
                          b'{"n":%d,"y":"%b"}' % (n, b"y" * (n % 97)))
                     for n in some
                 ))  # fmt: skip
-        while one.connection.call("XLEN", STREAM) < count or _lines(one.log) < count:
+        while trial.connection.call("XLEN", STREAM) < count or _lines(trial.log) < count:
             time.sleep(0.2)
         time.sleep(1)
     finally:
@@ -89,30 +89,30 @@ def measure(binary: Binary, source: Path, count: int, rounds: int) -> dict[str, 
     """Each figure of each round: file-born messages alone, and half of them Redis-born."""
     found: dict[str, list[float]] = {}
 
-    def note(name: str, one: Bench) -> None:
+    def note(name: str, trial: Bench) -> None:
         for _ in range(rounds):
-            floor = apart(_floor, binary, one.folder)
-            whole, alone, memory = proved(one, count)
+            floor = apart(_floor, binary, trial.folder)
+            whole, alone, memory = proved(trial, count)
             for key, value in (("floor_s", floor), ("command_s", whole), ("alone_s", alone), ("peak_mb", memory)):
                 found.setdefault(f"parity{name}_{key}", []).append(value)
 
-    with bench(binary) as one:
-        one.log.hardlink_to(source)
-        imported(one, count)
-        (one.folder / "url").write_text(one.server.socket_url)
-        note("", one)
+    with bench(binary) as trial:
+        trial.log.hardlink_to(source)
+        imported(trial, count)
+        (trial.folder / "url").write_text(trial.server.socket_url)
+        note("", trial)
         waits: list[float] = []
         stop = Event()
-        thread = Thread(target=pings, args=(one.server.socket_url, stop, waits))
+        thread = Thread(target=pings, args=(trial.server.socket_url, stop, waits))
         thread.start()
-        proved(one, count)
+        proved(trial, count)
         stop.set()
         thread.join()
         found["ping_parity_p99_ms"] = [percentile(waits, 0.99)]
-    with bench(binary) as one:
-        mix(one, count)
-        (one.folder / "url").write_text(one.server.socket_url)
-        note("_mixed", one)
+    with bench(binary) as trial:
+        mix(trial, count)
+        (trial.folder / "url").write_text(trial.server.socket_url)
+        note("_mixed", trial)
     return found
 
 

@@ -36,10 +36,14 @@ def wrapped(text: str, indent: str = "") -> str:
 def options(command: click.Command, *, of_all: bool) -> list[str]:
     """A command's options, an item each: those of all commands, or its own."""
     items = []
-    for one in command.params:
-        if isinstance(one, click.Option) and bool(GLOBAL & set(one.opts)) == of_all and one.opts != ["--version"]:
-            value = "" if one.is_flag else f" {one.make_metavar(click.Context(command))}"
-            items.append(wrapped(f"- `{', '.join(one.opts)}{value}`: {one.help or ''}", "  "))
+    for parameter in command.params:
+        if (
+            isinstance(parameter, click.Option)
+            and bool(GLOBAL & set(parameter.opts)) == of_all
+            and parameter.opts != ["--version"]
+        ):
+            value = "" if parameter.is_flag else f" {parameter.make_metavar(click.Context(command))}"
+            items.append(wrapped(f"- `{', '.join(parameter.opts)}{value}`: {parameter.help or ''}", "  "))
     return items
 
 
@@ -56,7 +60,9 @@ def reference() -> str:
     ]
     for name, command in commands(cli):
         arguments = " ".join(
-            one.make_metavar(click.Context(command)) for one in command.params if isinstance(one, click.Argument)
+            parameter.make_metavar(click.Context(command))
+            for parameter in command.params
+            if isinstance(parameter, click.Argument)
         )
         help_text = inspect.cleandoc(command.help or "")
         if "\b" in help_text:

@@ -86,7 +86,7 @@ def test_make_targets() -> None:
 def spoken(name: str) -> list[str]:
     """Commands that stand in running text: `bridge …` in backticks."""
     prose = re.sub(r"```.*?```", "", text_of(name).partition(reference.BEGIN)[0], flags=re.DOTALL)
-    return [one.replace("\n", " ") for one in re.findall(r"`(?:hestai-)?bridge ([^`]*)`", prose)]
+    return [command.replace("\n", " ") for command in re.findall(r"`(?:hestai-)?bridge ([^`]*)`", prose)]
 
 
 @pytest.mark.parametrize("name", BOOKS)
@@ -100,7 +100,7 @@ def test_commands_in_prose(name: str) -> None:
             found = command.commands.get(words.pop(0))
             assert found is not None, line
             command = found
-        known = {opt for one in (*command.params, *cli.params) for opt in (*one.opts, "-h", "--help")}
+        known = {opt for parameter in (*command.params, *cli.params) for opt in (*parameter.opts, "-h", "--help")}
         assert {word for word in words if word.startswith("-") and len(word) > 1} <= known, line
 
 
@@ -112,7 +112,7 @@ def test_links(name: str) -> None:
         there = (ROOT / name).parent / file if file else ROOT / name
         assert there.is_file(), target
         headings = re.findall(r"^#+ (.*)$", there.read_text(), re.MULTILINE) if heading else []
-        slugs = [re.sub(r"[^a-z0-9 -]", "", one.lower()).replace(" ", "-") for one in headings]
+        slugs = [re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-") for heading in headings]
         assert not heading or heading in slugs, target
 
 
@@ -135,8 +135,8 @@ def keys(model: type[BaseModel], prefix: str = "") -> list[str]:
     """Every key of a file's tables, with the table's name before it."""
     found = []
     for name, field in zip(known_keys(model), model.model_fields.values(), strict=True):
-        inner = [one for one in (field.annotation, *getattr(field.annotation, "__args__", ()))
-                 if isinstance(one, type) and issubclass(one, BaseModel)]  # fmt: skip
+        inner = [annotation for annotation in (field.annotation, *getattr(field.annotation, "__args__", ()))
+                 if isinstance(annotation, type) and issubclass(annotation, BaseModel)]  # fmt: skip
         tables = inner if prefix == "" and name not in ("components", "paths") else []
         found += [key for table in tables for key in keys(table, f"{name}.")] or [f"{prefix}{name}"]
     return found

@@ -197,7 +197,7 @@ class Switcher:
         return "was made" if made else "was overtaken"
 
     def _asked(self, step: SwitchStep, facts: dict[str, Any]) -> SwitchRequest | None:
-        """Rebuilds the request that a switch which was decided had made to the bridge; None where it had made none."""
+        """Rebuilds from the journal what an unfinished switch had asked of the running bridge; None: nothing."""
         if facts.get("asked") is None:
             return None
         return asked_of(step, str(facts["token"]), self._shared, self._ledger, both=True)

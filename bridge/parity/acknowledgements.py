@@ -78,9 +78,10 @@ class Acknowledged:
             self._lines.add((gone.name, (gone.generation << SHIFT) + gone.offset))
 
     def missing(self, entry: bytes) -> bool:
-        """Whether it is acknowledged that an entry has no line in its file; each call uses up one of the row's count.
+        """Whether somebody acknowledged, with `repair --accept`, that a stream's entry has no line in its file.
 
-        Of each row as many entries are excused as were named when it was acknowledged.
+        An acknowledgement covers a span of entries, and excuses as many of them as were missing when it was made: each
+        call that says yes uses up one of these.
         """
         if not self._spans:
             return False

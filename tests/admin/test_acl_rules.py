@@ -18,17 +18,18 @@ from tests.support.rig import STREAM, Rig
 
 def give(rig: Rig, every: list[User]) -> dict[str, str]:
     """Makes the users; each one's url."""
-    for one in every:
-        rig.redis.call("ACL", "SETUSER", one.name, "reset", "on", f">pw-{one.name}", *one.rules.split(" "))
+    for user in every:
+        rig.redis.call("ACL", "SETUSER", user.name, "reset", "on", f">pw-{user.name}", *user.rules.split(" "))
     rig.redis.call("ACL", "LOG", "RESET")
     return {
-        one.name: rig.url.replace("default", one.name).replace(rig.server.password, f"pw-{one.name}") for one in every
+        user.name: rig.url.replace("default", user.name).replace(rig.server.password, f"pw-{user.name}")
+        for user in every
     }
 
 
 def refused(rig: Rig) -> list[tuple[str, str, str]]:
     """User, reason and what was refused, since the rights were given."""
-    rows = [dict(zip(one[0::2], one[1::2], strict=True)) for one in rig.redis.call("ACL", "LOG")]
+    rows = [dict(zip(row[0::2], row[1::2], strict=True)) for row in rig.redis.call("ACL", "LOG")]
     return [(row[b"username"].decode(), row[b"reason"].decode(), row[b"object"].decode()) for row in rows]
 
 
@@ -64,7 +65,7 @@ ALL = ("message", "roles", "debates", "inbox", "context", "state", "artifacts")
 
 def test_every_verb_and_every_kind_under_the_rules(rig: Rig) -> None:
     """Import, both directions, parity, what looks and what mends, and the end: of all kinds of sources."""
-    names = ", ".join(f'"hestai-{one}"' for one in ALL)
+    names = ", ".join(f'"hestai-{kind}"' for kind in ALL)
     (rig.path / "bridge.toml").write_text(
         f'instance = "test"\nroot = "files"\nmappings = [{names}]\n[state]\ndir = "state"\n{CONFIG}'
     )
@@ -101,7 +102,7 @@ def test_every_verb_and_every_kind_under_the_rules(rig: Rig) -> None:
     does("repair", "--execute")
     does("parity")
     assert refused(rig) == []
-    told = {one["check"]: one["verdict"] for one in json.loads(does("doctor", "--json"))["checks"]}
+    told = {check["check"]: check["verdict"] for check in json.loads(does("doctor", "--json"))["checks"]}
     assert {told[name] for name in ("clients", "buffers", "load", "exposure")} == {"unknown"}
     assert told["rights"] == "good"
 
@@ -119,10 +120,10 @@ def test_nobody_may_more(rig: Rig) -> None:
              ("DEL", STREAM), ("XDEL", STREAM, "1-1"), ("SET", "bridge:{hestai:messages}:floor", "9-9"),
              ("XGROUP", "DESTROY", STREAM, "daemon"))  # fmt: skip
     for name, commands in (("bridge-test", no), ("ui", (*no, *books))):
-        with closing(Connection(urls[name])) as one:
+        with closing(Connection(urls[name])) as connection:
             for command in commands:
                 with pytest.raises(RedisRefused, match="NOPERM"):
-                    one.call(*command)
+                    connection.call(*command)
 
 
 def test_names_are_taken_literally(rig: Rig) -> None:
@@ -137,8 +138,8 @@ def test_names_are_taken_literally(rig: Rig) -> None:
     (rig.root / "odd.log").write_text("a|2026-03-02T09:14:05Z|b|c\n")
     rig.once(url=url)
     assert rig.redis.call("XLEN", "a*b[c]?") == 1
-    with closing(Connection(url)) as one, pytest.raises(RedisRefused, match="NOPERM"):
-        one.call("XADD", "axbcx", "*", "a", "b")
+    with closing(Connection(url)) as connection, pytest.raises(RedisRefused, match="NOPERM"):
+        connection.call("XADD", "axbcx", "*", "a", "b")
 
 
 def test_the_commands_as_they_are_printed(rig: Rig) -> None:
@@ -147,8 +148,8 @@ def test_the_commands_as_they_are_printed(rig: Rig) -> None:
     told = json.loads(rig.run("acl", "--json").stdout)
     lines = [line for line in rig.run("acl").stdout.splitlines() if not line.startswith("#")]
     assert len(lines) == len(told) == 4
-    for line, one in zip(lines, told, strict=True):
+    for line, user in zip(lines, told, strict=True):
         words = shlex.split(line)
-        assert words[:5] == ["ACL", "SETUSER", one["user"], "reset", "on"]
-        assert words[6:] == one["rules"].split(" ")
+        assert words[:5] == ["ACL", "SETUSER", user["user"], "reset", "on"]
+        assert words[6:] == user["rules"].split(" ")
         rig.redis.call(*words)

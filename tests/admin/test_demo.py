@@ -55,11 +55,11 @@ def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_three_at_once(short: Path) -> None:
     """Demos at once, one of them on a terminal of 60 columns, all find every message, and leave nothing behind."""
-    one, two = start(short, "--json"), start(short)
+    child, two = start(short, "--json"), start(short)
     _, seen = on_terminal(short, "demo", columns=60, env=environment(short))
-    facts = json.loads(one.communicate(timeout=90)[0])
+    facts = json.loads(child.communicate(timeout=90)[0])
     text, said = two.communicate(timeout=90)
-    assert one.returncode == 0, facts
+    assert child.returncode == 0, facts
     assert two.returncode == 0, text + said
     assert max(map(len, plain(seen))) <= 60
     assert "every message on both sides" in " ".join(" ".join(plain(seen)).split())
@@ -92,8 +92,8 @@ def test_a_lost_reply(one_rig: Rig) -> None:
 
 def mine(rig: Rig) -> list[int]:
     """The numbers of what "me" said, as they stand in the stream."""
-    return [json.loads(values[b"data"])["n"] for one in rig.entries()
-            if (values := paired(one.fields))[b"role"] == b"me"]  # fmt: skip
+    return [json.loads(values[b"data"])["n"] for entry in rig.entries()
+            if (values := paired(entry.fields))[b"role"] == b"me"]  # fmt: skip
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
@@ -124,8 +124,8 @@ def said(role: str, *numbers: int) -> list[tuple[bytes, bytes]]:
 )
 def test_verdict(file: list[tuple[bytes, bytes]], stream: list[tuple[bytes, bytes]], wrong: str) -> None:
     """The check tells a missing message, one that is there twice, one out of order, and a stranger's."""
-    raw = b"".join(b"%b|2026-03-02T09:14:05Z|said|%b\n" % one for one in file)
+    raw = b"".join(b"%b|2026-03-02T09:14:05Z|said|%b\n" % row for row in file)
     entries = [[b"role", role, b"timestamp", b"t", b"type", b"said", b"data", data] for role, data in stream]
     found = judge(raw, entries, {"a": 2, "u": 1}, {"a"})
     assert found.equal == (not wrong)
-    assert any(wrong in one for one in found.wrong) or not wrong
+    assert any(wrong in fault for fault in found.wrong) or not wrong

@@ -37,7 +37,7 @@ from tests.support.rig import STREAM, Rig, line, wait_until
 
 def found(rig: Rig, url: str | None = None) -> dict[str, Finding]:
     """What doctor says, by check."""
-    return {one.check: one for one in examine(rig.settings(url=url), lambda: Connection(url or rig.url))}
+    return {finding.check: finding for finding in examine(rig.settings(url=url), lambda: Connection(url or rig.url))}
 
 
 def configure(rig: Rig, **settings: str) -> None:
@@ -71,7 +71,7 @@ def test_quiet_when_all_is_well(well: Rig) -> None:
         """Where the machine stands still for a moment, load and latency say so, and a later look does not."""
         well.redis.call("SLOWLOG", "RESET")
         told = found(well)
-        loud = {name for name, one in told.items() if one.verdict != "good"}
+        loud = {name for name, finding in told.items() if finding.verdict != "good"}
         passing = loud & {"load", "latency"}
         assert [
             told[name] for name in loud - passing if told[name].verdict == "bad" or name not in of_the_machine
@@ -84,7 +84,7 @@ def test_quiet_when_all_is_well(well: Rig) -> None:
     assert "nothing is wrong" in done.stdout
     told_json = json.loads(well.run("doctor", "--json", "--redis", well.url).stdout)
     assert told_json["healthy"]
-    assert {one["check"] for one in told_json["checks"]} == set(told)
+    assert {check["check"] for check in told_json["checks"]} == set(told)
 
 
 Break = Callable[[Rig, ExitStack], object]
@@ -124,14 +124,14 @@ def _crowd(rig: Rig, stack: ExitStack) -> None:
 
 
 def _subscriber(rig: Rig, stack: ExitStack) -> None:
-    one = stack.enter_context(closing(Connection(rig.url)))
-    one.call("SUBSCRIBE", f"{STREAM}:notify")
+    connection = stack.enter_context(closing(Connection(rig.url)))
+    connection.call("SUBSCRIBE", f"{STREAM}:notify")
 
 
 def _deaf(rig: Rig, stack: ExitStack) -> None:
     rig.redis.call("SET", "large", "x" * (1 << 20))
-    one = stack.enter_context(closing(Connection(rig.url)))
-    one.send(pack("GET", "large") * 30)
+    connection = stack.enter_context(closing(Connection(rig.url)))
+    connection.send(pack("GET", "large") * 30)
 
 
 def _ghost(rig: Rig, stack: ExitStack) -> None:
@@ -212,7 +212,9 @@ def _two_readers(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize(
-    ("check", "verdict", "words", "break_it"), FAULTS, ids=[f"{one[0]}-{one[2].replace(' ', '-')}" for one in FAULTS]
+    ("check", "verdict", "words", "break_it"),
+    FAULTS,
+    ids=[f"{fault[0]}-{fault[2].replace(' ', '-')}" for fault in FAULTS],
 )
 def test_a_fault_is_found(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, check: str, verdict: str, words: str, break_it: Break
@@ -249,7 +251,7 @@ def test_answers_that_are_slow(rig: Rig) -> None:
         """In a look or, where the machine itself is slow for a moment, in a later one."""
         with Proxy(rig.server, fault) as proxy:
             told: Finding = wait_until(
-                lambda: (one := found(rig, proxy.url)["latency"]).verdict == verdict and one, verdict
+                lambda: (finding := found(rig, proxy.url)["latency"]).verdict == verdict and finding, verdict
             )
         return "ms at worst of 50" in told.evidence and bool(told.hint) == (verdict != "good")
 
@@ -290,17 +292,17 @@ def test_renamed_commands_and_a_slow_clock(rig: Rig) -> None:
         told = found(rig, url)
         assert told["commands"].verdict == "bad"
         assert "XADD" in told["commands"].evidence
-        with closing(Connection(url)) as one:
-            findings = redis_server.examine(one, rig.settings(url=url), lambda: time.time() + 120)
+        with closing(Connection(url)) as connection:
+            findings = redis_server.examine(connection, rig.settings(url=url), lambda: time.time() + 120)
         assert next(f for f in findings if f.check == "clock").verdict == "bad"
 
 
 @contextmanager
 def plain_server(rig: Rig, *options: str, env: dict[str, str] | None = None) -> Iterator[str]:
     """A server with nothing configured but where it listens."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port = one.getsockname()[1]
+    with socket.socket() as connection:
+        connection.bind(("127.0.0.1", 0))
+        port = connection.getsockname()[1]
     folder = rig.path / "plain"
     folder.mkdir()
     child = subprocess.Popen(
@@ -392,7 +394,9 @@ def test_a_server_of_our_own_that_nobody_started(tmp_path: Path) -> None:
             f'instance = "test"\nmappings = ["hestai-message"]\n[redis]\nurl = "{url}"\n'
         )
         settings = load(config=None, redis=None, env={}, cwd=tmp_path)
-        told = next(one for one in examine(settings, dialler(settings, may_start=False)) if one.check == "server")
+        told = next(
+            finding for finding in examine(settings, dialler(settings, may_start=False)) if finding.check == "server"
+        )
         assert told.verdict == verdict
         assert told.hint
 
@@ -403,7 +407,9 @@ def test_a_server_of_our_own_that_died(tmp_path: Path) -> None:
     settings = load(config=None, redis=None, env={}, cwd=tmp_path)
 
     def told() -> Finding:
-        return next(one for one in examine(settings, dialler(settings, may_start=False)) if one.check == "server")
+        return next(
+            finding for finding in examine(settings, dialler(settings, may_start=False)) if finding.check == "server"
+        )
 
     ours = embedded_server.start(settings.state_dir)
     try:
@@ -431,7 +437,7 @@ def test_lines_that_were_written_over(rig: Rig) -> None:
     """A program that wrote over what the mirror had appended is told of afterwards; rotation, with a copy too, is not."""
 
     def told() -> Finding:
-        return next(one for one in installation.examine(rig.settings(), {}) if one.check == "rewrites")
+        return next(finding for finding in installation.examine(rig.settings(), {}) if finding.check == "rewrites")
 
     rig.append("f-0")
     rig.once()
@@ -468,7 +474,7 @@ def test_logs_that_are_emptied_in_place(rig: Rig, tmp_path: Path) -> None:
     ):
         (tmp_path / "conf" / "logs").write_text(text)
         findings, _ = machine.examine(rig.settings(), [str(tmp_path / "conf")])
-        told = next(one for one in findings if one.check == "rotation")
+        told = next(finding for finding in findings if finding.check == "rotation")
         assert told.verdict == verdict, text
 
 
@@ -523,7 +529,7 @@ def test_a_server_that_does_not_tell(rig: Rig) -> None:
     )
     url = rig.url.replace("default", "small").replace(rig.server.password, "pw")
     told = found(rig, url)
-    assert {one for one, finding in told.items() if finding.verdict == "unknown"} >= {
+    assert {check for check, finding in told.items() if finding.verdict == "unknown"} >= {
         "buffers",
         "exposure",
         "clients",

@@ -206,9 +206,9 @@ def test_schema(tmp_path: Path) -> None:
         node = node["anyOf"][0] if "anyOf" in node else node
         annotation = Mapping.model_fields[name].annotation
         [model] = [
-            one
-            for one in (annotation, *getattr(annotation, "__args__", ()))
-            if isinstance(one, type) and issubclass(one, Strict)
+            argument
+            for argument in (annotation, *getattr(annotation, "__args__", ()))
+            if isinstance(argument, type) and issubclass(argument, Strict)
         ]
         keys(model, node)
     for name in shipped_names():

@@ -78,7 +78,11 @@ class Watched:
         code, _, text = get(f"{self.url}/metrics")
         assert code == 200, text
         families: Iterable[Metric] = text_string_to_metric_families(text)
-        return {(one.name, frozenset(one.labels.items())): one.value for family in families for one in family.samples}
+        return {
+            (sample.name, frozenset(sample.labels.items())): sample.value
+            for family in families
+            for sample in family.samples
+        }
 
     def value(self, name: str, **labels: str) -> float | None:
         """One sample; None: there is none."""
@@ -93,7 +97,7 @@ class Watched:
         code, _, text = get(f"{self.url}/healthz")
         told = json.loads(text)
         assert told["healthy"] == (code == 200)
-        return code, {one["direction"]: one for one in told["directions"]}
+        return code, {direction["direction"]: direction for direction in told["directions"]}
 
 
 def watch(rig: Rig) -> Watched:
@@ -170,7 +174,7 @@ def test_figures(one_rig: Rig) -> None:
 
 
 def _of(told: Samples, name: str) -> dict[frozenset[tuple[str, str]], float]:
-    return {labels: value for (one, labels), value in told.items() if one == f"bridge_{name}"}
+    return {labels: value for (family, labels), value in told.items() if family == f"bridge_{name}"}
 
 
 def _one(told: Samples, name: str, **labels: str) -> float:
@@ -243,7 +247,7 @@ def _listens(port: int) -> set[str]:
         return {"127.0.0.1"}
     rows = [row.split() for table in ("tcp", "tcp6") for row in Path(f"/proc/net/{table}").read_text().splitlines()[1:]]
     found = [row[1].split(":")[0] for row in rows if row[3] == "0A" and int(row[1].split(":")[1], 16) == port]
-    return {socket.inet_ntoa(bytes.fromhex(one)[::-1]) if len(one) == 8 else one for one in found}
+    return {socket.inet_ntoa(bytes.fromhex(address)[::-1]) if len(address) == 8 else address for address in found}
 
 
 def test_slow_and_many_clients(one_rig: Rig) -> None:
@@ -252,21 +256,21 @@ def test_slow_and_many_clients(one_rig: Rig) -> None:
     child = watched.start()
     port, told = int(watched.url.rpartition(":")[2]), b"GET /healthz HTTP/1.1\r\nX: "
     clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(60)]
-    for one in clients:
-        one.settimeout(0)
-        one.sendall(told)
+    for connection in clients:
+        connection.settimeout(0)
+        connection.sendall(told)
     gone: set[socket.socket] = set()
 
     def dribble() -> bool:
-        for one in {*clients} - gone:
+        for connection in {*clients} - gone:
             try:
-                one.send(b"x")
-                if one.recv(1) == b"":
-                    gone.add(one)
+                connection.send(b"x")
+                if connection.recv(1) == b"":
+                    gone.add(connection)
             except BlockingIOError:
                 continue
             except OSError:
-                gone.add(one)
+                gone.add(connection)
         return len(gone) == len(clients)
 
     wait_until(lambda: dribble() or len(gone) >= 60 - SERVED, rig.said)
@@ -276,8 +280,8 @@ def test_slow_and_many_clients(one_rig: Rig) -> None:
     rig.append("f-0")
     wait_until(lambda: rig.datas() == [b"f-0"], rig.said)
     wait_until(dribble, rig.said)
-    for one in clients:
-        one.close()
+    for connection in clients:
+        connection.close()
     wait_until(lambda: watched.health()[0] == 200, rig.said)
     rig.stop(child)
 
@@ -318,7 +322,7 @@ def test_trouble_the_ledger_could_not_note(tmp_path: Path) -> None:
     ledger, troubles = Ledger(tmp_path / "ledger.db", create=True), Troubles(lambda: 7.0)
 
     def noted() -> list[tuple[str, float | None]]:
-        return [(one.error, one.over) for one in known(ledger).values()]
+        return [(trouble.error, trouble.over) for trouble in known(ledger).values()]
 
     acts: list[tuple[Callable[[], None], list[tuple[str, float | None]]]] = [
         (lambda: troubles.note(ledger, "forward a", SourceError("is a folder")), [("is a folder", None)]),
@@ -419,10 +423,10 @@ def test_arrivals(tmp_path: Path) -> None:
             file.write(b"0123456789")
         os.utime(path, ns=(0, n * 1_000_000_000))
         tail.look()
-        one = tail.current()
-        assert one is not None
-        seen.note(one)
-        seen.note(one)
+        generation = tail.current()
+        assert generation is not None
+        seen.note(generation)
+        seen.note(generation)
     assert seen.of(1, 0) == 1
     assert seen.of(1, 9) == 1
     for n in range(2, 2 * MOST_TIMES, 97):  # more than are kept: rather too early, and not by much
@@ -437,10 +441,10 @@ def test_arrivals(tmp_path: Path) -> None:
 
 def status(*, lines: int = 0, entries: int | None = 0, offset: int = 0, **more: Any) -> Status:
     """Of one mapping with one source and a mirror."""
-    one = MappingStatus(NAME, STREAM)
-    one.sources = [SourceStatus("messages.log", Position(1, offset), Lag(lines, lines * 10))]
-    one.mirror = MirrorStatus("messages.log", behind=None if entries is None else Lag(entries))
-    return replace(Status(501.0, "", mappings=[one]), **more)
+    mapping = MappingStatus(NAME, STREAM)
+    mapping.sources = [SourceStatus("messages.log", Position(1, offset), Lag(lines, lines * 10))]
+    mapping.mirror = MirrorStatus("messages.log", behind=None if entries is None else Lag(entries))
+    return replace(Status(501.0, "", mappings=[mapping]), **more)
 
 
 def carried(parts: dict[str, SourceRates] | None = None, *, dual: bool = True) -> dict[tuple[str, str], DirectionStats]:
@@ -451,7 +455,7 @@ def carried(parts: dict[str, SourceRates] | None = None, *, dual: bool = True) -
 
 def states(going: list[DirectionHealth]) -> tuple[str, ...]:
     """Of forward and mirror."""
-    return tuple(one.state for one in going)
+    return tuple(direction.state for direction in going)
 
 
 def test_health_of_directions() -> None:
@@ -487,12 +491,12 @@ def test_health_of_directions() -> None:
 def test_health_of_many_sources() -> None:
     """One that stands is not hidden by one that moves; what is not complete yet is not due."""
     clock = [0.0]
-    health, one = Health(lambda: clock[0]), status(lines=5)
-    one.mappings[0].sources.append(SourceStatus("busy.log", Position(1, 0), Lag(5, 50)))
+    health, current = Health(lambda: clock[0]), status(lines=5)
+    current.mappings[0].sources.append(SourceStatus("busy.log", Position(1, 0), Lag(5, 50)))
     for n in range(4):
         flows = carried({"busy.log": SourceRates(n, 0)})
         clock[0] += STUCK_AFTER
-        going = health.judge(one, flows, 0.5)
+        going = health.judge(current, flows, 0.5)
     assert states(going) == ("stuck", "idle")
     assert going[0].why.startswith("messages.log: ")
     assert going[0].waiting == Lag(10, 100)
@@ -514,14 +518,14 @@ def test_health_of_everything_else() -> None:
     assert states(health.judge(status(entries=None, redis_error="gone"), flows, 0.5)) == ("stuck", "stuck")
     assert states(health.judge(status(ledger_error="not a ledger"), flows, 0.5)) == ("stuck", "stuck")
     assert states(health.judge(status(), flows, SILENT_AFTER + 1)) == ("stuck", "stuck")
-    one = status()
-    one.mappings[0].error = "the stream belongs to another bridge"
-    assert states(health.judge(one, flows, 0.5)) == ("stuck", "stuck")
-    one = status()
-    one.mappings[0].sources[0].error = "cannot be read"
-    assert states(health.judge(one, flows, 0.5)) == ("stuck", "idle")
-    one.mappings[0].retired = 1.0
-    assert states(health.judge(one, flows, 0.5)) == ("off", "off")
+    current = status()
+    current.mappings[0].error = "the stream belongs to another bridge"
+    assert states(health.judge(current, flows, 0.5)) == ("stuck", "stuck")
+    current = status()
+    current.mappings[0].sources[0].error = "cannot be read"
+    assert states(health.judge(current, flows, 0.5)) == ("stuck", "idle")
+    current.mappings[0].retired = 1.0
+    assert states(health.judge(current, flows, 0.5)) == ("off", "off")
     assert states(health.judge(status(entries=9), carried(dual=False), 0.5)) == ("idle", "off")
 
 
@@ -556,9 +560,9 @@ def test_asked_at_once(one_rig: Rig) -> None:
     codes: list[int] = []
     askers = [Thread(target=lambda page=page: codes.append(get(f"{watched.url}/{page}")[0]))
               for page in ("metrics", "healthz") * 20]  # fmt: skip
-    for one in askers:
-        one.start()
-    for one in askers:
-        one.join(60)
+    for thread in askers:
+        thread.start()
+    for thread in askers:
+        thread.join(60)
     assert codes == [200] * 40
     rig.stop(child)

@@ -55,11 +55,11 @@ def late(rig: Rig) -> set[bytes]:
 def check(rig: Rig) -> None:
     """Every message on both sides once; what was in quarantine stands behind its neighbours, and is marked late."""
     assert sorted(rig.datas()) == sorted([b"f-a", b"f-b", b"f-c", *LONG, b"r-a", b"r-b", b"r-c", *LONG_BORN])
-    in_file = [one.split(b"|", 3)[3] for one in rig.lines()]
+    in_file = [raw.split(b"|", 3)[3] for raw in rig.lines()]
     assert sorted(in_file) == sorted(rig.datas())
     assert [d for d in in_file if d in LONG_BORN] == LONG_BORN
     assert [d for d in rig.datas() if d in LONG] == LONG
-    entries = {one.fields[7]: one for one in rig.entries()}
+    entries = {entry.fields[7]: entry for entry in rig.entries()}
     marks = {b"%d-%d" % entries[d].id for d in LONG_BORN} | {entries[d].fields[9] for d in LONG}
     assert late(rig) == marks
     before = (rig.lines(), rig.datas())
@@ -100,7 +100,7 @@ def test_still_wrong(rig: Rig) -> None:
     assert "broken" in shown.stdout
     assert rig.run("quarantine", "show", "7").returncode == 1
     exported = [json.loads(row) for row in rig.run("quarantine", "export").stdout.splitlines()]
-    assert [one["raw"] for one in exported] == ["broken"]
+    assert [row["raw"] for row in exported] == ["broken"]
 
 
 POINTS = [
@@ -160,7 +160,7 @@ def test_not_before_the_refill(rig: Rig) -> None:
     assert not rig.once().errors
     assert retry(rig).returncode == 0
     assert not rig.once().errors
-    in_file = [one.split(b"|", 3)[3] for one in rig.lines()]
+    in_file = [raw.split(b"|", 3)[3] for raw in rig.lines()]
     assert (
         sorted(rig.datas())
         == sorted(in_file)
@@ -168,7 +168,7 @@ def test_not_before_the_refill(rig: Rig) -> None:
     ), "what was only in quarantine any more is on both sides"
 
 
-@pytest.mark.parametrize("point", [one for one in POINTS if one.startswith("mirror.")])
+@pytest.mark.parametrize("point", [point for point in POINTS if point.startswith("mirror.")])
 def test_killed_when_redis_lost_the_entries(one_rig: Rig, point: str) -> None:
     """Entries that are in quarantine alone come back once on both sides, whenever the retry is killed."""
     rig = one_rig
@@ -179,8 +179,8 @@ def test_killed_when_redis_lost_the_entries(one_rig: Rig, point: str) -> None:
     assert killed.returncode == -signal.SIGKILL
     assert retry(rig).returncode == 0
     assert not rig.once().errors
-    in_file = [one.split(b"|", 3)[3] for one in rig.lines()]
-    assert [one for one in in_file if one in LONG_BORN] == LONG_BORN
+    in_file = [raw.split(b"|", 3)[3] for raw in rig.lines()]
+    assert [data for data in in_file if data in LONG_BORN] == LONG_BORN
     assert sorted(in_file) == sorted(rig.datas())
     assert len(in_file) == 12
 
@@ -214,7 +214,7 @@ def test_over_the_kept_bytes(rig: Rig) -> None:
     done = retry(rig)
     assert done.returncode == 3
     assert "its file does not hold it any more" in done.stdout
-    assert [one for one in rig.datas() if one in data] == [data[0]]
+    assert [text for text in rig.datas() if text in data] == [data[0]]
 
 
 def keys_of(rig: Rig) -> list[bytes]:
@@ -235,10 +235,10 @@ def test_an_older_copy(rig: Rig) -> None:
             rig.redis.call("RESTORE", key, 0, value)
     rig.append("f-d")
     assert not rig.once().errors
-    assert sorted(one["direction"] for one in listed(rig)) == ["forward"] * 3
+    assert sorted(row["direction"] for row in listed(rig)) == ["forward"] * 3
     assert retry(rig).returncode == 0
-    assert [one for one in rig.datas() if one in LONG] == LONG
-    in_file = [one.split(b"|", 3)[3] for one in rig.lines()]
+    assert [text for text in rig.datas() if text in LONG] == LONG
+    in_file = [raw.split(b"|", 3)[3] for raw in rig.lines()]
     assert sorted(in_file) == sorted(rig.datas())
     assert len(in_file) == 13
     assert not rig.once().errors
@@ -252,7 +252,7 @@ def test_forward_meets_it_again(rig: Rig) -> None:
     rig.redis.call("FLUSHALL")
     assert not rig.once().errors
     assert listed(rig) == []
-    in_file = [one.split(b"|", 3)[3] for one in rig.lines()]
+    in_file = [raw.split(b"|", 3)[3] for raw in rig.lines()]
     assert rig.datas() == in_file
     assert len(in_file) == 12
     rig.redis.call("XTRIM", STREAM, "MAXLEN", 0)
@@ -260,7 +260,7 @@ def test_forward_meets_it_again(rig: Rig) -> None:
     assert rig.datas() == []
 
 
-@pytest.mark.parametrize("point", [one for one in POINTS if not one.endswith("send.before")][:: 1 if SOAK else 2])
+@pytest.mark.parametrize("point", [point for point in POINTS if not point.endswith("send.before")][:: 1 if SOAK else 2])
 def test_killed_and_flushed(one_rig: Rig, point: str) -> None:
     """Redis flushed after a retry was killed: each message is on both sides once in the end."""
     rig = one_rig
@@ -271,7 +271,7 @@ def test_killed_and_flushed(one_rig: Rig, point: str) -> None:
         assert not rig.once().errors
         retry(rig)
     assert not rig.once().errors
-    in_file = [one.split(b"|", 3)[3] for one in rig.lines()]
+    in_file = [raw.split(b"|", 3)[3] for raw in rig.lines()]
     assert sorted(in_file) == sorted(rig.datas())
     assert len(set(in_file)) == len(in_file) == 12
 
@@ -311,9 +311,9 @@ def test_removed_on_purpose_stays_away(rig: Rig) -> None:
     assert not rig.once().errors
     limit(rig, 1000)
     assert retry(rig, "1").returncode == 0
-    for one in rig.entries():
-        if one.fields[7] in (LONG[0], LONG_BORN[0]):
-            rig.redis.call("XDEL", STREAM, format_id(one.id))
+    for entry in rig.entries():
+        if entry.fields[7] in (LONG[0], LONG_BORN[0]):
+            rig.redis.call("XDEL", STREAM, format_id(entry.id))
     assert not rig.once().errors
     copy = snapshot(rig)
     rig.append("f-1")
@@ -324,7 +324,7 @@ def test_removed_on_purpose_stays_away(rig: Rig) -> None:
         retry(rig)
     assert not rig.once().errors
     assert sorted(rig.datas()) == [b"f-0", b"f-1", b"r-0"]
-    in_file = [one.split(b"|", 3)[3] for one in rig.lines()]
+    in_file = [raw.split(b"|", 3)[3] for raw in rig.lines()]
     assert sorted(in_file) == sorted([b"f-0", LONG[0], b"f-1", b"r-0", LONG_BORN[0]])
 
 
@@ -359,7 +359,7 @@ def test_killed_before_forward_sends_it(rig: Rig) -> None:
     assert rig.start("--once", crash="forward.send.before").wait(60) == -signal.SIGKILL
     (rig.root / "messages.log.1").unlink()
     assert not rig.once().errors
-    assert [one["direction"] for one in listed(rig)] == ["forward"]
+    assert [row["direction"] for row in listed(rig)] == ["forward"]
     assert retry(rig).returncode == 0
     assert LONG[0] in rig.datas()
 

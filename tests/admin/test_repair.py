@@ -51,7 +51,7 @@ def lossy_mirror(rig: Rig, monkeypatch: pytest.MonkeyPatch, count: int = 5) -> N
     whole = EntryTranslator.translate
 
     def translate(self: EntryTranslator, some: list[Entry], *rest: Any) -> MirrorBatch:
-        kept = [one for one in some if not one.fields[7].startswith(b"lost")]
+        kept = [entry for entry in some if not entry.fields[7].startswith(b"lost")]
         taken = whole(self, kept or some, *rest)
         taken.last = some[-1].id
         return taken
@@ -96,8 +96,8 @@ def test_lines_sent(rig: Rig) -> None:
     assert [act["now"].startswith("entry ") for act in told["acts"]] == [True] * 3
     equal(rig, 50, 50)
     assert sorted(rig.datas()[-3:]) == sorted(text.encode() for text in texts)
-    assert [one["what"] for one in noted(rig)] == ["sent"] * 3
-    assert {one["facts"]["line"] for one in noted(rig)} == {offset_of(rig, text)[0] for text in texts}
+    assert [note["what"] for note in noted(rig)] == ["sent"] * 3
+    assert {note["facts"]["line"] for note in noted(rig)} == {offset_of(rig, text)[0] for text in texts}
     assert rig.parity().tally.late == 3
     said = rig.run("journal", "-n", "2").stdout.splitlines()
     assert len(said) == 2
@@ -144,8 +144,8 @@ def test_cut_end(rig: Rig) -> None:
     assert rig.log.read_bytes() == whole[: offset + 9]
     repair(rig, "--execute")
     assert rig.log.read_bytes() == whole
-    [one] = noted(rig)
-    assert (one["what"], one["facts"]["offset"], one["facts"]["file"]) == ("restored", offset + 9, "messages.log")
+    [note] = noted(rig)
+    assert (note["what"], note["facts"]["offset"], note["facts"]["file"]) == ("restored", offset + 9, "messages.log")
     equal(rig, 50, 50)
 
 
@@ -169,15 +169,15 @@ def test_explained(one_rig: Rig, kind: str) -> None:
     """What would have to be rewritten is left alone, and explained; exit 3."""
     rig = one_rig
     bridged(rig, every=100)
-    entries = [(format_id(one.id), one.fields) for one in rig.entries()]
+    entries = [(format_id(entry.id), entry.fields) for entry in rig.entries()]
     if kind == "altered":
         entries[5][1][5] = b"TURN"
     elif kind == "duplicate":
         entries.append((b"9999999999999-0", entries[5][1]))
     else:
-        values = [one for _, one in entries]
+        values = [fields for _, fields in entries]
         values[5], values[15] = values[15], values[5]
-        entries = [(entry_id, one) for (entry_id, _), one in zip(entries, values, strict=True)]
+        entries = [(entry_id, fields) for (entry_id, _), fields in zip(entries, values, strict=True)]
     rig.redis.call("DEL", STREAM)
     for entry_id, fields in entries:
         rig.redis.call("XADD", STREAM, entry_id, *fields)
@@ -193,8 +193,8 @@ def test_missing_in_the_file(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [act["action"] for act in told["acts"]] == ["append"] * 5
     repair(rig, "--execute")
     equal(rig, 23, 23)
-    assert [one.split(b"|", 3)[3] for one in rig.lines()[-5:]] == [b"lost-%d" % n for n in range(5)]
-    assert [one["what"] for one in noted(rig)] == ["appended"] * 5
+    assert [raw.split(b"|", 3)[3] for raw in rig.lines()[-5:]] == [b"lost-%d" % n for n in range(5)]
+    assert [note["what"] for note in noted(rig)] == ["appended"] * 5
     assert rig.parity().tally.late == 5
 
 
@@ -275,7 +275,7 @@ def test_random_losses(one_rig: Rig) -> None:
     dice = random.Random(7)
     for _ in range(3):
         some = dice.sample(rig.entries(), 12)
-        rig.redis.call("XDEL", STREAM, *(format_id(one.id) for one in some))
+        rig.redis.call("XDEL", STREAM, *(format_id(entry.id) for entry in some))
         repair(rig, "--execute")
         equal(rig, 50, 50)
     assert sorted(rig.datas()) == sorted(line.split(b"|", 3)[3] for line in rig.lines())

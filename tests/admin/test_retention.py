@@ -96,7 +96,7 @@ def test_what_is_over_goes(rig: Rig) -> None:
     assert 400 <= done.removed <= 700
     left = int(rig.redis.call("XLEN", STREAM))
     assert left == 1000 - done.removed
-    standing = [one.id for one in rig.entries() if one.id >= done.floor]
+    standing = [entry.id for entry in rig.entries() if entry.id >= done.floor]
     assert 300 <= len(standing) <= left
     again = prove(rig)
     assert (again.verdict, again.tally.differences) == ("equal", [])
@@ -112,7 +112,7 @@ def history(rig: Rig) -> list[Entry]:
     with closing(Ledger(rig.state / "ledger.db")) as ledger:
         archive = ArchiveReader(rig.settings().mappings[0], rig.state, ledger)
         floor = read_trimmed(rig.redis, KEYS).floor
-        return [*archive.entries(floor), *(one for one in rig.entries() if one.id >= floor)]
+        return [*archive.entries(floor), *(entry for entry in rig.entries() if entry.id >= floor)]
 
 
 def test_the_archive_and_the_stream_are_the_history(rig: Rig) -> None:
@@ -134,10 +134,10 @@ def test_the_archive_and_the_stream_are_the_history(rig: Rig) -> None:
     result = prove(rig)
     assert (result.verdict, result.tally.compared, result.tally.unverifiable) == ("equal", 1000, 0)
     with closing(Ledger(rig.state / "ledger.db")) as ledger:  # where it may be cut: not where nothing stands any more
-        assert min(one.entry for one in points_of(ledger, STREAM)) >= second.floor
+        assert min(point.entry for point in points_of(ledger, STREAM)) >= second.floor
     files = sorted(path.relative_to(rig.state) for path in (rig.state / "archive").rglob("*.gz"))
     assert {path.name.partition(".2")[0] for path in files} == {"messages.log", "entries"}
-    lines = b"".join(gzip.decompress((rig.state / one).read_bytes()) for one in files if "log" in one.name).split(
+    lines = b"".join(gzip.decompress((rig.state / path).read_bytes()) for path in files if "log" in path.name).split(
         b"\n"
     )[:-1]
     assert len(lines) == len(set(lines))
@@ -179,11 +179,11 @@ def test_tail_locate_and_snapshot_find_what_was_archived(rig: Rig, tmp_path: Pat
     assert [rig.run("tail", "-n", count, *url).stdout for count in ("450", "1000")] == before
     since = rig.run("tail", "--since", f"{whole[40].id[0]}-{whole[40].id[1]}", "-n", "20", *url).stdout
     assert "r-495" in since
-    own, mirrored = whole[5], next(one for one in whole[30:] if one.origin() is None)
-    for one in (own, mirrored):
-        name = f"{one.id[0]}-{one.id[1]}"
+    own, mirrored = whole[5], next(entry for entry in whole[30:] if entry.origin() is None)
+    for entry in (own, mirrored):
+        name = f"{entry.id[0]}-{entry.id[1]}"
         told = json.loads(rig.run("locate", name, "--json", *url).stdout)[0]
-        assert told["raw"].split("|")[3].strip() == one.fields[7].decode()
+        assert told["raw"].split("|")[3].strip() == entry.fields[7].decode()
         back = json.loads(rig.run("locate", f"messages.log:{told['line']}", "--json", *url).stdout)[0]
         assert back["entry"] == name
         assert "in the archive" in back["said"]
@@ -202,7 +202,7 @@ def test_an_archive_can_be_imported(rig: Rig) -> None:
     fill(rig, 400)
     whole = rig.entries()
     assert prove(rig).verdict == "equal"
-    gone = [one.fields[7] for one in whole if one.id < trim(rig).floor]
+    gone = [entry.fields[7] for entry in whole if entry.id < trim(rig).floor]
     files = sorted((rig.state / "archive").rglob("messages.log.*.gz"))
     assert len(files) == 2
     old = rig.root / "old"
@@ -218,7 +218,7 @@ def test_an_archive_can_be_imported(rig: Rig) -> None:
     (rig.path / "kept.toml").write_text(text.partition("[mirror]")[0])
     done = rig.run("import-history", "--redis", rig.url)
     assert done.returncode == 0, done.stderr
-    assert [one.fields[7] for one in entries(rig.redis, b"old")] == gone
+    assert [entry.fields[7] for entry in entries(rig.redis, b"old")] == gone
 
 
 def test_who_is_behind_what_was_trimmed_does_not_go_over(rig: Rig) -> None:
@@ -240,7 +240,7 @@ def test_who_is_behind_what_was_trimmed_does_not_go_over(rig: Rig) -> None:
     rig.append("660")
     wait_until(lambda: len(cast.seen("viewer")) == 661, cast.said)
     [back] = cast.plans("viewer", sides=("reads",), to="file")
-    assert not [one.what for one in back.reasons if "deleted" in one.what]
+    assert not [reason.what for reason in back.reasons if "deleted" in reason.what]
     assert cast.switch("viewer", "reads", "file").went_on
     cast.stop("viewer")
     assert len(cast.seen("viewer")) == 661
@@ -251,8 +251,8 @@ def test_new_limits_wait_for_a_word(rig: Rig) -> None:
     """The first trim by new limits waits until somebody has said so once, and says how much it is; others do not."""
 
     def told() -> dict[str, object]:
-        [one] = json.loads(rig.run("status", "--json", "--redis", rig.url).stdout)["mappings"]
-        return dict(one["retention"] or {})
+        [mapping] = json.loads(rig.run("status", "--json", "--redis", rig.url).stdout)["mappings"]
+        return dict(mapping["retention"] or {})
 
     def said(*args: str) -> str:
         return rig.run("trim", "--redis", rig.url, *args).stdout
@@ -298,8 +298,8 @@ def test_a_lost_ledger_of_equal_messages(rig: Rig) -> None:
         file.unlink()
     assert rig.run("repair", "--execute", "--redis", rig.url).returncode == 0
     with closing(Ledger(rig.state / "ledger.db")) as ledger:
-        assert {one: at for one, at in mirrored(ledger).items() if one >= floor} == {
-            one: at for one, at in known.items() if one >= floor
+        assert {entry_id: at for entry_id, at in mirrored(ledger).items() if entry_id >= floor} == {
+            entry_id: at for entry_id, at in known.items() if entry_id >= floor
         }
     before = rig.entries(), rig.lines()
     rig.once()
@@ -310,10 +310,10 @@ def test_a_lost_ledger_of_equal_messages(rig: Rig) -> None:
 def mirrored(ledger: Ledger) -> dict[EntryId, tuple[int, int]]:
     """Where the line of each entry stands that the mirror wrote."""
     found = {}
-    for one in all_ranges(ledger, STREAM):
-        at = one.start
-        for entry_id, length in one.entries:
-            found[entry_id] = one.generation, at
+    for range_ in all_ranges(ledger, STREAM):
+        at = range_.start
+        for entry_id, length in range_.entries:
+            found[entry_id] = range_.generation, at
             at += length
     return found
 
@@ -336,7 +336,7 @@ def test_a_lost_ledger_is_rebuilt_of_a_trimmed_stream(rig: Rig, archived: bool) 
     assert len(rig.lines()) == 900
     result = prove(rig)
     assert result.verdict == "equal", result.tally.differences
-    assert result.tally.unverifiable == 800 - sum(1 for one in before if one.id >= floor)
+    assert result.tally.unverifiable == 800 - sum(1 for entry in before if entry.id >= floor)
     assert trim(rig).floor >= floor
 
 
@@ -373,12 +373,12 @@ def test_every_kind_of_source(rig: Rig, kind: str, archived: bool, monkeypatch: 
     assert len(whole) >= 30
     assert prove(rig).verdict == "equal"
     floor = trim(rig).floor
-    left = [one for one in entries(rig.redis, stream.encode()) if one.id >= floor]
+    left = [entry for entry in entries(rig.redis, stream.encode()) if entry.id >= floor]
     assert 10 <= len(left) < len(whole)
     again = prove(rig)
     assert again.verdict == "equal", (again.tally, again.notes)
     rig.once(dual=False)
-    assert [one for one in entries(rig.redis, stream.encode()) if one.id >= floor] == left
+    assert [entry for entry in entries(rig.redis, stream.encode()) if entry.id >= floor] == left
     if archived:
         with closing(Ledger(rig.state / "ledger.db")) as ledger:
             archive = ArchiveReader(rig.settings().mappings[0], rig.state, ledger)
@@ -441,7 +441,7 @@ def test_a_lost_ledger_costs_no_archive(rig: Rig) -> None:
     after = archived_lines(rig)
     assert after[: len(before)] == before
     floor = read_trimmed(rig.redis, KEYS).floor
-    standing = {one.fields[7] for one in rig.entries() if one.id >= floor}
+    standing = {entry.fields[7] for entry in rig.entries() if entry.id >= floor}
     in_archive = [line.split(b"|", 3)[3] for line in after]
     assert sorted([*in_archive, *standing]) == sorted(line.split(b"|", 3)[3] for line in rig.lines())
 
@@ -480,12 +480,12 @@ def test_a_lost_stream_that_somebody_touched_first(rig: Rig, touch: tuple[str, .
     fill(rig, 500)
     assert prove(rig).verdict == "equal"
     floor = trim(rig).floor
-    stood = {one.fields[7] for one in rig.entries() if one.id >= floor}
+    stood = {entry.fields[7] for entry in rig.entries() if entry.id >= floor}
     rig.redis.call("FLUSHALL")
     rig.redis.call(*touch)
     rig.once()
     rig.once()
-    datas = [one.fields[7] for one in rig.entries()]
+    datas = [entry.fields[7] for entry in rig.entries()]
     assert {data for data in datas if data != b"own"} == stood
     assert len(datas) == len(set(datas))
     assert prove(rig).verdict == "equal"
@@ -513,7 +513,7 @@ def test_an_older_copy_of_the_data_is_put_back(rig: Rig, trimmed_before: bool) -
     assert rig.lines() == lines
     result = prove(rig)
     assert result.verdict == "equal", result.tally.differences[:3]
-    datas = [one.fields[7] for one in history(rig)]
+    datas = [entry.fields[7] for entry in history(rig)]
     assert sorted(datas) == sorted(line.split(b"|", 3)[3] for line in lines)
     done = rig.run("repair", "--execute", "--redis", rig.url)
     assert done.returncode == 0
@@ -581,9 +581,9 @@ def test_a_lost_stream_is_not_filled_below_the_floor(rig: Rig, then: str) -> Non
     fill(rig, 1000)
     assert prove(rig).verdict == "equal"
     floor = trim(rig).floor
-    stood = {one.fields[7] for one in rig.entries() if one.id >= floor}
+    stood = {entry.fields[7] for entry in rig.entries() if entry.id >= floor}
     for turn in range(2):
-        lines = [one.split(b"|", 3)[3] for one in rig.lines()]
+        lines = [raw.split(b"|", 3)[3] for raw in rig.lines()]
         rig.redis.call("FLUSHALL")
         own = [rig.add(f"own-{turn}")] if then == "somebody writes" else []
         stood |= {b"own-%d" % turn} if own else set()

@@ -33,12 +33,12 @@ def test_killed_at_every_step(rig: Rig, step: str) -> None:
     wait_until(lambda: len(history(rig)) == wanted, lambda: f"{len(history(rig))} of {wanted} {rig.said()[-2000:]}")
     rig.stop(child)
     found = history(rig)
-    datas = [one.fields[7] for one in found]
+    datas = [entry.fields[7] for entry in found]
     assert [d for d in datas if d.startswith(b"f-")] == [
         line.split(b"|", 3)[3] for line in rig.lines() if b"|f-" in line
     ]
     assert [d for d in datas if d.startswith(b"r-")] == [b"r-%d" % n for n in range(writers.entries)]
-    assert [one.id for one in found] == sorted({one.id for one in found})
+    assert [entry.id for entry in found] == sorted({entry.id for entry in found})
     result = prove(rig)
     assert (result.verdict, result.tally.compared) == ("equal", wanted), (result.tally, result.notes)
     assert int(rig.redis.call("XLEN", STREAM)) < wanted
@@ -79,6 +79,6 @@ def test_components_go_over_and_back_while_the_stream_is_trimmed(rig: Rig) -> No
     cast.settled("viewer", "ui", "daemon")
     cast.stop("viewer")
     cast.check("viewer", "ui", "daemon")
-    assert not any(one[2] for one in cast.seen("viewer"))
+    assert not any(message[2] for message in cast.seen("viewer"))
     wait_until(lambda: rig.parity(settling=1.0).verdict == "equal", rig.said)
     rig.stop(bridge)

@@ -70,7 +70,7 @@ class Model:
 
     def notice(self) -> None:
         """Entries that came."""
-        self.ever |= {one.id: one.fields for one in self.rig.entries()}
+        self.ever |= {entry.id: entry.fields for entry in self.rig.entries()}
 
     def act(self, act: str, n: int) -> None:
         rig = self.rig
@@ -82,8 +82,8 @@ class Model:
                 rig.add(f"r-{self.count + i}")
             self.count += n
         elif act in ("busy", "dying"):  # both write, it is carried, compared, and trimmed
-            for one in ("write", "add", "carry", "carry", "prove", "trim" if act == "busy" else "kill"):
-                self.act(one, n)
+            for step in ("write", "add", "carry", "carry", "prove", "trim" if act == "busy" else "kill"):
+                self.act(step, n)
         elif act in ("carry", "one way"):
             rig.once(dual=act == "carry")
         elif act == "rotate" and rig.log.exists():
@@ -142,7 +142,7 @@ class Model:
             stack.enter_context(suppress(Killed))
             retention(rig, ledger).trim(lambda: False)
         floor = read_trimmed(rig.redis, KEYS).floor
-        standing = {one.id for one in rig.entries()}
+        standing = {entry.id for entry in rig.entries()}
         assert floor >= before
         event("trimmed" if floor > before else "nothing to trim")
         event("killed" if at and not left else "not killed")
@@ -161,12 +161,12 @@ class Model:
         """Archive and stream are the history; each message once."""
         rig = self.rig
         floor = read_trimmed(rig.redis, KEYS).floor
-        stream = [one for one in rig.entries() if one.id >= floor]
+        stream = [entry for entry in rig.entries() if entry.id >= floor]
         if not self.archived:
             return
         with closing(Ledger(rig.state / "ledger.db", create=True)) as ledger:
             kept = [*ArchiveReader(rig.settings().mappings[0], rig.state, ledger).entries(floor)]
-        assert [*kept, *stream] == [Entry(one, self.ever[one]) for one in sorted(self.ever)]
+        assert [*kept, *stream] == [Entry(entry_id, self.ever[entry_id]) for entry_id in sorted(self.ever)]
 
     def lose(self) -> None:
         """Redis loses all. What had not been trimmed comes back; what only Redis had is gone."""
@@ -178,20 +178,20 @@ class Model:
         with closing(Ledger(rig.state / "ledger.db", create=True)) as ledger:
             if (noted := remembered(ledger, STREAM)) is not None:  # archived, and killed before Redis had the floor
                 floor = max(floor, noted.floor)
-        stood = [fields[7] for one, fields in sorted(self.ever.items()) if one >= floor]
+        stood = [fields[7] for entry_id, fields in sorted(self.ever.items()) if entry_id >= floor]
         rig.redis.call("FLUSHALL")
         self.given, self.unread, self.equal = {}, {}, (0, 0)
         rig.once()
         rig.once()
-        datas = [one.fields[7] for one in rig.entries()]
+        datas = [entry.fields[7] for entry in rig.entries()]
         assert sorted(datas) == sorted(stood), (floor, set(datas) ^ set(stood))
         wanted = set(stood)
         assert datas == [data for line in rig.lines() if (data := line.split(b"|", 3)[3]) in wanted]
         if self.archived:
             with closing(Ledger(rig.state / "ledger.db", create=True)) as ledger:
                 archive = ArchiveReader(rig.settings().mappings[0], rig.state, ledger)
-                kept = [one.fields[7] for one in archive.entries(read_trimmed(rig.redis, KEYS).floor)]
-            assert kept == [fields[7] for one, fields in sorted(self.ever.items()) if one < floor]
+                kept = [entry.fields[7] for entry in archive.entries(read_trimmed(rig.redis, KEYS).floor)]
+            assert kept == [fields[7] for entry_id, fields in sorted(self.ever.items()) if entry_id < floor]
             self.archived = False  # what was archived has other IDs than what comes now
         self.ever = {}
 
@@ -204,8 +204,8 @@ def play(program: list[tuple[str, int]], *, archived: bool) -> None:
         keep(rig, keep_entries=8, archive=archived)
         patches = [patch.object(check, "CLOSEST", 3), patch.object(trimming, "TRIM_PART", 7), patch.object(forward, "BATCH", 5),
                    patch.object(archive_writer, "ARCHIVE_ENTRIES", 3), patch.object(trimming, "TRIM_PAGE", 2)]  # fmt: skip
-        for one in patches:
-            one.start()
+        for replacement in patches:
+            replacement.start()
         try:
             rig.once()
             model = Model(rig, archived=archived)
@@ -222,8 +222,8 @@ def play(program: list[tuple[str, int]], *, archived: bool) -> None:
                 assert result.tally.compared == len(model.ever)
             trim_all(model)
         finally:
-            for one in patches:
-                one.stop()
+            for replacement in patches:
+                replacement.stop()
             rig.redis.call("CONFIG", "SET", "stream-node-max-entries", "500")
             rig.close_shared()
 
@@ -235,7 +235,7 @@ def trim_all(model: Model) -> None:
         model.group("leave", int(name[1:]))
     model.equal = max(model.ever, default=(0, 0))
     model.trim(None, 1)
-    standing = [one for one in model.rig.entries() if one.id >= read_trimmed(model.rig.redis, KEYS).floor]
+    standing = [entry for entry in model.rig.entries() if entry.id >= read_trimmed(model.rig.redis, KEYS).floor]
     assert len(standing) >= min(8, len(model.ever))
 
 

@@ -24,32 +24,35 @@ from tests.support.rig import Rig, wait_until
 @pytest.fixture
 def manager() -> Iterator[tuple[str, socket.socket]]:
     """A service manager's socket, and its address."""
-    with tempfile.TemporaryDirectory(prefix="bn-") as folder, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as one:
+    with (
+        tempfile.TemporaryDirectory(prefix="bn-") as folder,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection,
+    ):
         address = str(Path(folder) / "notify")
-        one.bind(address)
-        one.settimeout(60)
-        yield address, one
+        connection.bind(address)
+        connection.settimeout(60)
+        yield address, connection
 
 
-def heard(one: socket.socket) -> list[str]:
-    return one.recv(4096).decode().split("\n")
+def heard(connection: socket.socket) -> list[str]:
+    return connection.recv(4096).decode().split("\n")
 
 
 def test_ready_alive_and_stopping(
     rig: Rig, manager: tuple[str, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A bridge says when it is ready, that it is alive, and when it stops; with Redis away it is ready all the same."""
-    address, one = manager
+    address, connection = manager
     monkeypatch.setenv("NOTIFY_SOCKET", address)
     rig.kill_server()
     child = rig.start()
-    assert heard(one) == ["READY=1", "STATUS=carrying both ways"]
+    assert heard(connection) == ["READY=1", "STATUS=carrying both ways"]
     for _ in range(3):
-        assert heard(one) == ["WATCHDOG=1"]
+        assert heard(connection) == ["WATCHDOG=1"]
     child.send_signal(signal.SIGTERM)
     said = [""]
     while not said[0].startswith("STOPPING"):
-        said = heard(one)
+        said = heard(connection)
     assert child.wait(60) == 0, rig.said()
 
 
@@ -57,11 +60,11 @@ def test_ready_alive_and_stopping(
 def test_an_abstract_socket_and_none() -> None:
     """An address that begins with @ is an abstract one; without an address, or with nobody there, nothing is said."""
     name = f"bridge-test-{os.getpid()}"
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as one:
-        one.bind(f"\0{name}")
-        one.settimeout(10)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection:
+        connection.bind(f"\0{name}")
+        connection.settimeout(10)
         ServiceNotifier({"NOTIFY_SOCKET": f"@{name}"})("READY=1", "STATUS=two\nlines")
-        assert heard(one) == ["READY=1", "STATUS=two lines"]
+        assert heard(connection) == ["READY=1", "STATUS=two lines"]
     ServiceNotifier({"NOTIFY_SOCKET": f"@{name}"})("READY=1")
     ServiceNotifier({})("READY=1")
 
@@ -112,9 +115,9 @@ def test_odd_paths_are_quoted(rig: Rig, tmp_path: Path) -> None:
 
 def test_the_agent_is_one_that_launchd_takes(rig: Rig, tmp_path: Path) -> None:
     """The property list can be read, names absolute paths alone, and its runner knows success from failure."""
-    one = service_manager.agent(rig.settings(), ["--dual"], tmp_path, tmp_path / "logs", "/usr/bin:/bin")
-    told = plistlib.loads(one.content)
-    assert told["Label"] == one.name == "org.hestai.bridge.test"
+    file = service_manager.agent(rig.settings(), ["--dual"], tmp_path, tmp_path / "logs", "/usr/bin:/bin")
+    told = plistlib.loads(file.content)
+    assert told["Label"] == file.name == "org.hestai.bridge.test"
     assert told["KeepAlive"] == {"SuccessfulExit": False}
     assert told["RunAtLoad"] is True
     assert told["ProgramArguments"][4:] == service_manager.command(rig.settings(), ["--dual"])

@@ -239,7 +239,7 @@ def test_global_options_before_and_after(tmp_path: Path) -> None:
     """--json means the same before and after the verb."""
     before, after = bridge(tmp_path, "--json", "mapping", "list"), bridge(tmp_path, "mapping", "list", "--json")
     assert before.stdout == after.stdout
-    assert "hestai-message" in [one["name"] for one in json.loads(before.stdout)]
+    assert "hestai-message" in [mapping["name"] for mapping in json.loads(before.stdout)]
 
 
 def test_mapping_show_and_check(tmp_path: Path) -> None:

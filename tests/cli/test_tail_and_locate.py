@@ -36,15 +36,15 @@ def test_last_lines(rig: Rig) -> None:
     """The last ten, or as many as are wanted, of one role or type, between two times, oldest first."""
     for n in range(30):
         add(rig, f"{1_700_000_000_000 + 1000 * n}-0", "ui" if n % 2 else "agent", "said" if n % 3 else "done", f"d{n}")
-    assert [one.rpartition("|")[2] for one in tail(rig)] == [f"d{n}" for n in range(20, 30)]
+    assert [told.rpartition("|")[2] for told in tail(rig)] == [f"d{n}" for n in range(20, 30)]
     assert tail(rig, "-n", "1") == ["ui|2026-03-02T09:14:05Z|said|d29"]
     assert tail(rig, "-n", "0") == []
-    assert [one[-3:] for one in tail(rig, "-n", "2", "--role", "agent", "--type", "said")] == ["d26", "d28"]
+    assert [told[-3:] for told in tail(rig, "-n", "2", "--role", "agent", "--type", "said")] == ["d26", "d28"]
     since = datetime.fromtimestamp(1_700_000_025, UTC).isoformat()
     assert len(tail(rig, "--since", since)) == 5
-    assert [one[-3:] for one in tail(rig, "--since", since, "--until", "1700000028000-0")] == ["d25", "d26", "d27"]
-    assert [one[-3:] for one in tail(rig, "--until", "1700000028000-0", "-n", "1")] == ["d27"]
-    facts = [json.loads(one) for one in tail(rig, "-n", "1", "--json")]
+    assert [told[-3:] for told in tail(rig, "--since", since, "--until", "1700000028000-0")] == ["d25", "d26", "d27"]
+    assert [told[-3:] for told in tail(rig, "--until", "1700000028000-0", "-n", "1")] == ["d27"]
+    facts = [json.loads(told) for told in tail(rig, "-n", "1", "--json")]
     assert facts == [
         {"id": "1700000029000-0", "role": "ui", "timestamp": "2026-03-02T09:14:05Z", "type": "said", "data": "d29"}
     ]
@@ -60,7 +60,7 @@ def test_hostile_text(rig: Rig) -> None:
     add(rig, "3-1", "ui", "said", "\u009b31m\u202e\x7f")
     assert tail(rig, "--json", "-n", "1")[0].endswith(r'"data": "\u009b31m\u202e\u007f"}')
     rig.redis.call("XDEL", STREAM, "3-1")
-    [facts, _] = [json.loads(one) for one in tail(rig, "--json")]
+    [facts, _] = [json.loads(told) for told in tail(rig, "--json")]
     assert set(facts["data"]) == {"base64"}
     assert tail(rig, "-n", "300") == [first, second]
 
@@ -77,7 +77,7 @@ def test_follow(rig: Rig) -> None:
     rig.children.append(child)
 
     def seen() -> list[str]:
-        return [one.rpartition("|")[2] for one in (rig.path / "out").read_text().splitlines()]
+        return [told.rpartition("|")[2] for told in (rig.path / "out").read_text().splitlines()]
 
     wait_until(lambda: seen() == ["r-0"], lambda: str(seen()))
     rig.add("r-1")
@@ -158,7 +158,7 @@ def test_locate_both_ways(one_rig: Rig) -> None:
     places += [(f"messages.log:{n}", d) for n, d in enumerate(("f-2", "r-1"), 1)]
     for what, data in places:
         there = locate(rig, what)
-        [entry] = [one for one in rig.entries() if one.fields[7] == data.encode()]
+        [entry] = [entry for entry in rig.entries() if entry.fields[7] == data.encode()]
         assert there["entry"] == format_id(entry.id).decode()
         assert there["born"] == ("file" if data.startswith("f") else "Redis")
         assert there["raw"].rstrip("\n").endswith(data)
@@ -208,12 +208,12 @@ def test_locate_in_a_large_file(one_rig: Rig, tmp_path: Path) -> None:
     datas = [f"f-{i:06}-" + "x" * 80 for i in range(20_000)]
     rig.append(*datas)
     assert not rig.once().errors
-    one = len(line(datas[0]))
+    length = len(line(datas[0]))
     for n in (1, 9_000, 9_362, 15_123, 20_000):
         place = locate(rig, f"messages.log:{n}")
-        assert (place["line"], place["offset"]) == (n, (n - 1) * one)
+        assert (place["line"], place["offset"]) == (n, (n - 1) * length)
         assert datas[n - 1] in place["raw"]
-        assert locate(rig, f"messages.log@{(n - 1) * one + one // 2}")["line"] == n
+        assert locate(rig, f"messages.log@{(n - 1) * length + length // 2}")["line"] == n
         assert locate(rig, place["entry"])["line"] == n
 
 

@@ -75,7 +75,7 @@ def test_files_need_no_redis(one_rig: Rig) -> None:
         found = list(log.follow(idle=0.1))
         assert log.reads == ""
     assert found[0] == Message("agent", "turn", "2026-03-02T09:14:05.112Z", b"one", "messages.log:1:0")
-    assert [(one.role, one.type, one.text) for one in found[1:]] == [
+    assert [(message.role, message.type, message.text) for message in found[1:]] == [
         ("ui", "say", "two"),
         ("other", "say", "\ufffd\ufffd"),
     ]
@@ -119,7 +119,7 @@ def test_a_message_that_was_not_acknowledged_comes_again(one_rig: Rig) -> None:
         for message in log.follow():
             assert not message.redelivered
             break
-        assert [(one.text, one.redelivered) for one in log.follow(idle=0.1)] == [("a", True), ("b", False)]
+        assert [(message.text, message.redelivered) for message in log.follow(idle=0.1)] == [("a", True), ("b", False)]
 
 
 def test_start_at_the_end(one_rig: Rig) -> None:
@@ -256,10 +256,10 @@ def test_threads_append_together(one_rig: Rig) -> None:
                 log.append("say", f"{k}-{i}")
 
         threads = [Thread(target=write, args=(k,)) for k in range(4)]
-        for one in threads:
-            one.start()
-        for one in threads:
-            one.join()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
         assert len(texts(log)) == 200
 
 
@@ -273,9 +273,9 @@ def test_replay_of_files(one_rig: Rig) -> None:
         rotate(one_rig.log, "create")
         with one_rig.log.open("ab") as file:
             file.write(b"agent|2026-03-02T09:09:00Z|turn|4\n")
-        found = [(one.text, one.redelivered) for one in log.follow(since="2026-03-02T09:01:00Z", idle=0.2)]
+        found = [(message.text, message.redelivered) for message in log.follow(since="2026-03-02T09:01:00Z", idle=0.2)]
         assert found == [("1", True), ("2", True), ("3", False), ("4", False)]
-        assert [one.text for one in log.follow(since="2026-03-02T09:03:00Z", idle=0.2)] == ["3", "4"]
+        assert [message.text for message in log.follow(since="2026-03-02T09:03:00Z", idle=0.2)] == ["3", "4"]
         with pytest.raises(ConfigError, match="is no time"):
             next(log.follow(since="yesterday"))
 
@@ -289,7 +289,7 @@ def test_replay_of_the_stream(one_rig: Rig) -> None:
         )
     with opened(one_rig, url=one_rig.url) as log:
         assert texts(log, 3) == ["0", "1", "2"]
-        found = [(one.text, one.redelivered) for one in log.follow(since=1.0, idle=0.5)]
+        found = [(message.text, message.redelivered) for message in log.follow(since=1.0, idle=0.5)]
         assert found == [("1", True), ("2", True), ("3", False)]
 
 
@@ -434,9 +434,9 @@ def test_refused_goes_to_the_log(rig: Rig) -> None:
         rig.kill_server()
         log.append("say", "two")
         log.append("say", "three")
-        written = [one.rpartition(b"|")[2] for one in rig.lines()]
+        written = [raw.rpartition(b"|")[2] for raw in rig.lines()]
         # The mirror may have read "one" before the kill and write it at any time.
-        assert [one for one in written if one != b"one"] == [b"first", b"two", b"three"]
+        assert [data for data in written if data != b"one"] == [b"first", b"two", b"three"]
         rig.start_server()
         wait_until(lambda: b"three" in rig.datas(), rig.said)
         log.append("say", "four")
@@ -456,7 +456,7 @@ def test_refused_commands_go_to_the_log(one_rig: Rig) -> None:
         log.append("say", "one")
         other.call("DEL", STREAM)
         other.close()
-    assert [one.rpartition(b"|")[2] for one in one_rig.lines()] == [b"one"]
+    assert [raw.rpartition(b"|")[2] for raw in one_rig.lines()] == [b"one"]
 
 
 # -- who dies, forks, is slow ------------------------------------------------------------------------------------
@@ -472,7 +472,7 @@ def test_only_what_was_given_is_marked(one_rig: Rig) -> None:
         assert texts(log, 2) == ["0", "1"]
         assert next(log.follow()).text == "2"
     with opened(one_rig, url=one_rig.url) as log:
-        found = [(one.text, one.redelivered) for one in log.follow(idle=0.6)]
+        found = [(message.text, message.redelivered) for message in log.follow(idle=0.6)]
     assert found == [("2", True), ("3", False), ("4", False), ("5", False)]
 
 
@@ -539,7 +539,7 @@ def test_a_fork_in_the_loop(one_rig: Rig) -> None:
         given.close()
     with opened(one_rig) as log:
         # The child lets go of the lock as soon as it gets its turn.
-        assert [(one.text, one.redelivered) for one in log.follow(idle=2.0)] == [("4", False), ("5", False)]
+        assert [(message.text, message.redelivered) for message in log.follow(idle=2.0)] == [("4", False), ("5", False)]
     os.waitpid(child, 0)
 
 
@@ -562,7 +562,7 @@ def test_marks_of_several_files(one_rig: Rig) -> None:
     with opened_roles() as log:
         assert texts(log, 1) == ["a3"]
     with opened_roles() as log:
-        found = [(one.text, one.redelivered) for one in log.follow(idle=0.2)]
+        found = [(message.text, message.redelivered) for message in log.follow(idle=0.2)]
     assert found == [("b1", True), ("b2", False)]
 
 

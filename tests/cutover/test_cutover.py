@@ -46,8 +46,8 @@ def test_there_and_back(rig: Rig) -> None:
     cast.settled("viewer", "ui", "daemon")
     cast.stop("viewer")
     cast.check("viewer", "ui", "daemon")
-    assert {one[3] for one in cast.seen("viewer")} == {"file", "redis"}
-    assert not any(one[2] for one in cast.seen("viewer"))
+    assert {message[3] for message in cast.seen("viewer")} == {"file", "redis"}
+    assert not any(message[2] for message in cast.seen("viewer"))
     wait_until(lambda: rig.parity(settling=1.0).verdict == "equal", rig.said)
     rig.stop(bridge)
 
@@ -60,8 +60,8 @@ def test_every_two_phases(rig: Rig) -> None:
     cast.start("both", "daemon")
     wait_until(lambda: len(cast.seen("ui")) > 20 and len(cast.seen("daemon")) > 20, cast.said)
     phases = [("file", "file"), ("redis", "file"), ("redis", "redis")]
-    for one, other in product(phases, phases):
-        for name, (reads, writes) in (("ui", one), ("daemon", other)):
+    for phase, other in product(phases, phases):
+        for name, (reads, writes) in (("ui", phase), ("daemon", other)):
             cast.bring(name, reads, writes)
         for name in ("ui", "daemon"):
             cast.given_more(name, 20)
@@ -147,7 +147,7 @@ def test_a_component_that_does_not_run(quiet: Cast) -> None:
 def test_a_program_without_our_client(quiet: Cast) -> None:
     """It says where it is by hand, or through the documented key; and the other way it is told where to go on."""
     rig = quiet.rig
-    offset = sum(len(one) + 1 for one in rig.lines()[:12])  # ten lines and two mirrored ones
+    offset = sum(len(raw) + 1 for raw in rig.lines()[:12])  # ten lines and two mirrored ones
     args = ("viewer", "--reads", "--force", "viewer", "--redis", rig.url)
     done = rig.run("cutover", *args)
     assert done.returncode == 3
@@ -249,10 +249,10 @@ def test_two_operators(quiet: Cast) -> None:
                 told.append(str(error))
 
     threads = [Thread(target=switch) for _ in range(2)]
-    for one in threads:
-        one.start()
-    for one in threads:
-        one.join()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     assert sorted(told)[0] == "made"
     assert "switch" in sorted(told)[1]
     assert json.loads(quiet.rig.redis.call("HGET", COMPONENTS, "viewer/hestai-message"))["epoch"] == 1
@@ -269,7 +269,7 @@ def test_a_component_that_hangs(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(BridgeError, match="did not pause in 1 s: process"):
         cast.switch("viewer", "reads", "redis")
     wait_until(lambda: len(cast.seen("viewer")) == 3, cast.said)
-    assert {one[3] for one in cast.seen("viewer")} == {"file"}
+    assert {message[3] for message in cast.seen("viewer")} == {"file"}
     assert json.loads(rig.redis.call("HGET", COMPONENTS, "viewer/hestai-message"))["epoch"] == 0
     rig.stop(bridge)
 
@@ -303,7 +303,7 @@ def test_status_tells_components(rig: Rig) -> None:
 
     def told() -> dict[str, dict[str, object]]:
         found = json.loads(rig.run("status", "--json", "--redis", rig.url).stdout)["components"]
-        return {one["component"]: one for one in found}
+        return {component["component"]: component for component in found}
 
     before = told()
     assert before["viewer"]["reads"] == "file"
@@ -423,9 +423,9 @@ def test_killed_and_switched_before_it_starts_again(rig: Rig) -> None:
     cast.start("read", "viewer", 0)
     wait_until(lambda: len(cast.seen("viewer")) >= 33, cast.said)
     seen = cast.seen("viewer")
-    assert [one[1:3] for one in seen[:4]] == [(0, False), (0, True), (0, True), (0, True)]
-    assert sorted(one[1] for one in seen[4:]) == list(range(1, 30))
-    assert not any(one[2] for one in seen[4:])
+    assert [message[1:3] for message in seen[:4]] == [(0, False), (0, True), (0, True), (0, True)]
+    assert sorted(message[1] for message in seen[4:]) == list(range(1, 30))
+    assert not any(message[2] for message in seen[4:])
     cast.stop("viewer")
     rig.stop(bridge)
 
@@ -489,7 +489,11 @@ def test_junk_in_the_keys(quiet: Cast) -> None:
         "HSET", f"bridge:{{{STREAM}}}:positions", "odd/1", '{"at": 9999999999999, "paused": null}', "list", "[]"
     )
     told = json.loads(rig.run("status", "--json", "--redis", rig.url).stdout)["components"]
-    assert {one["component"]: bool(one["error"]) for one in told} == {"odd": False, "viewer": False, "other": True}
+    assert {component["component"]: bool(component["error"]) for component in told} == {
+        "odd": False,
+        "viewer": False,
+        "other": True,
+    }
     [plan] = quiet.plans("viewer", ("reads",))
     assert [reason.what for reason in plan.reasons] == ["viewer gives no heartbeat"]
 

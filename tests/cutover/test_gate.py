@@ -91,9 +91,12 @@ def test_the_way_back_tells_what_was_deleted() -> None:
 def test_steps_in_order() -> None:
     """Reads go first and come back last; what is done is no step."""
     both = ("reads", "writes")
-    assert [one.side for one in steps(ComponentModes(), "ui", "m", both, "redis")] == ["reads", "writes"]
-    assert [one.side for one in steps(ComponentModes("redis", "redis"), "ui", "m", both, "file")] == ["writes", "reads"]
-    assert [one.side for one in steps(ComponentModes("redis", "file"), "ui", "m", both, "redis")] == ["writes"]
+    assert [step.side for step in steps(ComponentModes(), "ui", "m", both, "redis")] == ["reads", "writes"]
+    assert [step.side for step in steps(ComponentModes("redis", "redis"), "ui", "m", both, "file")] == [
+        "writes",
+        "reads",
+    ]
+    assert [step.side for step in steps(ComponentModes("redis", "file"), "ui", "m", both, "redis")] == ["writes"]
     assert steps(ComponentModes(), "ui", "m", both, "file") == []
 
 

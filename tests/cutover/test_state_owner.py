@@ -30,7 +30,7 @@ from tests.support.rig import Rig, line, wait_until
 COMPONENTS = '[components.ui]\nroles = ["ui"]\n[components.daemon]\nroles = ["daemon"]\n'
 STEPS = [f"{name}.{when}" for name in FAILPOINTS if name.startswith("switch.") for when in ("before", "after")]
 SOME = ["switch.asked.after", "switch.flip.after"]
-STEPS = [one for one in STEPS if one not in ("switch.pause.before", "switch.flip.before", "switch.done.before")]
+STEPS = [step for step in STEPS if step not in ("switch.pause.before", "switch.flip.before", "switch.done.before")]
 
 
 class Writer:
@@ -100,8 +100,8 @@ def owner(rig: Rig) -> str:
     """By the ledger."""
     ledger = Ledger(rig.state / "ledger.db")
     try:
-        one = owner_of(ledger, STATE, "file")
-        return f"{one.side}{', asked' * one.asked}"
+        owner = owner_of(ledger, STATE, "file")
+        return f"{owner.side}{', asked' * owner.asked}"
     finally:
         ledger.close()
 
@@ -110,11 +110,11 @@ def owner(rig: Rig) -> str:
 def operator(rig: Rig) -> Iterator[Operator]:
     """In this process."""
     ledger, connection = Ledger(rig.state / "ledger.db"), Connection(rig.url)
-    one = Operator(rig.settings(), ledger, connection, "tester@here", Event().wait)
+    switcher = Operator(rig.settings(), ledger, connection, "tester@here", Event().wait)
     try:
-        yield one
+        yield switcher
     finally:
-        one.close()
+        switcher.close()
         ledger.close()
         connection.close()
 
@@ -259,11 +259,11 @@ def test_somebody_else_writes_it(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(
         switch_waits, "failpoint", lambda point: values.save(b"two") if point == "switch.asked.before" else None
     )
-    with operator(rig) as one:
+    with operator(rig) as switcher:
         wish = SwitchWish("ui", (WRITES,), REDIS, forced=True)
-        [step] = one.steps(wish, "state")[0]
+        [step] = switcher.steps(wish, "state")[0]
         with pytest.raises(BridgeError, match="somebody wrote it meanwhile"):
-            one.make(wish, one.plan(wish, step))
+            switcher.make(wish, switcher.plan(wish, step))
     assert owner(rig) == "file"
     values.until(b"two")
     rig.stop(bridge)
@@ -293,7 +293,9 @@ def test_status_and_parity_know(rig: Rig) -> None:
     rig.stop(bridge)
     (values.folder / "focus.md").unlink()
     result = values.parity()
-    assert [(one.kind, one.file_born) for one in result.tally.differences] == [("missing_in_file", False)]
+    assert [(difference.kind, difference.file_born) for difference in result.tally.differences] == [
+        ("missing_in_file", False)
+    ]
 
 
 def test_retire(rig: Rig) -> None:
@@ -368,17 +370,17 @@ def test_a_refusal_takes_nothing_back(rig: Rig, monkeypatch: pytest.MonkeyPatch)
     def busy(*_: object) -> None:
         raise RedisRefused("BUSY a script is running", code="BUSY")
 
-    with monkeypatch.context() as patch, operator(rig) as one:
+    with monkeypatch.context() as patch, operator(rig) as switcher:
         patch.setattr("bridge.cutover.switch.read_modes", busy)
-        assert [outcome for _, outcome in one.complete()] == ["is not made yet: BUSY a script is running"]
+        assert [outcome for _, outcome in switcher.complete()] == ["is not made yet: BUSY a script is running"]
     assert owner(rig) == "file, asked"
     rig.write_config(mapping="hestai-message", extra=COMPONENTS)  # and not because its mapping is gone for a moment
-    with operator(rig) as one:
-        [(_, outcome)] = one.complete()
+    with operator(rig) as switcher:
+        [(_, outcome)] = switcher.complete()
         assert "is not made yet" in outcome
     set_up(rig)
-    with operator(rig) as one:
-        assert [outcome for _, outcome in one.complete()] == ["was made"]
+    with operator(rig) as switcher:
+        assert [outcome for _, outcome in switcher.complete()] == ["was made"]
     assert owner(rig) == "redis"
     rig.stop(bridge)
 

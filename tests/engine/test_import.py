@@ -60,8 +60,8 @@ def bring(rig: Rig, *args: str, code: int = 0) -> list[dict[str, Any]]:
 def digest(rig: Rig) -> str:
     """Over IDs, fields and origins of the whole stream."""
     found = hashlib.blake2b(digest_size=16)
-    for one in entries(rig.redis, STREAM.encode()):
-        found.update(repr(one).encode())
+    for entry in entries(rig.redis, STREAM.encode()):
+        found.update(repr(entry).encode())
     return found.hexdigest()
 
 
@@ -129,8 +129,8 @@ def test_while_others_write(rig: Rig) -> None:
     bring(rig)
     found = rig.datas()
     theirs = set(writers.redis_born)
-    assert [one for one in found if one not in theirs] == datas + writers.file_born
-    assert [one for one in found if one in theirs] == writers.redis_born
+    assert [data for data in found if data not in theirs] == datas + writers.file_born
+    assert [data for data in found if data in theirs] == writers.redis_born
 
 
 def test_ids_are_the_messages_times(one_rig: Rig) -> None:
@@ -142,7 +142,7 @@ def test_ids_are_the_messages_times(one_rig: Rig) -> None:
     ]  # fmt: skip
     rig.log.write_text("".join(f"agent|{stamp}|t|{n}\n" for n, stamp in enumerate(stamps)))
     [*_, last] = bring(rig)
-    ids = [one.id for one in rig.entries()]
+    ids = [entry.id for entry in rig.entries()]
     assert ids[:5] == [(BASE + 1000, 0), (BASE + 1000, 1), (BASE + 1000, 2), (BASE + 2000, 0), (BASE + 3000, 0)]
     now = int(rig.redis.call("TIME")[0]) * 1000
     assert all(now - 60_000 < ms <= now + 1000 for ms, _ in ids[5:])
@@ -163,7 +163,7 @@ def test_summer_time_and_a_zone(one_rig: Rig) -> None:
         ["2025-10-26T01:59:59", "2025-10-26T02:30:00", "2025-10-26T02:10:00", "2025-10-26T03:00:00", "2025-03-30T02:30:00"]
     )))  # fmt: skip
     bring(rig)
-    ids = [one.id[0] for one in rig.entries()]
+    ids = [entry.id[0] for entry in rig.entries()]
     assert ids == sorted(ids)
     assert ids[0] == 1761436799000  # 23:59:59Z
     assert ids[3] == 1761444000000  # 02:00:00Z: summer time is over
@@ -177,7 +177,7 @@ def test_goes_on_behind_newer_entries(one_rig: Rig) -> None:
     rig.redis.call("XADD", STREAM, f"{BASE + 5000}-7", *values)
     rig.log.write_text("".join(f"a|2026-03-02T00:00:{n:02}Z|t|{n}\n" for n in range(10)))
     [*_, last] = bring(rig)
-    assert [one.id for one in rig.entries()][1:] == [
+    assert [entry.id for entry in rig.entries()][1:] == [
         *((BASE + 5000, 8 + n) for n in range(6)), *((BASE + n * 1000, 0) for n in range(6, 10))
     ]  # fmt: skip
     assert last["clamped"] == 5
@@ -265,19 +265,19 @@ def test_dry_run(one_rig: Rig) -> None:
     done = rig.run("import-history", "--dry-run", "--json", "--redis", rig.server.socket_url)
     assert done.returncode == 3
     found = json.loads(done.stdout)
-    [one] = found["mappings"]
-    assert (one["entries"], one["rejected"], one["empty"]) == (900, 2, 1)
-    assert one["unfinished"] == len(dated(900, "unfinished")) - 1
-    assert one["roles"] == [{"role": "agent", "count": 900}]
-    assert one["earliest"] == BASE
-    assert {r["reason"]: r["count"] for r in one["sources"][0]["reasons"]} == {
+    [mapping] = found["mappings"]
+    assert (mapping["entries"], mapping["rejected"], mapping["empty"]) == (900, 2, 1)
+    assert mapping["unfinished"] == len(dated(900, "unfinished")) - 1
+    assert mapping["roles"] == [{"role": "agent", "count": 900}]
+    assert mapping["earliest"] == BASE
+    assert {r["reason"]: r["count"] for r in mapping["sources"][0]["reasons"]} == {
         "1 of 4 columns": 1, "timestamp not understood": 1,
     }  # fmt: skip
     assert rig.redis.call("DBSIZE") == 0
     assert [p for p in sorted(rig.path.rglob("*")) if p not in before] == []
     bring(rig)
     used = rig.redis.call("MEMORY", "USAGE", STREAM, "SAMPLES", 0)
-    assert 0.8 < one["memory"] / used < 1.3
+    assert 0.8 < mapping["memory"] / used < 1.3
     again = json.loads(rig.run("import-history", "--dry-run", "--json", "--redis", rig.server.socket_url).stdout)
     assert again["mappings"][0]["entries"] == 0
     assert again["mappings"][0]["before"] > 0
@@ -324,8 +324,12 @@ def test_unfinished_lines(one_rig: Rig) -> None:
         "mappings"
     ]
     done = bring(rig)[-1]
-    for one in (planned, done):
-        assert (one["entries"], one["rejected"], one["unfinished"]) == (3, 1, len(dated(4)[:-1]) + len(dated(6)[:-1]))
+    for report in (planned, done):
+        assert (report["entries"], report["rejected"], report["unfinished"]) == (
+            3,
+            1,
+            len(dated(4)[:-1]) + len(dated(6)[:-1]),
+        )
 
 
 def test_all_readers_agree(one_rig: Rig) -> None:
@@ -342,8 +346,8 @@ def test_all_readers_agree(one_rig: Rig) -> None:
     assert checked["partial_bytes"] == planned["unfinished"] == done["unfinished"] == len(dated(4)) - 1
     assert (planned["entries"], planned["rejected"], planned["empty"]) == (3, 3, 1)
     assert (done["entries"], done["rejected"], done["empty"]) == (3, 3, 1)
-    assert [one["lines"] for one in checked["reasons"]] == [[2, 6], [4]]
-    assert [one["lines"] for one in planned["sources"][0]["reasons"]][1] == [len(dated(0) + long + dated(2))]
+    assert [reason["lines"] for reason in checked["reasons"]] == [[2, 6], [4]]
+    assert [reason["lines"] for reason in planned["sources"][0]["reasons"]][1] == [len(dated(0) + long + dated(2))]
 
 
 def test_the_last_run_that_did_something(one_rig: Rig) -> None:
@@ -434,7 +438,7 @@ def test_stops_where_one_of_many_must_stop(one_rig: Rig) -> None:
     lines["a"][500] = "2026-03-02T00:08:20Z|t|a500\n"
     (rig.root / "a.out").write_text("".join(lines["a"]))
     bring(rig)
-    found = [one.fields[7].decode() for one in entries(rig.redis, b"hestai:roles")]
+    found = [entry.fields[7].decode() for entry in entries(rig.redis, b"hestai:roles")]
     assert found == [f"{name}{n}" for n in range(900) for name in "ab"]
 
 
@@ -445,6 +449,6 @@ def test_behind_a_full_millisecond(one_rig: Rig) -> None:
     rig.redis.call("XADD", STREAM, f"{BASE + 1000}-18446744073709551615", *values)
     rig.log.write_text("".join(f"a|2026-03-02T00:00:0{n}Z|t|{n}\n" for n in range(4)))
     bring(rig)
-    assert [one.id for one in rig.entries()][1:] == [
+    assert [entry.id for entry in rig.entries()][1:] == [
         (BASE + 1001, 0), (BASE + 1001, 1), (BASE + 2000, 0), (BASE + 3000, 0)
     ]  # fmt: skip

@@ -56,7 +56,7 @@ def test_as_the_plainest_merge(files: list[list[int]], limit: int) -> None:
     """Runs of lines are those that comparing first lines one by one gives, in whatever portions they are taken."""
     keys = [[*accumulate(times, max)] for times in files]
     at, order = [0] * len(files), []
-    while any(at[i] < len(one) for i, one in enumerate(files)):
+    while any(at[i] < len(rows) for i, rows in enumerate(files)):
         runs = runs_of([head(k, a) for k, a in zip(keys, at, strict=True)], limit)
         assert 0 < sum(end - begin for _, begin, end in runs) <= limit
         for i, begin, end in runs:
@@ -88,12 +88,12 @@ def test_ids_from_times(times: list[int], floor: int, now: int) -> None:
         return
     ids, clamped = history_times(times, floor, now)
     assert ids == sorted(ids)
-    assert all(floor <= one <= max(now, floor) for one in ids)
+    assert all(floor <= entry_id <= max(now, floor) for entry_id in ids)
     assert clamped == sum(a != b for a, b in zip(ids, times, strict=True))
     latest = floor
-    for one, time in zip(ids, times, strict=True):
+    for entry_id, time in zip(ids, times, strict=True):
         latest = max(latest, min(time, now))
-        assert one == latest
+        assert entry_id == latest
 
 
 def stamped(second: int, data: str) -> bytes:
@@ -125,9 +125,9 @@ def test_roles_are_merged(one_rig: Rig, counts: dict[str, int]) -> None:
     wanted = roles(rig, counts, 3)
     assert not rig.once().errors
     found = list(entries(rig.redis, b"hestai:roles"))
-    assert [(one.fields[1].decode(), one.fields[7].decode()) for one in found] == [(r, d) for _, r, d in wanted]
+    assert [(entry.fields[1].decode(), entry.fields[7].decode()) for entry in found] == [(r, d) for _, r, d in wanted]
     ids = [*accumulate((1772409600000 + second * 1000 for second, _, _ in wanted), max)]
-    assert [one.id[0] for one in found] == ids
+    assert [entry.id[0] for entry in found] == ids
     rig.once()
     assert rig.redis.call("XLEN", "hestai:roles") == len(wanted)
 
@@ -143,8 +143,8 @@ def test_killed_while_merging(rig: Rig, point: str) -> None:
         assert child.returncode == -9, rig.said()
     assert not rig.once(dual=False).errors
     found = list(entries(rig.redis, b"hestai:roles"))
-    assert [(one.fields[1].decode(), one.fields[7].decode()) for one in found] == [(r, d) for _, r, d in wanted]
-    assert [one.id[0] for one in found] == [*accumulate((1772409600000 + s * 1000 for s, _, _ in wanted), max)]
+    assert [(entry.fields[1].decode(), entry.fields[7].decode()) for entry in found] == [(r, d) for _, r, d in wanted]
+    assert [entry.id[0] for entry in found] == [*accumulate((1772409600000 + s * 1000 for s, _, _ in wanted), max)]
 
 
 def test_lost_after_a_merge(rig: Rig) -> None:
@@ -158,10 +158,10 @@ def test_lost_after_a_merge(rig: Rig) -> None:
             file.write(stamped(9000, f"{role}-more"))
     for _ in range(2):
         assert not rig.once(dual=False).errors
-        found = [(one.fields[1].decode(), one.fields[7].decode()) for one in entries(rig.redis, b"hestai:roles")]
+        found = [(entry.fields[1].decode(), entry.fields[7].decode()) for entry in entries(rig.redis, b"hestai:roles")]
         assert sorted(found) == sorted([*((r, d) for _, r, d in wanted), ("wind", "wind-more"), ("wall", "wall-more")])
         for role in ("wind", "wall"):
-            mine = [data for one, data in found if one == role]
+            mine = [data for who, data in found if who == role]
             assert mine == [*(d for _, r, d in wanted if r == role), f"{role}-more"]
 
 
@@ -171,10 +171,10 @@ def test_lines_that_are_no_messages(one_rig: Rig) -> None:
     rig.write_config(mapping="hestai-roles")
     for name in ("a", "b"):
         good = [stamped(n, f"{name}{n}") for n in range(700)]
-        (rig.root / f"{name}.out").write_bytes(b"".join(b"no message\n\n" + one if n % 7 == 0 else one
-                                                       for n, one in enumerate(good)))  # fmt: skip
+        (rig.root / f"{name}.out").write_bytes(b"".join(b"no message\n\n" + raw if n % 7 == 0 else raw
+                                                       for n, raw in enumerate(good)))  # fmt: skip
     rig.once()
-    assert [one.fields[7].decode() for one in entries(rig.redis, b"hestai:roles")] == [
+    assert [entry.fields[7].decode() for entry in entries(rig.redis, b"hestai:roles")] == [
         f"{name}{n}" for n in range(700) for name in ("a", "b")
     ]
 
@@ -212,7 +212,7 @@ def test_shipped_mappings_on_real_files(one_rig: Rig) -> None:
         assert not rig.once().errors
         found = list(entries(rig.redis, stream))
         assert len(found) == sum(p.read_bytes().count(b"\n") for p in (data / folder).glob(glob)) == 88
-        times = [one.fields[3] for one in found]
+        times = [entry.fields[3] for entry in found]
         assert times == sorted(times)
 
 
@@ -226,7 +226,7 @@ def test_one_that_fails_takes_nothing_along(one_rig: Rig) -> None:
         some = [stamped(n, f"{name}{n}") for n in range(900)]
         (rig.root / f"{name}.out").write_bytes(b"".join(some[:500] + [b"bad\n"] * (name == "b") + some[500:]))
     assert "b.out offset" in str(rig.once().errors[0])
-    found = [one.fields[7].decode() for one in entries(rig.redis, b"hestai:roles")]
+    found = [entry.fields[7].decode() for entry in entries(rig.redis, b"hestai:roles")]
     for name in "abc":
         mine = [data for data in found if data[0] == name]
         assert mine == [f"{name}{n}" for n in range(500 if name == "b" else 900)]

@@ -185,7 +185,7 @@ def test_full_disk_while_mirroring(rig: Rig, small_disk: Path) -> None:
     for data in redis_born:
         rig.add(data)
     wait_until(lambda: "disk full" in rig.said() or "No space" in rig.said(), rig.said)
-    in_file = [one.split(b"|", 3)[-1] for one in rig.log.read_bytes().split(b"\n")[1:-1]]
+    in_file = [raw.split(b"|", 3)[-1] for raw in rig.log.read_bytes().split(b"\n")[1:-1]]
     assert in_file == redis_born[: len(in_file)]
     filler.unlink()
     rig.settle([b"f-0"], redis_born)

@@ -181,7 +181,7 @@ def test_redis_away(rig: Rig) -> None:
     assert child.poll() is None
     rig.start_server()
     wait_until(lambda: facts(rig)["headline"] == "Carrying both ways, 0 behind", rig.said)
-    [was] = [one for name, one in facts(rig)["earlier"].items() if name == "forward hestai-message"]
+    [was] = [trouble for name, trouble in facts(rig)["earlier"].items() if name == "forward hestai-message"]
     assert was["since"] < was["over"]
     assert "earlier, " in rig.run("status", "--redis", rig.server.socket_url).stdout
 
@@ -222,7 +222,7 @@ def test_watch(rig: Rig) -> None:
                                  env={**os.environ, "PYTHONUNBUFFERED": "1"})  # fmt: skip
         rig.children.append(child)
     wait_until(lambda: (rig.path / "json").read_text().count("\n") >= 2, "two looks")
-    assert [json.loads(one)["level"] for one in (rig.path / "json").read_text().splitlines()[:2]] == ["idle", "idle"]
+    assert [json.loads(told)["level"] for told in (rig.path / "json").read_text().splitlines()[:2]] == ["idle", "idle"]
     wait_until(lambda: "Never run yet, 1 line" in (rig.path / "text").read_text(), "the first look")
     rig.append("f-1")
     wait_until(lambda: "Never run yet, 2 lines" in (rig.path / "text").read_text(), "the change")

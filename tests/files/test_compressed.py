@@ -279,7 +279,7 @@ def test_small_pieces_and_copies_of_them(one_rig: Rig) -> None:
     for n in range(4, 0, -1):
         lines = [f"{n}-{i}" for i in range(9)]
         (rig.root / f"messages.log.{n}").write_bytes(b"".join(map(line, lines)))
-        datas += [one.encode() for one in lines]
+        datas += [text.encode() for text in lines]
     for n, name in ((2, "messages.log.2.bak"), (3, "messages.log.bak")):
         shutil.copy(rig.root / f"messages.log.{n}", rig.root / name)
         os.utime(rig.root / name, (9, 9))
@@ -334,7 +334,7 @@ def test_pieces_that_begin_alike(one_rig: Rig, lines: int) -> None:
     press(rig, "messages.log.1")
     for _ in range(2):
         rig.once()
-        head = [one.encode() for one in heading]
+        head = [text.encode() for text in heading]
         assert rig.datas() == [*head, b"a", *head, b"b", *head, b"c"]
 
 
@@ -405,7 +405,7 @@ def test_unpacked_in_place(one_rig: Rig) -> None:
     aged(rig, "c")
     for _ in range(2):
         rig.once()
-        assert rig.datas() == [one.encode() for one in [*datas, "b", "c"]]
+        assert rig.datas() == [text.encode() for text in [*datas, "b", "c"]]
 
 
 def test_compressed_twice(one_rig: Rig) -> None:

@@ -33,8 +33,8 @@ def saved(rig: Rig, *datas: str | bytes) -> None:
 
 def told(rig: Rig) -> list[dict[bytes, bytes]]:
     """The entries of those lines."""
-    found = (dict(zip(one.fields[0::2], one.fields[1::2], strict=True)) for one in rig.entries())
-    return [one for one in found if one[b"type"] == b"artifact_saved"]
+    found = (dict(zip(entry.fields[0::2], entry.fields[1::2], strict=True)) for entry in rig.entries())
+    return [fields for fields in found if fields[b"type"] == b"artifact_saved"]
 
 
 def facts(rig: Rig) -> dict[bytes, dict[str, object]]:
@@ -63,7 +63,7 @@ def test_at_once_and_later(rig: Rig) -> None:
     assert rig.log.read_bytes() == before
     found = told(rig)
     path = str(plot).encode()
-    assert [(one.get(b"path"), one.get(b"artifact_type"), one.get(b"artifact_status")) for one in found] == [
+    assert [(fields.get(b"path"), fields.get(b"artifact_type"), fields.get(b"artifact_status")) for fields in found] == [
         (path, b"image", b"present"), (path, b"image", b"present"),
         (str(rig.root / "out/later.txt").encode(), b"text", b"missing"), (b"/etc/passwd", b"other", b"outside"),
         (str(rig.state / "ledger.db").encode(), b"data", b"outside"),
@@ -91,10 +91,10 @@ def test_nothing_outside_is_read(one_rig: Rig) -> None:
     (rig.root / "fine.txt").symlink_to(rig.root / "inner.txt")
     saved(rig, "link.txt", "folder/secret.txt", "../secret.txt", "pipe", "/dev/zero", ".", "fine.txt")
     rig.once()
-    assert [one[b"artifact_status"] for one in told(rig)] == [
+    assert [fields[b"artifact_status"] for fields in told(rig)] == [
         b"outside", b"outside", b"outside", b"missing", b"outside", b"missing", b"present",
     ]  # fmt: skip
-    assert [one["size"] for one in facts(rig).values()] == [5]
+    assert [artifact["size"] for artifact in facts(rig).values()] == [5]
 
 
 def test_gone_before_it_was_hashed(one_rig: Rig) -> None:
@@ -122,7 +122,7 @@ def test_facts_follow_after_a_kill(one_rig: Rig, when: str) -> None:
     child = rig.start()
     wait_until(lambda: len(facts(rig)) == 5, lambda: f"{facts(rig)} {rig.said()}")
     rig.stop(child)
-    assert sorted(str(one["size"]) for one in facts(rig).values()) == ["6"] * 5
+    assert sorted(str(artifact["size"]) for artifact in facts(rig).values()) == ["6"] * 5
     assert rig.parity().verdict == "equal"
 
 
@@ -136,8 +136,8 @@ def test_paths_there_and_back(rig: Rig) -> None:
                        "data", data)  # fmt: skip
     rig.add("/data/hestai/b.txt")
     rig.once()
-    assert [one[b"path"] for one in told(rig) if b"path" in one] == [b"/data/hestai/a.txt"]
-    datas = [one.split(b"|", 3)[3] for one in rig.lines()]
+    assert [fields[b"path"] for fields in told(rig) if b"path" in fields] == [b"/data/hestai/a.txt"]
+    datas = [raw.split(b"|", 3)[3] for raw in rig.lines()]
     root = str(rig.root).encode()
     assert datas[2:] == [
         root + b"/b.txt", b'{"path": "%b/c.txt", "n": 1.0}' % root, b"/elsewhere/d.txt", b"/data/hestai/b.txt",
@@ -163,7 +163,9 @@ def test_a_changing_file_holds_up_no_other(one_rig: Rig) -> None:
     writer.start()
     saved(rig, *["growing.bin"] * 120, "still.txt")
     child = rig.start()
-    wait_until(lambda: any(one.get("size") == 5 for one in facts(rig).values()), lambda: f"{facts(rig)} {rig.said()}")
+    wait_until(
+        lambda: any(artifact.get("size") == 5 for artifact in facts(rig).values()), lambda: f"{facts(rig)} {rig.said()}"
+    )
     stop.set()
     writer.join()
     wait_until(lambda: len(facts(rig)) == 121, lambda: f"{len(facts(rig))} {rig.said()}")
@@ -210,7 +212,7 @@ def test_other_types(one_rig: Rig) -> None:
     saved(rig, "a.txt")
     rig.append("b.txt")
     rig.once()
-    assert [b"path" in one.fields[0::2] for one in rig.entries()] == [False, True, True]
+    assert [b"path" in entry.fields[0::2] for entry in rig.entries()] == [False, True, True]
 
 
 @settings(max_examples=300, deadline=None)

@@ -45,8 +45,8 @@ class Artifacts:
 
     def found(self) -> list[dict[str, bytes]]:
         return [
-            {name.decode(): value for name, value in zip(one.fields[0::2], one.fields[1::2], strict=True)}
-            for one in entries(self.rig.redis, ARTIFACTS.encode())
+            {name.decode(): value for name, value in zip(entry.fields[0::2], entry.fields[1::2], strict=True)}
+            for entry in entries(self.rig.redis, ARTIFACTS.encode())
         ]
 
     def until(self, count: int) -> list[dict[str, bytes]]:

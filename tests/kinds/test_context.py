@@ -46,15 +46,15 @@ class Context:
     def generations(self) -> dict[int, bytes]:
         """The joined data of each generation of the one file."""
         joined: dict[int, bytes] = {}
-        for one in self.entries():
-            origin = parse_origin(one.origin() or b"")
+        for entry in self.entries():
+            origin = parse_origin(entry.origin() or b"")
             assert origin is not None
-            if one.fields[7]:
-                assert origin.offset == len(joined.get(origin.generation, b"")), one
+            if entry.fields[7]:
+                assert origin.offset == len(joined.get(origin.generation, b"")), entry
             else:
-                assert one.fields[5] == STARTED
+                assert entry.fields[5] == STARTED
                 assert origin.generation not in joined
-            joined[origin.generation] = joined.get(origin.generation, b"") + one.fields[7]
+            joined[origin.generation] = joined.get(origin.generation, b"") + entry.fields[7]
         return joined
 
     def until(self, generation: int, data: bytes) -> None:
@@ -87,9 +87,9 @@ def test_a_chunk_ends_when_the_writer_pauses(context: Context) -> None:
     context.write(b", world\nand")
     context.until(1, b"Hello, world\nand")
     context.rig.stop(child)
-    assert [one.fields[7] for one in context.entries()] == [b"Hello", b", world\nand"]
-    assert [one.fields[1] for one in context.entries()] == [b"wind", b"wind"]
-    assert [one.fields[5] for one in context.entries()] == [b"context_chunk"] * 2
+    assert [entry.fields[7] for entry in context.entries()] == [b"Hello", b", world\nand"]
+    assert [entry.fields[1] for entry in context.entries()] == [b"wind", b"wind"]
+    assert [entry.fields[5] for entry in context.entries()] == [b"context_chunk"] * 2
     result = context.parity()
     assert (result.verdict, result.tally.compared) == ("equal", 2), result.tally
 
@@ -104,8 +104,8 @@ def test_characters_are_never_split(context: Context) -> None:
     context.write(text[at:] + b"\xff\xfe!")
     context.until(1, text + b"\xff\xfe!")
     context.rig.stop(child)
-    for one in context.entries()[:1]:
-        one.fields[7].decode()
+    for entry in context.entries()[:1]:
+        entry.fields[7].decode()
     assert context.parity().verdict == "equal"
 
 
@@ -120,7 +120,7 @@ def test_truncation_begins_a_new_context(context: Context) -> None:
     context.write(b"second")
     context.until(2, b"second")
     context.rig.stop(child)
-    assert [one.fields[5] for one in context.entries()] == [b"context_chunk", STARTED, b"context_chunk"]
+    assert [entry.fields[5] for entry in context.entries()] == [b"context_chunk", STARTED, b"context_chunk"]
     context.path.write_bytes(b"third, written whole")
     context.rig.once()
     assert context.generations()[3] == b"third, written whole"

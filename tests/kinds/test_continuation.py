@@ -128,7 +128,7 @@ def test_too_long_to_be_put_together(traced: Rig) -> None:
     old(rig)
     rig.once()
     assert rig.datas() == [b"a", b"b"]
-    assert aside(rig) == [one[:-1].encode() for one in more]
+    assert aside(rig) == [text[:-1].encode() for text in more]
 
 
 @pytest.mark.parametrize("point", ["forward.send.after", "forward.reply.after", "forward.read.after"])

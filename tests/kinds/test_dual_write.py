@@ -70,7 +70,7 @@ def test_a_program_writes_both_sides(rig: Rig) -> None:
     rig.stop(bridge)
     for data in [f"both {n}".encode() for n in range(80)]:
         assert rig.datas().count(data) == 1
-        assert [one.rpartition(b"|")[2] for one in rig.lines()].count(data) == 1
+        assert [raw.rpartition(b"|")[2] for raw in rig.lines()].count(data) == 1
 
 
 def test_without_roles(rig: Rig) -> None:

@@ -267,7 +267,7 @@ def test_much_was_appended_since(rig: Rig) -> None:
 
     killed(rig, {"mirror.write.before": before, "mirror.write.after": lambda: rig.append("f-1")})
     assert not rig.once().errors
-    assert [one.split(b"|")[3] for one in rig.lines()][-4:] == [b"r-0", b"r-1", b"r-2", b"f-1"]
+    assert [raw.split(b"|")[3] for raw in rig.lines()][-4:] == [b"r-0", b"r-1", b"r-2", b"f-1"]
     assert rig.datas()[1:4] == [b"r-0", b"r-1", b"r-2"]
     assert b"f-1" in rig.datas()
 
@@ -297,7 +297,7 @@ def test_redis_forgets_what_is_being_mirrored(rig: Rig, monkeypatch: pytest.Monk
     finally:
         both.close()
     wanted = [b"f-0", b"r-0", b"r-1", b"r-2", b"r-3"]
-    assert [one.split(b"|")[3] for one in rig.lines()] == wanted
+    assert [raw.split(b"|")[3] for raw in rig.lines()] == wanted
     assert sorted(rig.datas()) == wanted
     result = rig.once()
     assert (result.forwarded, result.mirrored, result.errors) == (0, 0, ())
@@ -331,7 +331,7 @@ def test_killed_again_while_redis_forgets(rig: Rig) -> None:
     both.close()
     assert not rig.once().errors
     wanted = [b"f-0", b"r-0", b"r-1", b"r-2", b"r-3"]
-    assert [one.split(b"|")[3] for one in rig.lines()] == wanted
+    assert [raw.split(b"|")[3] for raw in rig.lines()] == wanted
     assert sorted(rig.datas()) == wanted
 
 
@@ -351,7 +351,7 @@ def test_another_entry_under_the_same_id(rig: Rig) -> None:
     assert not rig.once().errors
     assert not rig.once().errors
     assert sorted(rig.datas()) == [b"f-0", b"r-0", b"r-1"]
-    assert [one.split(b"|")[3] for one in rig.lines()] == [b"f-0", b"r-0", b"r-1"]
+    assert [raw.split(b"|")[3] for raw in rig.lines()] == [b"f-0", b"r-0", b"r-1"]
 
 
 def test_begun_anew_below_the_mirrors_cursor(rig: Rig) -> None:
@@ -374,7 +374,7 @@ def test_begun_anew_below_the_mirrors_cursor(rig: Rig) -> None:
     finally:
         both.close()
     assert sorted(rig.datas()) == [b"f-0", *(b"r-%d" % i for i in range(5))]
-    assert sorted(one.split(b"|")[3] for one in rig.lines()) == [b"f-0", *(b"r-%d" % i for i in range(5))]
+    assert sorted(raw.split(b"|")[3] for raw in rig.lines()) == [b"f-0", *(b"r-%d" % i for i in range(5))]
     result = rig.once()
     assert (result.forwarded, result.mirrored, result.errors) == (0, 0, ())
 

@@ -497,7 +497,10 @@ def test_repair_sends_and_writes(inbox: Inbox) -> None:
     ledger = Ledger(inbox.rig.state / "ledger.db")
     ledger.write("DELETE FROM ranges")
     ledger.close()
-    assert sorted(one.kind for one in inbox.parity().tally.differences) == ["missing_in_file", "missing_in_redis"]
+    assert sorted(difference.kind for difference in inbox.parity().tally.differences) == [
+        "missing_in_file",
+        "missing_in_redis",
+    ]
     args = ("repair", "--execute", "--redis", inbox.rig.server.socket_url)
     done = inbox.rig.run(*args)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -615,13 +618,13 @@ def test_names_that_the_source_does_not_read(one_inbox: Inbox) -> None:
 
 def test_two_mappings_put_files_into_one_folder(rig: Rig) -> None:
     """A mirror that is started removes hidden files that it left, and none of another mapping's."""
-    one = Inbox(rig)
-    other = one.folder / ".bridge-abcdef01-123.tmp"
+    inbox = Inbox(rig)
+    other = inbox.folder / ".bridge-abcdef01-123.tmp"
     other.write_bytes(b"on its way")
-    one.add("theirs")
+    inbox.add("theirs")
     rig.once()
     assert other.exists()
-    assert one.hidden() == [other.name]
+    assert inbox.hidden() == [other.name]
 
 
 def test_hostile_names_in_the_log(one_inbox: Inbox) -> None:

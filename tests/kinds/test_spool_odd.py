@@ -120,7 +120,7 @@ def test_times_beyond_all_bounds(texts: Inbox, seconds: int) -> None:
         pytest.skip("this file system knows no such time")
     texts.move_in("fine.txt", b"fine")
     assert texts.rig.once().forwarded == 2
-    assert sorted(one.fields[7] for one in texts.entries()) == [b"fine", b"odd"]
+    assert sorted(entry.fields[7] for entry in texts.entries()) == [b"fine", b"odd"]
     assert texts.parity().verdict == "equal"
 
 
@@ -130,7 +130,7 @@ def test_an_empty_text_is_not_written_yet(texts: Inbox) -> None:
     assert texts.rig.once().forwarded == 0
     path.write_bytes(b"hi")
     assert texts.rig.once().forwarded == 1
-    assert [one.fields[7] for one in texts.entries()] == [b"hi"]
+    assert [entry.fields[7] for entry in texts.entries()] == [b"hi"]
     assert texts.parity().verdict == "equal"
 
 
@@ -213,14 +213,14 @@ def test_planted_in_the_fields_and_in_the_order(one_rig: Rig) -> None:
     one_rig.once()
     found = inbox.entries()
     one_rig.redis.call("DEL", INBOX)
-    fields = [list(one.fields) for one in found]
+    fields = [list(entry.fields) for entry in found]
     fields[1][1] = b"EVIL"
     fields[3][7], fields[4][7] = fields[4][7], fields[3][7]
     fields[3][3], fields[4][3] = fields[4][3], fields[3][3]
-    for one, now in zip(found, fields, strict=True):
-        one_rig.redis.call("XADD", INBOX, b"%d-%d" % one.id, *now)
+    for entry, now in zip(found, fields, strict=True):
+        one_rig.redis.call("XADD", INBOX, b"%d-%d" % entry.id, *now)
     result = inbox.parity()
-    kinds = sorted((one.kind, one.file) for one in result.tally.differences)
+    kinds = sorted((difference.kind, difference.file) for difference in result.tally.differences)
     assert kinds == [("altered", "inbox/n-1.json"), ("reordered", "inbox/n-3.json"), ("reordered", "inbox/n-4.json")]
 
 
@@ -282,7 +282,7 @@ def test_rewritten_there_and_back(texts: Inbox) -> None:
     texts.rig.start_server()
     texts.until_count(4)
     texts.rig.stop(child)
-    assert sorted(one.fields[7] for one in texts.entries()) == [b"A", b"A", b"B", b"first"]
+    assert sorted(entry.fields[7] for entry in texts.entries()) == [b"A", b"A", b"B", b"first"]
     assert texts.rig.once().forwarded == 0
     assert texts.parity().verdict == "equal"
 
@@ -307,7 +307,7 @@ def test_touched_before_it_was_sent(texts: Inbox) -> None:
     texts.until_count(3)
     texts.rig.stop(child)
     assert texts.rig.once().forwarded == 0
-    assert sorted(one.fields[7] for one in texts.entries()) == [b"A", b"B", b"first"]
+    assert sorted(entry.fields[7] for entry in texts.entries()) == [b"A", b"B", b"first"]
     assert texts.parity().verdict == "equal"
 
 
@@ -327,9 +327,9 @@ def test_a_file_that_may_not_be_read_when_its_turn_comes(texts: Inbox, monkeypat
     for n in range(3):
         texts.move_in(f"{n}.txt", b"%d" % n)
     texts.rig.once()
-    assert sorted(one.fields[7] for one in texts.entries()) == [b"0", b"2"]
+    assert sorted(entry.fields[7] for entry in texts.entries()) == [b"0", b"2"]
     texts.rig.once()
-    assert sorted(one.fields[7] for one in texts.entries()) == [b"0", b"1", b"2"]
+    assert sorted(entry.fields[7] for entry in texts.entries()) == [b"0", b"1", b"2"]
 
 
 def test_too_few_descriptors(one_rig: Rig) -> None:

@@ -119,9 +119,9 @@ def test_history_has_each_value_once(rig: Rig) -> None:
         assert not rig.once().errors
         assert not rig.once().errors
     found = values.entries()
-    assert [one.fields[7] for one in found] == [b"one", b"two", b"three"]
+    assert [entry.fields[7] for entry in found] == [b"one", b"two", b"three"]
     assert found[0].fields[0::2] == [b"role", b"timestamp", b"type", b"data", b"origin"]
-    assert [one.origin() for one in found] == [b"2.1:0", b"2.2:0", b"2.3:0"]
+    assert [entry.origin() for entry in found] == [b"2.1:0", b"2.2:0", b"2.3:0"]
 
 
 def test_redis_owns(rig: Rig) -> None:
@@ -213,7 +213,7 @@ def test_planted_differences(one_rig: Rig) -> None:
     values.save(b"newer", "c")
     result = values.parity()
     assert (result.verdict, result.tally.in_flight, result.tally.compared) == ("differs", 1, 1)
-    assert [(one.kind, one.file) for one in result.tally.differences] == [
+    assert [(difference.kind, difference.file) for difference in result.tally.differences] == [
         ("altered", "state/a"), ("missing_in_redis", "state/b"),
     ]  # fmt: skip
 
@@ -264,7 +264,7 @@ def test_killed_at(rig: Rig, owner: str, point: str, when: str) -> None:
     stop.set()
     reader.join()
     rig.stop(again)
-    datas = [one.fields[7] for one in values.entries()]
+    datas = [entry.fields[7] for entry in values.entries()]
     assert datas == sorted(set(datas)), datas
     assert not wrong
     assert values.parity().verdict == "equal"
@@ -290,15 +290,15 @@ def test_shipped(tmp_path: Path, one_rig: Rig) -> None:
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "expected"),
+    ("value", "other", "expected"),
     [(b"2026-03-02T09:00:00Z", b"2026-03-02T09:00:01Z", True), (b"2026-03-02T09:00:05.5Z", b"2026-03-02T09:00:05Z", False),
      (b"2026-03-02T09:14:07+00:00", b"2026-03-02T11:14:06+02:00", False), (b"2026-03-02T12:14:07+09:00", b"2026-03-02T09:14:07Z", True),
      (b"1772442845", b"2026-03-02T09:14:06Z", True), (b"1772442847000", b"2026-03-02T09:14:06Z", False),
      (b"notatime", b"2026-03-02T09:14:06Z", False), (b"2026-03-02T09:14:06Z", b"", False)],
 )  # fmt: skip
-def test_older(one: bytes, other: bytes, expected: bool) -> None:
+def test_older(value: bytes, other: bytes, expected: bool) -> None:
     """Times are compared as times, whatever their form and zone; one that cannot be read is never older."""
-    assert older(one, other) == expected
+    assert older(value, other) == expected
 
 
 def test_a_kill_before_the_entry(one_rig: Rig) -> None:
@@ -308,7 +308,7 @@ def test_a_kill_before_the_entry(one_rig: Rig) -> None:
     values.set(b"one", "2026-03-02T09:00:01Z")
     assert one_rig.start(crash="state.write.after:1").wait(60) == -9
     one_rig.once()
-    assert [one.fields[7] for one in values.entries()] == [b"one"]
+    assert [entry.fields[7] for entry in values.entries()] == [b"one"]
     one_rig.once()
     assert len(values.entries()) == 1
 
@@ -400,8 +400,8 @@ def test_a_file_that_goes_away(one_rig: Rig) -> None:
     assert "was taken away, and Redis owns it" in one_rig.said()
     one_rig.stop(child)
     path.unlink()
-    [one] = values.parity().tally.differences
-    assert (one.kind, one.file) == ("missing_in_file", "state/focus.md")
+    [difference] = values.parity().tally.differences
+    assert (difference.kind, difference.file) == ("missing_in_file", "state/focus.md")
     assert "`bridge run` gives the side" in one_rig.run("repair", "--redis", one_rig.server.socket_url).stdout
     assert not one_rig.once().errors
     assert path.read_bytes() == b"two"
@@ -429,7 +429,7 @@ def test_what_keeps_one_state_keeps_no_other(one_rig: Rig) -> None:
     values.until_file(b"c", "c")
     one_rig.stop(child)
     assert stat.S_ISFIFO((values.folder / "b").lstat().st_mode), "only its name is looked at"
-    assert [one.fields[7] for one in values.entries()] == [b"plain", b"d", b"other", b"c"]
+    assert [entry.fields[7] for entry in values.entries()] == [b"plain", b"d", b"other", b"c"]
     before = len(one_rig.redis.call("HGETALL", values.key("a")))
     assert not one_rig.once().forwarded
     assert len(one_rig.redis.call("HGETALL", values.key("a"))) == before
@@ -480,8 +480,8 @@ def test_what_redis_lost_that_owns_it(one_rig: Rig) -> None:
     values.set(b"new", "2026-01-02T00:00:00Z")
     one_rig.once()
     one_rig.redis.call("FLUSHALL")
-    [one] = values.parity().tally.differences
-    assert (one.kind, one.file) == ("missing_in_redis", "state/focus.md")
+    [difference] = values.parity().tally.differences
+    assert (difference.kind, difference.file) == ("missing_in_redis", "state/focus.md")
     assert not one_rig.once().errors
     values.until(b"new")
     assert values.hash()[b"timestamp"] == b"2026-01-02T00:00:00Z"
@@ -506,7 +506,7 @@ def test_under_way_is_waited_for(one_rig: Rig) -> None:
         values.save(b"%d" % n)
         verdicts.append(values.parity(settling=30))
     one_rig.stop(child)
-    assert [one.verdict for one in verdicts] == ["equal"] * 5, verdicts
+    assert [result.verdict for result in verdicts] == ["equal"] * 5, verdicts
 
 
 def test_once_ends_beside_a_writer(one_rig: Rig) -> None:
@@ -560,7 +560,9 @@ def test_touched_and_of_another_type(one_rig: Rig) -> None:
     one_rig.redis.call("DEL", values.key("b"))
     one_rig.redis.call("SET", values.key("b"), "x")
     result = values.parity()
-    assert [(one.kind, one.file) for one in result.tally.differences] == [("missing_in_redis", "state/b")]
+    assert [(difference.kind, difference.file) for difference in result.tally.differences] == [
+        ("missing_in_redis", "state/b")
+    ]
     assert "the key of state/b holds a string, and no hash" in result.notes
 
 
@@ -574,6 +576,6 @@ def test_history_over_a_kill_and_back(one_rig: Rig) -> None:
     assert one_rig.start(crash="state.note.before:1").wait(60) == -9
     values.set(b"one", "2026-03-02T09:00:02Z")
     one_rig.once()
-    assert [one.fields[7] for one in values.entries()] == [b"one", b"two", b"one"]
+    assert [entry.fields[7] for entry in values.entries()] == [b"one", b"two", b"one"]
     one_rig.once()
     assert len(values.entries()) == 3

@@ -31,8 +31,8 @@ def test_from_the_version_before(tmp_path: Path) -> None:
     ledger = Ledger(path, create=True)
     before = ledger.uuid
     assert quarantine_counts(ledger, "s") == [("forward", "reason", 1)]
-    [one] = quarantined(ledger, "s")
-    assert (one.name, one.offset, one.raw, one.retried) == ("a.log", 7, b"a", "")
+    [message] = quarantined(ledger, "s")
+    assert (message.name, message.offset, message.raw, message.retried) == ("a.log", 7, b"a", "")
     ledger.close()
     ledger = Ledger(path)
     assert (ledger.rows("PRAGMA user_version"), ledger.uuid) == ([(VERSION,)], before)
@@ -62,14 +62,14 @@ def test_empty_file(tmp_path: Path) -> None:
 def test_quarantine_kept_once(tmp_path: Path) -> None:
     """What is met twice is kept once, with its number; what had left and is rejected again is back."""
     ledger = Ledger(tmp_path / "ledger.db", create=True)
-    one = QuarantinedMessage("forward", "a.log", 1, 7, "", "bad", b"x", 1)
+    message = QuarantinedMessage("forward", "a.log", 1, 7, "", "bad", b"x", 1)
     for _ in range(2):
-        add_quarantined(ledger, "s", [one], 1.0)
+        add_quarantined(ledger, "s", [message], 1.0)
     [kept] = quarantined(ledger, "s")
     mark_retried(ledger, kept.number, "1-1", 2.0)
     assert list(quarantined(ledger, "s")) == []
     assert [found.retried for found in quarantined(ledger, "s", everything=True)] == ["1-1"]
-    add_quarantined(ledger, "s", [one], 3.0)
+    add_quarantined(ledger, "s", [message], 3.0)
     assert [found.number for found in quarantined(ledger, "s")] == [kept.number]
     ledger.close()
 

@@ -82,7 +82,7 @@ def plant(draw: Any, sides: Sides) -> list[tuple[bytes, bytes]]:
 
 def found(tally: ComparisonTally) -> dict[str, int]:
     """The kinds of difference, and how many of each."""
-    return dict(Counter(one.kind for one in tally.differences))
+    return dict(Counter(difference.kind for difference in tally.differences))
 
 
 @settings(max_examples=300, deadline=None)
@@ -114,7 +114,7 @@ def test_many_faults(sides: Sides, data: st.DataObject, page: int) -> None:
             plant(data.draw, sides)
     tally = sides.compare(page=page)
     lines = sum(map(len, sides.files))
-    kinds = Counter((one.kind, one.line is not None) for one in tally.differences)
+    kinds = Counter((difference.kind, difference.line is not None) for difference in tally.differences)
     both = tally.compared + kinds["altered", True] + kinds["reordered", True]
     assert lines == both + kinds["missing_in_redis", True] + kinds["duplicate", True]
     assert len(sides.entries) == both + kinds["missing_in_file", False] + kinds["duplicate", False]
@@ -210,9 +210,9 @@ def test_spool(monkeypatch: pytest.MonkeyPatch) -> None:
         assert taken == lines == ids[at : at + 17]
         spool.put_back(taken[9:], lines[9:])
         at += 9
-    assert [one for part in spool.look() for one in part] == ids[at:]
+    assert [entry_id for part in spool.look() for entry_id in part] == ids[at:]
     assert spool.peek(60)[0] == ids[at : at + 60]
-    assert [one for part, _ in spool.drain() for one in part] == ids[at:]
+    assert [entry_id for part, _ in spool.drain() for entry_id in part] == ids[at:]
     assert len(spool) == 0
     spool.close()
 

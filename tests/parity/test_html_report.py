@@ -44,7 +44,7 @@ def faulty(rig: Rig) -> Path:
     bridged(rig)
     rig.append(HOSTILE, "f-40", "f-41")
     rig.once()
-    number = rig.log.read_bytes().split(b"\n").index(next(one for one in rig.lines() if b"<script>" in one))
+    number = rig.log.read_bytes().split(b"\n").index(next(raw for raw in rig.lines() if b"<script>" in raw))
     lines = rig.log.read_bytes().split(b"\n")
     lines[offset_of(rig, "f-9")[0] - 1] = lines[offset_of(rig, "f-9")[0] - 1][:-1] + b"#"
     lines[number] = lines[number].replace(b"owned", b"OWNED")
@@ -129,10 +129,10 @@ def test_takes_no_other_place(one_rig: Rig) -> None:
 
 def test_marked() -> None:
     """The differing bytes stand between what is the same before and behind them."""
-    assert [(one.text, one.differs) for one in marked(b"agent|x|1", b"agent|yy|1")] == [
+    assert [(text.text, text.differs) for text in marked(b"agent|x|1", b"agent|yy|1")] == [
         ("agent|", False), ("x", True), ("|1", False),
     ]  # fmt: skip
-    assert [one.text for one in marked(b"same", b"same")] == ["same"]
+    assert [text.text for text in marked(b"same", b"same")] == ["same"]
     assert marked(None, b"x") == []
 
 

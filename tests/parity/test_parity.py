@@ -36,34 +36,37 @@ def found(result: ParityResult) -> dict[str, int]:
 
 def where(result: ParityResult) -> list[tuple[str, int | None, int | None, str | None]]:
     """Kind, line, offset and entry ID of each difference."""
-    return [(one.kind, one.line, one.offset, one.entry) for one in result.tally.differences]
+    return [
+        (difference.kind, difference.line, difference.offset, difference.entry)
+        for difference in result.tally.differences
+    ]
 
 
 def offset_of(rig: Rig, text: str) -> tuple[int, int]:
     """Line number and offset of the line whose data is this."""
     at = 0
-    for number, one in enumerate(rig.log.read_bytes().split(b"\n"), 1):
-        if one.endswith(b"|" + text.encode()):
+    for number, raw in enumerate(rig.log.read_bytes().split(b"\n"), 1):
+        if raw.endswith(b"|" + text.encode()):
             return number, at
-        at += len(one) + 1
+        at += len(raw) + 1
     raise AssertionError(text)
 
 
 def entry_of(rig: Rig, text: str) -> bytes:
     """The ID of the entry whose data is this."""
-    return format_id(next(one.id for one in rig.entries() if one.fields[7] == text.encode()))
+    return format_id(next(entry.id for entry in rig.entries() if entry.fields[7] == text.encode()))
 
 
 def rebuild(rig: Rig, change: Callable[[list[list[bytes]]], list[list[bytes]]]) -> None:
     """The stream made anew from changed entries, with the same IDs from the beginning on."""
     entries = rig.entries()
-    ids = [format_id(one.id) for one in entries]
-    fields = change([one.fields for one in entries])
+    ids = [format_id(entry.id) for entry in entries]
+    fields = change([entry.fields for entry in entries])
     last = parse_id(ids[-1])
     rig.redis.call("DEL", STREAM)
     ids += [format_id((last[0] + n, 0)) for n in range(1, len(fields) - len(ids) + 1)]
-    for entry_id, one in zip(ids, fields, strict=False):
-        rig.redis.call("XADD", STREAM, entry_id, *one)
+    for entry_id, row in zip(ids, fields, strict=False):
+        rig.redis.call("XADD", STREAM, entry_id, *row)
 
 
 def test_equal(rig: Rig) -> None:
@@ -101,8 +104,11 @@ def test_changed_byte(rig: Rig, text: str) -> None:
     rig.log.write_bytes(raw.replace(b"|" + text.encode() + b"\n", b"|" + text[:-1].encode() + b"#\n"))
     result = parity(rig)
     assert where(result) == [("altered", number, offset, entry)]
-    one = result.tally.differences[0]
-    assert {one.expected, one.actual} == {raw.split(b"\n")[number - 1], raw.split(b"\n")[number - 1][:-1] + b"#"}
+    difference = result.tally.differences[0]
+    assert {difference.expected, difference.actual} == {
+        raw.split(b"\n")[number - 1],
+        raw.split(b"\n")[number - 1][:-1] + b"#",
+    }
 
 
 @pytest.mark.parametrize("text", ["f-0", "f-20", "r-19", "f-39"])
@@ -162,15 +168,15 @@ def test_entry_twice(rig: Rig) -> None:
     bridged(rig)
 
     def change(entries: list[list[bytes]]) -> list[list[bytes]]:
-        one = next(fields for fields in entries if fields[7] == b"f-20")
-        at = entries.index(one)
-        return [*entries[:at], one, *entries[at:], one]
+        lost = next(fields for fields in entries if fields[7] == b"f-20")
+        at = entries.index(lost)
+        return [*entries[:at], lost, *entries[at:], lost]
 
     rebuild(rig, change)
     result = parity(rig)
     assert found(result) == {"duplicate": 2}
-    twice = [one.id for one in rig.entries() if one.fields[7] == b"f-20"]
-    assert {one.entry for one in result.tally.differences} <= {format_id(i).decode() for i in twice}
+    twice = [entry.id for entry in rig.entries() if entry.fields[7] == b"f-20"]
+    assert {difference.entry for difference in result.tally.differences} <= {format_id(i).decode() for i in twice}
 
 
 def test_line_twice(rig: Rig) -> None:
@@ -183,28 +189,28 @@ def test_line_twice(rig: Rig) -> None:
         rig.log.write_bytes(b"\n".join(lines))
     result = parity(rig)
     assert found(result) == {"duplicate": 2}
-    assert [one.line for one in result.tally.differences] == [31, 32]
+    assert [difference.line for difference in result.tally.differences] == [31, 32]
 
 
-@pytest.mark.parametrize(("one", "other", "moved"), [(5, 6, 1), (0, 30, 2), (17, 38, 2), (3, 10, 2)])
-def test_swapped_entries(rig: Rig, one: int, other: int, moved: int) -> None:
+@pytest.mark.parametrize(("first", "other", "moved"), [(5, 6, 1), (0, 30, 2), (17, 38, 2), (3, 10, 2)])
+def test_swapped_entries(rig: Rig, first: int, other: int, moved: int) -> None:
     """Two entries in each other's place: reordered, as many as would have to be moved."""
     bridged(rig, every=100)
 
     def change(entries: list[list[bytes]]) -> list[list[bytes]]:
-        entries[one], entries[other] = entries[other], entries[one]
+        entries[first], entries[other] = entries[other], entries[first]
         return entries
 
     rebuild(rig, change)
     assert found(parity(rig)) == {"reordered": moved}
 
 
-@pytest.mark.parametrize(("one", "other", "moved"), [(5, 6, 1), (0, 30, 2), (17, 38, 2), (3, 10, 2), (9, 10, 1)])
-def test_swapped_lines(rig: Rig, one: int, other: int, moved: int) -> None:
+@pytest.mark.parametrize(("first", "other", "moved"), [(5, 6, 1), (0, 30, 2), (17, 38, 2), (3, 10, 2), (9, 10, 1)])
+def test_swapped_lines(rig: Rig, first: int, other: int, moved: int) -> None:
     """Two lines in each other's place, be they of one length or not."""
     bridged(rig, every=100)
     lines = rig.log.read_bytes().split(b"\n")
-    lines[one], lines[other] = lines[other], lines[one]
+    lines[first], lines[other] = lines[other], lines[first]
     rig.log.write_bytes(b"\n".join(lines))
     assert found(parity(rig)) == {"reordered": moved}
 
@@ -227,7 +233,10 @@ def test_cut_tail(rig: Rig) -> None:
     rig.log.write_bytes(raw[:offset])
     result = parity(rig)
     assert found(result) == {"missing_in_file": raw[offset:].count(b"\n")}
-    first = min((one for one in result.tally.differences if one.offset is not None), key=lambda one: one.offset or 0)
+    first = min(
+        (difference for difference in result.tally.differences if difference.offset is not None),
+        key=lambda difference: difference.offset or 0,
+    )
     assert (first.offset, first.expected) == (offset, line("f-30")[:-1])
 
 
@@ -277,10 +286,10 @@ def test_missing_block(one_rig: Rig, side: str) -> None:
         rig.log.write_bytes(b"\n".join(lines[:2000] + lines[3000:]))
         assert found(parity(rig)) == {"missing_in_file": 1000}
     else:
-        rig.redis.call("XDEL", STREAM, *(format_id(one.id) for one in rig.entries()[2000:3000]))
+        rig.redis.call("XDEL", STREAM, *(format_id(entry.id) for entry in rig.entries()[2000:3000]))
         result = parity(rig)
         assert found(result) == {"missing_in_redis": 1000}
-        assert [one.line for one in result.tally.differences] == [*range(2001, 3001)]
+        assert [difference.line for difference in result.tally.differences] == [*range(2001, 3001)]
 
 
 def test_identical_messages(one_rig: Rig) -> None:

@@ -100,8 +100,12 @@ def test_rotated(one_rig: Rig, suffix: str) -> None:
     result = rig.parity()
     assert (result.verdict, result.tally.file_born, result.tally.redis_born) == ("equal", 22, 5)
     target.write_bytes(PRESS[suffix](whole.replace(b"|f-9\n", b"|f-#\n")))
-    [one] = rig.parity().tally.differences
-    assert (one.kind, one.file, one.line) == ("altered", target.name, whole.split(b"\n").index(line("f-9")[:-1]) + 1)
+    [difference] = rig.parity().tally.differences
+    assert (difference.kind, difference.file, difference.line) == (
+        "altered",
+        target.name,
+        whole.split(b"\n").index(line("f-9")[:-1]) + 1,
+    )
 
 
 def test_damaged(one_rig: Rig) -> None:
@@ -139,8 +143,8 @@ def test_many_files(one_rig: Rig) -> None:
     assert result.tally.digest == again.tally.digest
     path = rig.root / "daemon.out"
     path.write_bytes(path.read_bytes().replace(b"daemon-7\n", b"daemon-#\n"))
-    [one] = rig.parity().tally.differences
-    assert (one.kind, one.file, one.line) == ("altered", "daemon.out", 8)
+    [difference] = rig.parity().tally.differences
+    assert (difference.kind, difference.file, difference.line) == ("altered", "daemon.out", 8)
 
 
 def test_json_lines(one_rig: Rig) -> None:
@@ -172,9 +176,9 @@ def test_several_lines(one_rig: Rig) -> None:
     result = rig.parity()
     assert (result.verdict, result.tally.file_born, result.tally.redis_born) == ("equal", 6, 6), result.tally
     rig.log.write_bytes(rig.log.read_bytes().replace(b"  at y2\n", b"  at z2\n"))
-    [one] = rig.parity().tally.differences
-    assert one.kind == "altered"
-    assert b"m-2" in (one.expected or b"") + (one.actual or b"")
+    [difference] = rig.parity().tally.differences
+    assert difference.kind == "altered"
+    assert b"m-2" in (difference.expected or b"") + (difference.actual or b"")
 
 
 def test_mirror_into_another_file(one_rig: Rig) -> None:
@@ -206,11 +210,11 @@ def test_odd_bytes(one_rig: Rig) -> None:
     rig = one_rig
     data = [b"crlf\r", b"\0nul", b"\xff\xfe", b"a|b|c", b"z" * 300_000, "ü\u2028".encode(), b"", b" "]
     with rig.log.open("wb") as file:
-        file.write(b"".join(line(one) + b"\n" for one in data) + b"no message\n" + b"y" * (2 << 20) + b"\n")
+        file.write(b"".join(line(text) + b"\n" for text in data) + b"no message\n" + b"y" * (2 << 20) + b"\n")
         file.write(line("behind") + b"not ended")
     rig.once()
-    for one in [*data, b"two\nlines"]:
-        rig.add(one)
+    for text in [*data, b"two\nlines"]:
+        rig.add(text)
     rig.once()
     with rig.log.open("ab") as file:
         file.write(b" yet\n")
@@ -260,7 +264,7 @@ def test_an_empty_mapping_beside_a_full_one(one_rig: Rig) -> None:
     done = rig.run("parity", "--json", "--redis", rig.server.socket_url)
     told = json.loads(done.stdout)
     assert (done.returncode, told["verdict"]) == (0, "equal")
-    assert [(one["verdict"], one["compared"]) for one in told["mappings"]] == [("equal", 1), ("equal", 0)]
+    assert [(mapping["verdict"], mapping["compared"]) for mapping in told["mappings"]] == [("equal", 1), ("equal", 0)]
 
 
 def test_json(rig: Rig) -> None:

@@ -117,9 +117,9 @@ def test_watch(one_rig: Rig) -> None:
         for _ in range(3):
             told = json.loads(watch.stdout.readline())
             assert told["verdict"] == "equal", told
-            [one] = told["mappings"]
-            assert one["compared"] > last
-            last = one["compared"]
+            [mapping] = told["mappings"]
+            assert mapping["compared"] > last
+            last = mapping["compared"]
         writers.stop()
         rig.redis.call("XDEL", STREAM, b"%d-%d" % rig.entries()[10].id)
         told = wait_until(lambda: _differs(watch), "the difference")
@@ -342,7 +342,7 @@ def test_redis_goes_away(one_rig: Rig) -> None:
     assert done.returncode == 5
     rig.start_server()
     assert rig.run("parity", "--redis", rig.server.socket_url).returncode == 0
-    assert [one["verdict"] for one in json.loads(rig.run("parity", "--history", "--json").stdout)] == [
+    assert [run["verdict"] for run in json.loads(rig.run("parity", "--history", "--json").stdout)] == [
         "inconclusive", "equal",
     ]  # fmt: skip
 

@@ -20,7 +20,7 @@ from tests.support.rig import Rig, wait_until
 
 STEPS = [f"{name}.{when}" for name in FAILPOINTS if name.startswith("switch.") for when in ("before", "after")]
 NEVER = {"switch.pause.before", "switch.flip.before", "switch.done.before", "switch.asked.before", "switch.asked.after"}
-STEPS = [one for one in STEPS if one not in NEVER]
+STEPS = [step for step in STEPS if step not in NEVER]
 VICTIMS = ("bridge", "viewer", "ui", "server", "operator")
 ROUND = (
     ("viewer", "reads", "redis"), ("ui", "writes", "redis"), ("ui", "writes", "file"), ("viewer", "reads", "file"),

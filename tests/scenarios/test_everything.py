@@ -81,13 +81,13 @@ def test_all_kinds_at_once(one_rig: Rig) -> None:
 
     def verdicts() -> dict[str, tuple[str, int]]:
         told = json.loads(rig.run("parity", "--json", "--redis", rig.server.socket_url).stdout)
-        return {one["mapping"]: (one["verdict"], one["in_flight"]) for one in told["mappings"]}
+        return {mapping["mapping"]: (mapping["verdict"], mapping["in_flight"]) for mapping in told["mappings"]}
 
     wait_until(lambda: set(verdicts().values()) == {("equal", 0)}, lambda: f"{verdicts()} {rig.said()[-3000:]}")
     assert set(verdicts()) == set(MAPPINGS)
     # Parity reads both sides themselves; the ledger, which status reads, is told of a batch a moment after it landed.
     wait_until(lambda: standing(rig)["level"] == "good", lambda: json.dumps(standing(rig), indent=1))
-    assert [one["mapping"] for one in standing(rig)["mappings"] if one["error"]] == []
+    assert [mapping["mapping"] for mapping in standing(rig)["mappings"] if mapping["error"]] == []
     rig.stop(child)
     stored = rig.redis.call("HGETALL", "bridge:{hestai:state}:state:state/phase.txt")
     facts = dict(zip(stored[0::2], stored[1::2], strict=True))

@@ -226,7 +226,7 @@ def test_an_entry_between_watch_and_exec(rig: Rig) -> None:
         if data.startswith(b"*1\r\n$4\r\nEXEC\r\n*1\r\n$7\r\nUNWATCH\r\n") and len(standing) < 2:  # a batch's
             with closing(Connection(rig.server.socket_url)) as producer:
                 rig.add(f"r-{len(standing)}", connection=producer)
-                standing.append([one.fields[7] for one in entries(producer, STREAM.encode())])
+                standing.append([entry.fields[7] for entry in entries(producer, STREAM.encode())])
         return "pass"
 
     history = [f"f-{n}".encode() for n in range(5)]
@@ -283,4 +283,4 @@ def test_deleted_before_the_ledger_knew(rig: Rig) -> None:
     assert rig.redis.call("XLEN", STREAM) == 300
     rig.redis.call("DEL", STREAM)
     rig.once()
-    assert rig.datas() == [one.encode() for one in datas]
+    assert rig.datas() == [text.encode() for text in datas]

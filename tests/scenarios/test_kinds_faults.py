@@ -86,7 +86,7 @@ def test_state(one_rig: Rig, seed: int) -> None:
     values.until(b"024")
     through.end()
     assert values.parity().verdict == "equal"
-    datas = [one.fields[7] for one in values.entries()]
+    datas = [entry.fields[7] for entry in values.entries()]
     assert datas == sorted(set(datas))
     assert datas[-1] == b"024"
 
@@ -100,7 +100,7 @@ def test_artifacts(one_rig: Rig, seed: int) -> None:
         Event().wait(0.03)
     artifacts.until(40)
     through.end()
-    assert sorted(one["path"][-2:] for one in artifacts.found()) == [b"%02d" % n for n in range(40)]
+    assert sorted(fields["path"][-2:] for fields in artifacts.found()) == [b"%02d" % n for n in range(40)]
 
 
 def test_the_server_is_killed(rig: Rig) -> None:

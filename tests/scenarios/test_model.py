@@ -160,7 +160,7 @@ def run_program(rig: Rig, program: list[tuple[str, int]]) -> None:
     model.carry()
     assert rig.datas() == datas
     assert rig.lines() == before
-    mirrored = [one.split(b"|", 3)[3] for one in before if one.split(b"|", 3)[3].startswith(b"r-")]
+    mirrored = [raw.split(b"|", 3)[3] for raw in before if raw.split(b"|", 3)[3].startswith(b"r-")]
     assert len(mirrored) == len(set(mirrored))
 
 

@@ -99,7 +99,7 @@ def test_restarted_with_an_older_data_set(rig: Rig, tmp_path: Path, running: boo
     assert rig.lines() == before, "the file must not change"
     datas = rig.datas()
     assert sorted(datas) == sorted(f1 + f2 + r1 + r2)
-    lost = [one.split(b"|", 3)[3] for one in before if one.split(b"|", 3)[3] in {*f2, *r2}]
+    lost = [raw.split(b"|", 3)[3] for raw in before if raw.split(b"|", 3)[3] in {*f2, *r2}]
     assert [d for d in datas if d in {*f2, *r2}] == lost, "what came back stands in file order"
     assert "lost its tail" in rig.said()
     assert rig.once().forwarded == rig.once().mirrored == 0
@@ -134,14 +134,14 @@ def test_deleted(rig: Rig, what: str, running: bool) -> None:
         lambda: int(rig.redis.call("XLEN", STREAM)) >= 100 and len(rig.lines()) >= 100, lambda: f"all; {rig.said()}"
     )
     rig.stop(child)
-    datas, lines = rig.datas(), [one.split(b"|", 3)[3] for one in rig.lines()]
+    datas, lines = rig.datas(), [raw.split(b"|", 3)[3] for raw in rig.lines()]
     assert rig.lines()[:50] == before
     assert sorted(datas) == sorted(file_born + redis_born + more_f + more_r), rig.said()
     assert sorted(lines) == sorted(datas)
     assert [d for d in datas if d in {*file_born, *more_f}] == file_born + more_f
     assert [d for d in lines if d in {*more_r}] == more_r
     if what in ("flush", "stream"):
-        assert [d for d in datas if d not in {*more_f, *more_r}] == [one.split(b"|", 3)[3] for one in before]
+        assert [d for d in datas if d not in {*more_f, *more_r}] == [raw.split(b"|", 3)[3] for raw in before]
     assert rig.once().forwarded == rig.once().mirrored == 0
 
 
@@ -150,7 +150,7 @@ def test_trimmed_on_purpose_is_not_sent_again(rig: Rig) -> None:
     child = rig.start()
     file_born, redis_born = _producing(rig, 20, "a")
     rig.settle(file_born, redis_born)
-    ids = [f"{one.id[0]}-{one.id[1]}" for one in rig.entries()]
+    ids = [f"{entry.id[0]}-{entry.id[1]}" for entry in rig.entries()]
     rig.redis.call("XTRIM", STREAM, "MAXLEN", 10)
     rig.redis.call("XDEL", STREAM, ids[-1], ids[-3])
     rig.kill_server()
@@ -222,11 +222,11 @@ def test_stream_deleted_in_a_storm(rig: Rig) -> None:
     wait_until(lambda: "lost its tail" in rig.said(), "the bridge noticing")
     writers.stop()
     wait_until(
-        lambda: sorted(rig.datas()) == sorted(one.split(b"|", 3)[3] for one in rig.lines()),
-        lambda: rig.missing([one.split(b"|", 3)[3] for one in rig.lines()], []) + rig.said(),
+        lambda: sorted(rig.datas()) == sorted(raw.split(b"|", 3)[3] for raw in rig.lines()),
+        lambda: rig.missing([raw.split(b"|", 3)[3] for raw in rig.lines()], []) + rig.said(),
     )
     rig.stop(child)
-    lines = [one.split(b"|", 3)[3] for one in rig.lines()]
+    lines = [raw.split(b"|", 3)[3] for raw in rig.lines()]
     assert sorted(rig.datas()) == sorted(lines), rig.said()
     assert {*f1, *r1, *writers.file_born} <= {*lines}
 
@@ -284,4 +284,4 @@ def test_origins_out_of_all_bounds(rig: Rig) -> None:
     assert [d for d in rig.datas() if not d.startswith(b"forged")] == [b"f-0", b"f-1", b"r-0"] or rig.datas()[
         -1
     ] == b"f-1"
-    assert [one.split(b"|")[3] for one in rig.lines()] == [b"f-0", b"f-1", b"r-0"]
+    assert [raw.split(b"|")[3] for raw in rig.lines()] == [b"f-0", b"f-1", b"r-0"]

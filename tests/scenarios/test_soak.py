@@ -117,7 +117,7 @@ class Soak:
         }  # fmt: skip
         due = {act: self._begun + every for act, every in turns.items()}
         while (now := time.monotonic()) < self._begun + seconds:
-            act = min(due, key=lambda one: due[one])
+            act = min(due, key=lambda step: due[step])
             Event().wait(max(0.0, due[act] - now))
             act()
             self.done[act.__name__] += 1
@@ -187,8 +187,8 @@ class Soak:
 def in_order(found: Iterable[Sent], born: dict[Sent, bool], where: str) -> None:
     """Each program's messages stand in the order in which it wrote them: file-born ones, and Redis-born ones."""
     streams: dict[tuple[str, bool], list[int]] = {}
-    for one in found:
-        streams.setdefault((one[0], born[one]), []).append(one[1])
+    for message in found:
+        streams.setdefault((message[0], born[message]), []).append(message[1])
     for name, numbers in streams.items():
         wrong = [pair for pair in pairwise(numbers) if pair[0] >= pair[1]]
         assert not wrong, (where, name, wrong[:5])
@@ -213,7 +213,7 @@ def test_soak(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     maybe = {("plain", n) for n in soak.programs.unsure}
 
     def all_there() -> set[Sent]:
-        return sure - {(one[0], one[1]) for one in soak.cast.seen("viewer")}
+        return sure - {(message[0], message[1]) for message in soak.cast.seen("viewer")}
 
     wait_until(lambda: not all_there(), lambda: f"viewer misses {sorted(all_there())[:9]} {soak.cast.said()}")
     soak.cast.stop("viewer")
@@ -221,11 +221,11 @@ def test_soak(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     rig.stop(soak.child)
 
     entries = history(rig)
-    streamed = [(one.fields[1].decode(), int(one.fields[7])) for one in entries]
+    streamed = [(entry.fields[1].decode(), int(entry.fields[7])) for entry in entries]
     filed = [(p[0].decode(), int(p[3])) for p in (row.split(b"|", 3) for row in rig.lines())]
-    born = {sent: one.origin() is None for sent, one in zip(streamed, entries, strict=True)}
+    born = {sent: entry.origin() is None for sent, entry in zip(streamed, entries, strict=True)}
     for where, found in (("stream and archive", streamed), ("files", filed)):
-        twice = [one for one, count in Counter(found).items() if count > 1]
+        twice = [message for message, count in Counter(found).items() if count > 1]
         assert not twice, (where, twice[:9])
         assert sure <= set(found) <= sure | maybe, (where, sorted(sure - set(found))[:9], sorted(set(found) - sure)[:9])
         in_order(found, born, where)
@@ -234,12 +234,12 @@ def test_soak(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     for role, number, marked, *_ in seen:
         assert (role, number) not in met or marked, f"{role} {number} was given twice, unmarked"
         met.add((role, number))
-    in_order(dict.fromkeys((one[0], one[1]) for one in seen if not one[2]), born, "viewer")
+    in_order(dict.fromkeys((message[0], message[1]) for message in seen if not message[2]), born, "viewer")
     result = prove(rig)
     assert (result.verdict, result.tally.compared) == ("equal", len(entries)), (result.tally, result.notes)
 
     report = {"messages": len(entries), "rate": round(len(entries) / SECONDS), "done": dict(soak.done),
-              "repeats": sum(one[2] for one in seen), "unsure": len(maybe), "samples": soak.samples}  # fmt: skip
+              "repeats": sum(message[2] for message in seen), "unsure": len(maybe), "samples": soak.samples}  # fmt: skip
     print(json.dumps({key: value for key, value in report.items() if key != "samples"}))
     for name in ("memory_mb", "descriptors", "threads", "stream_entries", "waiting", "ledger_mb"):
         print(f"{name:15} {quarters(soak.samples, name)}")
@@ -248,7 +248,8 @@ def test_soak(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
         (Path(PLOT) / "soak.json").write_text(f"{json.dumps(report | {'samples': []})[:-2]}\n{rows}\n]}}\n")
         (Path(PLOT) / "soak.svg").write_text(over_time(soak.samples))
     assert (
-        max(one["stream_entries"] for one in soak.samples if one["stream_entries"] == one["stream_entries"]) < 3 * KEPT
+        max(sample["stream_entries"] for sample in soak.samples if sample["stream_entries"] == sample["stream_entries"])
+        < 3 * KEPT
     )
     if SECONDS >= 600:
         flat(soak.samples)
@@ -257,7 +258,10 @@ def test_soak(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
 def quarters(samples: list[dict[str, float]], name: str) -> list[float]:
     """Medians of each quarter; what could not be told, as the server was away, is left out."""
     size = max(1, len(samples) // 4)
-    return [median(one[name] for one in samples[i * size : (i + 1) * size] if one[name] == one[name]) for i in range(4)]
+    return [
+        median(sample[name] for sample in samples[i * size : (i + 1) * size] if sample[name] == sample[name])
+        for i in range(4)
+    ]
 
 
 def flat(samples: list[dict[str, float]]) -> None:

@@ -73,7 +73,7 @@ def test_node(rig: Rig, tmp_path: Path) -> None:
         return [json.loads(line) for line in (tmp_path / "out").read_text().split("\n")[:-1]]
 
     def of(name: str) -> list[int]:
-        return [int(one["data"]) for one in seen() if one["role"] == name]
+        return [int(message["data"]) for message in seen() if message["role"] == name]
 
     def more() -> None:
         had = len(seen())

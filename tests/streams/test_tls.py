@@ -57,22 +57,22 @@ class Terminator:
                     self._open += [client, server]
                     while True:
                         ready = [client] if client.pending() else select.select([client, server], [], [])[0]
-                        for one in ready:
-                            data = one.recv(1 << 16)
+                        for connection in ready:
+                            data = connection.recv(1 << 16)
                             if not data:
                                 return
-                            (server if one is client else client).sendall(data)
+                            (server if connection is client else client).sendall(data)
             except OSError:
                 return
 
     def close(self) -> None:
         """Ends every connection and thread."""
-        for one in (self._listener, *self._open):
+        for connection in (self._listener, *self._open):
             try:
-                one.shutdown(socket.SHUT_RDWR)
+                connection.shutdown(socket.SHUT_RDWR)
             except OSError:
                 pass
-            one.close()
+            connection.close()
         for thread in self._threads:
             thread.join(10)
 
@@ -133,9 +133,11 @@ def test_certificates_on_both_sides(rig: Rig, tmp_path: Path) -> None:
         shows = f"&ssl_certfile={folder}/client.pem&ssl_keyfile={folder}/client.key"
         rig.append(*(f"f-{n}" for n in range(50)))
         rig.once(url=trusts + shows)
-        with closing(Connection(trusts + shows)) as one:
-            assert one.call("XLEN", STREAM) == 50
-            one.call("XADD", STREAM, "*", "role", "ui", "timestamp", "2026-03-02T09:14:06Z", "type", "say", "data", "r")
+        with closing(Connection(trusts + shows)) as connection:
+            assert connection.call("XLEN", STREAM) == 50
+            connection.call(
+                "XADD", STREAM, "*", "role", "ui", "timestamp", "2026-03-02T09:14:06Z", "type", "say", "data", "r"
+            )
         rig.once(url=trusts + shows)
         assert rig.lines()[-1] == b"ui|2026-03-02T09:14:06Z|say|r"
         told = rig.run("doctor", "--redis", trusts + shows)

@@ -186,20 +186,24 @@ class Cast:
         the log, and what it added before stands behind that in the file.
         """
         seen = self.seen(reader)
-        kinds = {(one.fields[1], one.fields[7]): one.origin() is None for one in self.rig.entries()} if mixed else {}
+        kinds = (
+            {(entry.fields[1], entry.fields[7]): entry.origin() is None for entry in self.rig.entries()}
+            if mixed
+            else {}
+        )
         for name in writers:
-            mine = [one for one in seen if one[0] == name]
-            numbers = [one[1] for one in mine]
+            mine = [message for message in seen if message[0] == name]
+            numbers = [message[1] for message in mine]
             wanted = self.written(name)
-            twice = [one for one, count in Counter(numbers).items() if count > 1]
+            twice = [number for number, count in Counter(numbers).items() if count > 1]
             if repeats:
                 met: set[int] = set()
-                for one in mine:
-                    assert one[1] not in met or one[2], f"unmarked repeat {one} {self.said()}"
-                    met.add(one[1])
+                for message in mine:
+                    assert message[1] not in met or message[2], f"unmarked repeat {message} {self.said()}"
+                    met.add(message[1])
             else:
                 assert not twice, (
-                    f"{reader} was given twice: {[one for one in mine if one[1] in twice][:6]} {self.said()}"
+                    f"{reader} was given twice: {[message for message in mine if message[1] in twice][:6]} {self.said()}"
                 )
             lost = sorted(set(wanted) - set(numbers))
             assert not lost, f"{reader} was never given: {name} {lost[:6]} of {len(wanted)} {self.said()}"

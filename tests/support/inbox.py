@@ -63,7 +63,7 @@ class Inbox:
 
     def ids(self) -> list[str]:
         """The identities of all entries, in stream order."""
-        return [json.loads(one.fields[7])["uuid"] for one in self.entries()]
+        return [json.loads(entry.fields[7])["uuid"] for entry in self.entries()]
 
     def until_count(self, count: int) -> None:
         """Waits for so many entries."""
@@ -111,8 +111,8 @@ class Inbox:
         """Every message once on each side, file-born ones in this order, and parity agrees."""
         said, ids = self.rig.said(), self.ids()
         mine, theirs = set(file_born), set(redis_born)
-        assert [one for one in ids if one in mine] == file_born, f"{ids} {said}"
-        assert sorted(one for one in ids if one in theirs) == sorted(redis_born), said
+        assert [item for item in ids if item in mine] == file_born, f"{ids} {said}"
+        assert sorted(item for item in ids if item in theirs) == sorted(redis_born), said
         assert len(ids) == len(file_born) + len(redis_born), f"{ids} {said}"
         assert self.identities() == sorted([*file_born, *redis_born]), said
         result = self.parity()

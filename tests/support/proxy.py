@@ -95,9 +95,9 @@ class Proxy:
 
     @staticmethod
     def _break(*sockets: socket.socket) -> None:
-        for one in sockets:
+        for connection in sockets:
             try:
-                one.shutdown(socket.SHUT_RDWR)
+                connection.shutdown(socket.SHUT_RDWR)
             except OSError:
                 continue
 

@@ -197,7 +197,7 @@ class Rig:
 
     def datas(self) -> list[bytes]:
         """The data of every entry, in stream order."""
-        return [one.fields[7] for one in self.entries()]
+        return [entry.fields[7] for entry in self.entries()]
 
     def checkpoint(self) -> dict[str, Any]:
         """The checkpoint of messages.log, or an empty one."""
@@ -219,7 +219,7 @@ class Rig:
     def lines(self) -> list[bytes]:
         """All lines of all pieces of the source, oldest piece first, without newlines."""
         whole = b"".join(unpacked(p) for p in [*self.pieces(), self.log] if p.exists())
-        return [one for one in whole.split(b"\n") if one]
+        return [raw for raw in whole.split(b"\n") if raw]
 
     def messages(self) -> list[bytes]:
         """The data of all lines of the source.
@@ -311,7 +311,7 @@ class Rig:
         Looks at the raw file and the raw stream only. Each message's data is unique.
         """
         mine, theirs = set(file_born), set(redis_born)
-        in_file = [one.split(b"|", 3)[3] for one in self.lines()]
+        in_file = [raw.split(b"|", 3)[3] for raw in self.lines()]
         in_stream = self.datas()
         said = f"{in_file[-9:]} {in_stream[-9:]} {self.said()}"
         assert [d for d in in_file if d in mine] == file_born, said
@@ -383,7 +383,7 @@ class Rig:
 
     def missing(self, file_born: list[bytes], redis_born: list[bytes]) -> str:
         """What is missing where, in short."""
-        lines, datas = [one.split(b"|", 3)[-1] for one in self.lines()], self.datas()
+        lines, datas = [raw.split(b"|", 3)[-1] for raw in self.lines()], self.datas()
         wanted = [*file_born, *redis_born]
         gone = [[d for d in wanted if d not in set(side)] for side in (lines, datas)]
         return f"{len(lines)} lines, {len(datas)} entries of {len(wanted)}; missing {gone[0][:5]}, {gone[1][:5]}"

@@ -47,7 +47,7 @@ class Sides:
         """A message that is on both sides; `born` "redis": it has no origin; not `carried`: it has no entry yet."""
         here = self.files[-1]
         if carried:
-            place = (len(self.files), sum(len(one) + 1 for one in here)) if born == "file" else None
+            place = (len(self.files), sum(len(raw) + 1 for raw in here)) if born == "file" else None
             self.entries.append((line, place))
         here.append(line)
 
@@ -60,7 +60,7 @@ class Sides:
                  for n, lines in enumerate(self.files, 1) if n not in self.gone]  # fmt: skip
         last: EntryId = (1 << 60, 0) if self.mirrored is None else (self.mirrored, 0)
         due = Expectations(
-            last, True, True, lambda names: set(names) & late, lambda one: False, {NAME: sorted(self.gone)}, both
+            last, True, True, lambda names: set(names) & late, lambda item: False, {NAME: sorted(self.gone)}, both
         )
         found = since.rest(NAME, files) if since is not None else files
         assert found is not None

@@ -33,9 +33,9 @@ def certificates(folder: Path) -> None:
 @contextmanager
 def tls_server(program: str, folder: Path) -> Iterator[int]:
     """Its port. Only who shows a certificate of the CA is served."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port = one.getsockname()[1]
+    with socket.socket() as connection:
+        connection.bind(("127.0.0.1", 0))
+        port = connection.getsockname()[1]
     child = subprocess.Popen(
         [program, "--port", "0", "--bind", "127.0.0.1", "--tls-port", str(port), "--tls-cert-file", f"{folder}/server.pem",
          "--tls-key-file", f"{folder}/server.key", "--tls-ca-cert-file", f"{folder}/ca.pem", "--tls-auth-clients", "yes",

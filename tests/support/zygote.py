@@ -152,9 +152,9 @@ def _read_in() -> None:
     os.environ["PYDANTIC_DISABLE_PLUGINS"] = "__all__"  # as the command line does
     import bridge
 
-    for one in pkgutil.walk_packages(bridge.__path__, "bridge."):
-        if not one.name.endswith("__main__"):
-            importlib.import_module(one.name)
+    for module in pkgutil.walk_packages(bridge.__path__, "bridge."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
     importlib.import_module("tests.support.component")
     gc.collect()
     gc.freeze()

@@ -24,7 +24,10 @@ class MultilineCodec(Codec):
         return [row.__class__ is tuple for row in self._inner.decode(lines).rows]
 
     def decode(self, lines: Sequence[bytes]) -> Decoded:
-        """Decodes multiline messages into one row each, or the reason there is none; `lines` may hold newlines."""
+        """Decodes messages of several lines by the inner codec: into one row for each, or the reason there is none.
+
+        Each of `lines` is a whole message, with the newlines in it.
+        """
         parts = [line.partition(b"\n") for line in lines]
         rows, times = self._inner.decode([first for first, _, _ in parts])
         return Decoded([self._with(row, *part[1:]) for row, part in zip(rows, parts, strict=True)], times)

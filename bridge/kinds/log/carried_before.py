@@ -236,7 +236,7 @@ class CarriedLines:
         return messages
 
     def _redacted_before(self, generation: int, first: int) -> int:
-        """Sums the bytes of a generation's carried lines before the offset `first` whose entries were redacted."""
+        """Sums the bytes of those lines of a generation before the offset `first` whose entries `redact` took away."""
         redacted = redacted_of(self._ledger, self._stream, self._name)
         return sum(was.length for was in redacted if was.generation == generation and was.offset < first)
 

@@ -227,7 +227,9 @@ class StateCopier:
     # -- carrying --------------------------------------------------------------------------------------------
 
     def step(self) -> bool:
-        """Copies states whose value changed on the owner's side to the other side; False: none changed.
+        """Copies states whose value changed from the side that owns them, files or Redis, to the other.
+
+        False: none changed, or this bridge does not carry the mapping now.
 
         Raises Conflict, RedisLost, RedisRefused, LedgerError: then detach and attach.
         """

@@ -263,7 +263,7 @@ class FilePieces:
         return self._named(name).length()
 
     def is_as(self, name: str, facts: FileStamp | None) -> bool:
-        """Whether an open piece still has the device, inode, size and time of writing that the ledger noted."""
+        """Whether parity finds a log's file with the device, inode, size and time of writing that the ledger noted."""
         file = self._named(name)
         return facts is not None and (*file.inode, file.size, file.written) == facts[:4]
 
