@@ -174,10 +174,8 @@ def _written_later(piece: Piece, other: Piece, span: TimeSpan | None, its: TimeS
     possible one. And one to which its writer went on writing after it was rotated; but not before one that was seen: an
     older piece that nobody knows may be one that was edited, and would be left alone.
     """
-    outlived = other.number is None and piece.born < _began(other)
+    outlived = other.number is None and 0 < piece.born < _began(other)
     if piece.written <= other.written or not ((piece.packed and not other.packed) or outlived):
-        return False
-    if not piece.packed and not 0 < piece.born <= piece.written:  # a copy, or restored: when it began nobody knows
         return False
     if precedes(span, its) or precedes(its, span):
         return False

@@ -172,6 +172,9 @@ def test_age_order_of_a_piece_that_was_written_to_after_its_rotation() -> None:
     assert order(("m.1", 0, 29), ("m.2", 0, 19), ("m.3", 0, 40)) == ["m.2", "m.1", "m.3"], "no births"
     assert order(("m.1", 1, 9), ("m.2", 10, 19), ("m.3", 20, 40)) == ["m.1", "m.2", "m.3"], "a higher number is younger"
     assert order(("m.1", 50, 9), ("m.2", 51, 19), ("m.3", 52, 40)) == ["m.1", "m.2", "m.3"], "all were restored"
+    assert order(("m.1", 1, 40), ("m.2", 30, 29)) == ["m.2", "m.1"], (
+        "a log that was copied and emptied, and then renamed"
+    )
 
 
 # -- in a bridge ---------------------------------------------------------------------------------------------

@@ -260,6 +260,13 @@ def _rows_of(extras: Sequence[ExtraLine], codec: Callable[[str], Codec]) -> list
     return rows
 
 
+def _alter(extra: ExtraLine, missing: MissingLine, found: Classified, codec: Callable[[str], Codec]) -> None:
+    """Classifies a left-over line and an entry as one altered message; the line as lost, unless it is a broken one."""
+    found.altered_broken += extra.broken
+    found.lost += [extra] * (not extra.broken)
+    found.differences.append(_difference("altered", extra, missing, codec))
+
+
 def _by_place(
     extras: Sequence[ExtraLine],
     alone: dict[int, None],
@@ -275,9 +282,7 @@ def _by_place(
         if n < 0:
             still.append(missing)
             continue
-        found.altered_broken += extras[n].broken
-        found.lost += [extras[n]] * (not extras[n].broken)
-        found.differences.append(_difference("altered", extras[n], missing, codec))
+        _alter(extras[n], missing, found, codec)
         del alone[n]
     return still
 
@@ -310,9 +315,7 @@ def _by_gap(
         while here.popleft() != near:
             pass
         del alone[near]
-        found.altered_broken += extras[near].broken
-        found.lost += [extras[near]] * (not extras[near].broken)
-        found.differences.append(_difference("altered", extras[near], missing, codec))
+        _alter(extras[near], missing, found, codec)
     return still
 
 
