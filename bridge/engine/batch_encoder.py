@@ -47,7 +47,7 @@ class Batch:
     @property
     def live(self) -> bool:
         """Whether the entries of the batch get the time of sending as ID."""
-        return not self.times or any(part.source.memory.live for part in self.parts)
+        return not self.times or any(part.source.progress.memory.live for part in self.parts)
 
 
 class BatchEncoder:
@@ -84,7 +84,7 @@ class BatchEncoder:
             packed = self._packed(batch.rows, ids, part.prefix, part.offsets, fields, exists)
             last = part.prefix + b"%d" % part.offsets[-1]
         closing = tuple(
-            (b"%d.%d" % (part.source.memory.number, record.number), record.at.to_json())
+            (b"%d.%d" % (part.source.progress.number, record.number), record.at.to_json())
             for part in parts for record in part.closing
         )  # fmt: skip
         late = tuple(origin for part in parts for origin in part.out_of_order)

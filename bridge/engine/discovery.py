@@ -65,7 +65,7 @@ class SourceDiscovery:
         if self._accountant is not None and paths is None:
             try:
                 for name in sorted((names | self._before) & self._sources.keys()):
-                    for path, start, end in self._sources[name].skipped():
+                    for path, start, end in self._sources[name].files.skipped():
                         self._accountant.skipped(name, path, start, end)
                 self._before = names
                 self._accountant.sweep(self._changed)
@@ -79,26 +79,26 @@ class SourceDiscovery:
             try:
                 if (
                     self._copies is not None
-                    and source.is_new
+                    and source.files.is_new
                     and self._copies.waits_or_is_copy(name, patient=self._looked_once)
                 ):
                     self._restless.add(name)
                     self._due.discard(name)
                     continue
-                is_new = source.is_new
-                if not source.look(paths):
+                is_new = source.files.is_new
+                if not source.files.look(paths):
                     self._due.discard(name)
                     continue
-                if self._copies is not None and is_new and not source.is_new:
+                if self._copies is not None and is_new and not source.files.is_new:
                     self._copies.tell_edited(name)
                 if self._copies is not None:
                     self._copies.begun(name)
                 self.say(source)
                 self.looked.add(name)
-                source.trouble = source.unreadable
-                if source.unreadable is not None:
-                    self._troubles.note(self._ledger, f"{self._worker}: {source.name}", source.unreadable)
-                restless = source.restless
+                source.trouble = source.files.unreadable
+                if source.trouble is not None:
+                    self._troubles.note(self._ledger, f"{self._worker}: {source.name}", source.trouble)
+                restless = source.files.restless
             except (SourceError, LedgerError, OSError) as error:
                 self.fails(source, as_bridge_error(error))
                 restless = True
@@ -117,7 +117,7 @@ class SourceDiscovery:
         named = self._shared.catalog.named
 
         def key(name: str) -> tuple[bool, int, str]:
-            listed, is_new = named.get(name), self._sources[name].is_new
+            listed, is_new = named.get(name), self._sources[name].files.is_new
             return is_new, -listed.facts[2] if is_new and listed is not None and listed.facts is not None else 0, name
 
         return sorted(names, key=key)
@@ -217,5 +217,5 @@ class SourceDiscovery:
 
     def say(self, source: Source) -> None:
         """Has a source save in the ledger what the look at its files found, and logs its notices as warnings."""
-        for notice in source.take_news():
+        for notice in source.files.take_news():
             logger.warning("%s", notice, extra={"facts": {"source": source.name}})

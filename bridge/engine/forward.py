@@ -187,7 +187,9 @@ class Forward:
         """Puts sources in place whose files appeared or became readable since forward compared stream and ledger."""
         looked = [self._sources[name] for name in self._discovery.looked - self._placed if name in self._sources]
         self._discovery.looked.clear()
-        due = [source for source in looked if source.present and source.trouble in (None, source.unreadable)]
+        due = [
+            source for source in looked if source.files.present and source.trouble in (None, source.files.unreadable)
+        ]
         if self._compared is None or any(source.name in self._resume_points.put_once for source in due):
             self._compare(self._live[0])  # the batch under way at a failure may be in the stream or not
         elif due:
@@ -199,16 +201,13 @@ class Forward:
             )
             sender.quiet()
             with self._ledger.transaction():  # before anything is sent: a new source is known nowhere else
-                put = [source for source in due if source.name in self._placed]
-                for source in put:
-                    source.remember()
-            for source in put:
-                source.remembered()
+                for source in due:
+                    if source.name in self._placed:
+                        source.remember()
 
     def _settle_loss(self, compared: Reconciliation) -> None:
         """Makes ledger, Redis and forward's memory agree on which entries the stream lost and which it holds."""
         info = settle_loss(self._live[0], self.shared, self._ledger, compared, self._sources, self._save)
-        self._saved()
         self._memory, self._since = StreamMemory(info.last_id, info.added), 0
 
     # -- carrying --------------------------------------------------------------------------------------------
@@ -247,7 +246,7 @@ class Forward:
             if since is None:
                 del self._ahead[name]
             elif name in self._placed and now - since >= EMPTY_CURSOR_SECONDS:
-                source_batch = source.flush()
+                source_batch = source.cursor_batch()
                 if source_batch is not None:
                     return Batch.of(source_batch)
         return None
@@ -256,7 +255,8 @@ class Forward:
         """Moves forward's cursors at once over bytes that make no entries; False: there was no cursor to move."""
         _, sender = self._live
         sender.complete()
-        batches = [source.flush() for source in self._sources.values() if source.name in self._placed]
+        placed = [source for source in self._sources.values() if source.name in self._placed]
+        batches = [source.cursor_batch() for source in placed if source.skipped_since is not None]
         for source_batch in (moved := [source_batch for source_batch in batches if source_batch is not None]):
             sender.set(source_batch)
         self._remember()
@@ -275,7 +275,9 @@ class Forward:
         """Tells Redis the known digests of artifacts that forward's lines name; returns whether any is missing."""
         naming = [self._sources[name] for name in naming_lines(self._ledger, self._stream) if name in self._sources]
         for source in naming:
-            source.tell(connection)
+            sent = source.progress.checkpoint
+            if source.mentions is not None and sent is not None:
+                source.mentions.tell(connection, source.progress.number, sent.position)
         return any(source.mentions is not None and source.mentions.waits for source in naming)
 
     def rest(self) -> float:
@@ -315,10 +317,9 @@ class Forward:
         placed = [source for source in self._sources.values() if source.name in self._placed]
         with self._ledger.transaction():
             for source in placed:
-                source.take_as_history()
+                source.progress.extend_history(source.files.end())
                 source.remember()
         for source in placed:
-            source.remembered()
             self._scheduler.add(source)
 
     @property
@@ -351,18 +352,9 @@ class Forward:
         save_stream(self._ledger, self._stream, info.last_id, info.added, info.first_id)
         save_seen(self._ledger, self._stream, "forward", self.shared.sighted.of("forward"))
         save_seen(self._ledger, self._stream, "mirror", self.shared.sighted.of("mirror"))
-        for source in self._moved_sources():
-            source.remember()
-
-    def _saved(self) -> None:
-        """Has forward's sources drop from memory the progress that the ledger has committed."""
-        for source in self._moved_sources():
-            source.remembered()
-        self._moved.clear()
-
-    def _moved_sources(self) -> list[Source]:
-        """Lists the sources that forward sent lines of, or put in place, since it last saved progress in the ledger."""
-        return [self._sources[name] for name in self._moved & self._placed & self._sources.keys()]
+        for name in self._moved & self._placed & self._sources.keys():
+            self._sources[name].remember()
+        self._ledger.after_commit(self._moved.clear)
 
     def _remember(self) -> None:
         """Asks Redis what the stream holds, and saves in the ledger how far that confirms the lines forward sent."""
@@ -388,7 +380,6 @@ class Forward:
         failpoint("forward.checkpoint.before")
         with self._ledger.transaction():
             self._save(info)
-        self._saved()
         failpoint("forward.checkpoint.after")
         logger.debug("%s: %d lines carried since the start", self.worker, self.carried)
         self._memory, self._since = StreamMemory(info.last_id, info.added), 0

@@ -195,8 +195,9 @@ class Import:
         self._forward.attach()
         self._forward.take_as_history()
         for source in self._forward.sources:
-            left, size = source.left(), source.on_disk()
-            self.report.sources.append(SourceReport(source.name, bytes=size, before=size - left, done=size - left))
+            lag = source.lag()
+            before = lag.on_disk - lag.left
+            self.report.sources.append(SourceReport(source.name, bytes=lag.on_disk, before=before, done=before))
         for name, size in sorted(self._forward.resting.items()) if isinstance(self._forward, Forward) else ():
             self.report.sources.append(SourceReport(name, bytes=size, before=size, done=size))
         self._tell("started", self.report)
@@ -241,12 +242,12 @@ class Import:
         for source in self._forward.sources:
             if source.name not in by_name:
                 continue
-            source_report, tally = by_name[source.name], source.counts
-            source_report.done = max(source_report.done, source_report.bytes - source.left())
+            source_report, tally, lag = by_name[source.name], source.counts, source.lag()
+            source_report.done = max(source_report.done, source_report.bytes - lag.left)
             source_report.entries, source_report.empty, source_report.clamped, source_report.rejected = (
                 tally.entries, tally.empty, tally.clamped, tally.rejected,
             )  # fmt: skip
-            source_report.unfinished = source.unfinished()
+            source_report.unfinished = lag.unfinished
             source_report.error = str(source.trouble) if source.trouble is not None else ""
             if tally.latest:
                 report.earliest = min(report.earliest or tally.earliest, tally.earliest)

@@ -69,7 +69,7 @@ def settle_loss(
     def read(span: Range) -> bytes:
         source = sources.get(span.name if shared.folder is None else shared.mapping.source.path)
         if source is not None or shared.folder is not None:
-            return source.content_of(span) if source is not None else b""
+            return source.files.content_of(span) if source is not None else b""
         tail = shared.tail(span.name, ledger)  # a file that only the mirror writes
         tail.look()
         held = tail.of_number(span.generation) or tail.reopen(span.generation)
@@ -85,7 +85,7 @@ def settle_loss(
         if shared.folder is not None and (compared.lost or unread(ledger, stream)):
             # Before the ledger is locked: there may be many files.
             lines = standing_again(connection, keys, ledger, line_of)
-            number = next((source.memory.number for source in sources.values()), 0)
+            number = next((source.progress.number for source in sources.values()), 0)
             found = read_back(connection, shared, ledger, number, lines)
         with shared.sighted.keeping(compared.seen if compared.lost else None), ledger.transaction():
             if compared.lost:
@@ -95,7 +95,7 @@ def settle_loss(
                 back = learn_all(ledger, stream, found)
                 forget_released(ledger, stream, [line.entry for line, _ in lines])
             elif compared.lost:
-                numbers = {name: source.memory.number for name, source in sources.items()}
+                numbers = {name: source.progress.number for name, source in sources.items()}
                 back = restore(connection, keys, ledger, line_of, compared.offsets, numbers)
             if compared.lost:
                 refilled = forget_lost(connection, keys, ledger, compared, read, line_of)
@@ -145,7 +145,7 @@ def _go_back(
         value = source.go_back(to, compared) if source is not None else None
         if source is not None and value is not None:
             shared.hold.write(connection, "HSET", shared.keys.checkpoint, os.fsencode(name), value)
-            source.stored = value
+            source.progress.stored = value
 
 
 def _mark_late(connection: Connection, shared: MappingContext, late: Sequence[EntryId]) -> None:

@@ -8,7 +8,6 @@ from dataclasses import replace
 
 from bridge.core.errors import SourceError, as_bridge_error
 from bridge.core.logger import logger
-from bridge.core.model import Checkpoint
 from bridge.engine.discovery import SourceDiscovery
 from bridge.engine.scheduler import Scheduler
 from bridge.engine.sender import Sender
@@ -80,13 +79,14 @@ class ResumePoints:
         name = os.fsencode(source.name)
         books = compared.books
         fresh = memory is None
-        memory = memory or source.begin(number)
+        progress = source.progress
+        memory = memory or progress.begin(number, source.files.end())
         if compared.lost and memory.live and memory.history is not None:
             memory = replace(memory, live=False)  # history that is sent again keeps its times if it can
         resume = compared.resume.get(source.name, Resume())
-        source.memory = memory = replace(memory, refill=resume.refill)
-        source.standing = compared.offsets if resume.refill is not None else {}
-        source.stored = books.checkpoint.get(name)
+        progress.memory = memory = replace(memory, refill=resume.refill)
+        progress.standing = compared.offsets if resume.refill is not None else {}
+        progress.stored = books.checkpoint.get(name)
         source.resume(resume, compared)
         self._discovery.say(source)
         reader = source.position()
@@ -97,5 +97,5 @@ class ResumePoints:
         self._moved.add(source.name)
         self._scheduler.add(source)  # what it had read and was not sent comes again
         logger.debug("%s: goes on in generation %d at byte %d", source.name, *reader[0])
-        stored = Checkpoint.from_json(source.stored).position if source.stored else None
+        stored = checkpoint.position if (checkpoint := progress.checkpoint) is not None else None
         return source.cursor_batch() if reader[0] != stored and not (fresh and stored is None) else None

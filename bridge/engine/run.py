@@ -144,14 +144,15 @@ class Process:
             flow.rejects = sum(source.counts.rejected for source in sources)
             if isinstance(forward, Forward):
                 flow.parts = {
-                    own_source.name: SourceRates(own_source.counts.read, own_source.settling) for own_source in sources
+                    own_source.name: SourceRates(own_source.counts.read, own_source.lag().settling)
+                    for own_source in sources
                 }
                 continue
             if not forward.owned.by_file:  # latest values go the way that their owner says
                 del found[name, "forward"]
                 flow = found[name, "mirror"] = forward.shared.mirror
             path = forward.shared.mapping.source.path
-            flow.parts = {path: SourceRates(forward.carried, sum(own_source.settling for own_source in sources))}
+            flow.parts = {path: SourceRates(forward.carried, sum(own_source.lag().settling for own_source in sources))}
         for name, way in found:
             if way == "forward" and found[name, way].parts is None:
                 found[name, way].parts = {}

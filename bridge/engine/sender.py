@@ -56,8 +56,8 @@ class Sender:
         for tries in range(NEWER + 1):
             try:
                 self._writer.execute(tuple(
-                    part.source.late_stored.get(part.position.generation) if part.late else part.source.stored
-                    for part in batch.parts
+                    progress.late_stored.get(part.position.generation) if part.late else progress.stored
+                    for part in batch.parts for progress in (part.source.progress,)
                 ))  # fmt: skip
                 break
             except StaleId as newer:
@@ -74,9 +74,8 @@ class Sender:
     @staticmethod
     def _give_way(batch: Batch) -> None:
         for part in batch.parts:
-            part.source.go_live("others write into the stream: further lines get the time of sending as ID")
+            part.source.progress.go_live("others write into the stream: further lines get the time of sending as ID")
             part.source.remember()
-            part.source.remembered()
 
     def complete(self) -> None:
         """Waits until the sender's batch under way is in the stream. Raises Conflict, RedisLost, RedisRefused."""

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from bridge.core.codecs import Codec
 from bridge.core.errors import BridgeError, SourceError
 from bridge.core.globs import is_glob
-from bridge.core.logger import logger
 from bridge.core.mapping import Mapping
 from bridge.core.model import Checkpoint, Origin, Position, Row
 from bridge.files.generation import GenerationRecord
 from bridge.files.lines import Lines
 from bridge.kinds.source_counts import SourceCounts
-from bridge.ledger.ranges import Range
-from bridge.ledger.sources import SourceMemory, save_source
+from bridge.kinds.source_files import SourceFiles, SourceLag
+from bridge.kinds.source_progress import SourceProgress
 from bridge.ledger.store import Ledger
 from bridge.streams.writer import Cursor
 
 if TYPE_CHECKING:
     from bridge.kinds.artifacts.mentions import Mentions
     from bridge.kinds.resume import Reconciliation, Resume
-    from bridge.streams.connect import Connection
 
 BATCH_BYTES = 1 << 20
 """How many bytes of lines one batch holds at most."""
@@ -69,7 +66,7 @@ class SourceBatch:
         All origins of a late or refilled batch, of one among lines that were sent earlier, and of a source that comes
         late; else those of lines that leave quarantine.
         """
-        refill = self.source.memory.refill
+        refill = self.source.progress.memory.refill
         if (
             self.late
             or self.among_earlier
@@ -120,165 +117,40 @@ class MergedHistory(Protocol):
 
 
 class Source(ABC):
-    """A source of any kind, as forward carries it: hands out source batches, and moves its cursor. Not thread-safe."""
+    """A source of any kind, as forward carries it: hands out source batches, and moves its cursor. Not thread-safe.
+
+    `files` are its files, and `progress` is how far it was carried.
+    """
 
     comes_late = False
     """Whether every message of the source is marked late, as a repair brings the source's file over."""
     patience = 0.1
     """Seconds after which forward looks at the source again while the source waits for a message to be complete."""
-    unreadable: SourceError | None = None
-    """The error of a file of the source that could not be read at the last look; None: all files could be read.
-
-    The source's other files go on.
-    """
+    skipped_since: float | None = None
+    """Since when a source's reader is ahead of its cursor, over bytes without entries; None: it is not ahead."""
 
     # Python gives an object with more than thirty attributes a table of its own, five times as large, and there may be
     # ten thousand sources: a value that is the same for nearly all of them belongs to the class.
     def __init__(
-        self, mapping: Mapping, name: str, notices: list[str], ledger: Ledger, clock: Callable[[], float]
-    ) -> None:
+        self, mapping: Mapping, name: str, files: SourceFiles, notices: list[str], counts: SourceCounts,
+        codec: Codec, ledger: Ledger,
+    ) -> None:  # fmt: skip
         self.name = name
-        self.memory = SourceMemory(0)
-        self.stored: bytes | None = None
-        self.late_stored: dict[int, bytes | None] = {}
+        self.files = files
+        self.progress = SourceProgress(ledger, mapping.stream.key, name, counts, of_many=is_glob(mapping.source.path))
+        self.codec = codec
+        self.counts = counts
+        self.notices = notices
+        """Notices of the source for the log, until forward logs them."""
         self.trouble: BridgeError | None = None
         self.damage: dict[int, SourceError] = {}
         """The errors that the source found in its compressed files, by generation."""
-        self.standing: dict[tuple[int, int], set[int]] = {}
-        """While a stream that began anew is filled again: the offsets whose entries stand, by source and generation."""
-        self.counts = SourceCounts()
-        self.codec: Codec = mapping.codec(name)
         self.mentions: Mentions | None = None
         """Tells Redis about the artifacts that the source's messages mention; None where no message may mention any."""
-        self.notices = notices
-        """Notices of the source for the log, until forward logs them."""
-        self._ledger = ledger
-        self._clock = clock
-        self._stream = mapping.stream.key
-        self._of_many = is_glob(mapping.source.path)
 
-    def go_live(self, why: str) -> None:
-        """Marks a source as live: from here on its lines get the time of sending as entry ID; the log says `why`."""
-        self.memory = replace(self.memory, live=True)
-        clamped = self.counts.clamped
-        later = f"; {clamped} lines have another time as entry ID than their own" if clamped else ""
-        level = logging.DEBUG if self._of_many else logging.INFO  # thousands of sources would say the same
-        logger.log(level, "%s: %s%s", self.name, why, later, extra={"facts": {"source": self.name, "clamped": clamped}})
-
-    def take_as_history(self) -> None:
-        """Marks all that a source of any kind holds now as history, as if forward met the source for the first time."""
-        history = self.end()
-        if history is not None and (self.memory.history is None or self.memory.history < history):
-            self.memory = replace(self.memory, live=False, history=history)
-
-    @property
-    def is_new(self) -> bool:
-        """Whether no generation of a source of any kind is known, as nobody has looked at its file yet."""
-        return False
-
-    def begin(self, number: int) -> SourceMemory:
-        """Makes the ledger's memory of a source of any kind that was never carried: all it holds now is its history."""
-        history = self.end()
-        return SourceMemory(number, None, history is None, history)
-
-    def remember(self) -> None:
-        """Saves into the ledger how far a source of any kind was carried, as Redis confirmed."""
-        save_source(self._ledger, self._stream, self.name, replace(self.memory, stored=self.stored))
-
-    def remembered(self) -> None:  # noqa: B027 - most keep nothing
-        """Lets a source of any kind drop what `remember` wrote, as the ledger has committed it."""
-
-    def history(self) -> MergedHistory | None:
-        """Returns a source's history, to be merged with other sources' by time; None: the source is sent by itself.
-
-        None also where all has been sent that stood in the source when it was first met, or when an import began.
-        """
-        return None
-
-    def skipped(self) -> list[tuple[str, int, int]]:
-        """Returns, once, the stretches of files that a source's cursor passed unread: path, start and end."""
-        return []
-
-    def flush(self) -> SourceBatch | None:
-        """Makes the source batch without entries by which forward passes over skipped bytes; None: none was skipped."""
-        return self.cursor_batch() if self.skipped_since is not None else None
-
-    # -- the files -------------------------------------------------------------------------------------------
-
-    @property
-    def restless(self) -> bool:
-        """Whether a source of any kind must be looked at in each sweep, although none of its files changed."""
-        return True
-
-    @abstractmethod
-    def look(self, paths: set[str] | None) -> bool:
-        """Looks for changes in the files of a source of any kind; with `paths`, only if one of them is the source's.
-
-        False: the source did not look. Raises SourceError, LedgerError.
-        """
-
-    @abstractmethod
-    def take_news(self) -> list[str]:
-        """Writes into the ledger what a source of any kind found in its files; returns notices for the log, once."""
-
-    @property
-    @abstractmethod
-    def present(self) -> bool:
-        """Whether a source of any kind has anything that could be carried."""
-
-    @abstractmethod
-    def end(self) -> Position | None:
-        """Returns the position at which the present content of a source of any kind ends; None: there is no content."""
-
-    def forget_lost(self, compared: Reconciliation) -> None:
-        """Makes a source of any kind forget, inside a ledger transaction, the messages that Redis lost.
-
-        Does nothing where the source's cursor tells which messages are lost.
-        """
-        return
-
-    def go_back(self, to: Position, compared: Reconciliation) -> bytes | None:
-        """Puts the reader of a source of any kind back to a line that it had passed and that is to be sent after all.
-
-        Returns the checkpoint's value; None: the reader need not move.
-        """
-        return None
-
-    def knows(self, checkpoint: Checkpoint, *, seen: bool) -> bool:
-        """Whether a source's known past confirms its checkpoint in Redis; always true of kinds whose file tells that.
-
-        `seen`: the ledger has this checkpoint.
-        """
-        return True
-
-    @abstractmethod
-    def content_of(self, span: Range) -> bytes:
-        """Reads from the files of a source of any kind the bytes of a mirror's range; empty when they are gone."""
-
-    @property
-    @abstractmethod
-    def settling(self) -> int:
-        """How many messages of a source of any kind are not due yet, as they are incomplete; rather too many."""
-
-    @abstractmethod
-    def left(self) -> int:
-        """Counts the bytes that a source of any kind has on disk and forward has still to read."""
-
-    @abstractmethod
-    def on_disk(self) -> int:
-        """Counts the bytes that all known files of a source of any kind have on disk, as far as that is known."""
-
-    @abstractmethod
-    def unfinished(self) -> int:
-        """Counts the bytes at the end of a source of any kind that are no whole message yet."""
-
-    def tell(self, connection: Connection) -> None:
-        """Tells Redis what was found out about artifacts that the sent messages of a source of any kind mention.
-
-        Raises RedisLost, RedisRefused.
-        """
-        if self.mentions is not None and self.stored:
-            self.mentions.tell(connection, self.memory.number, Checkpoint.from_json(self.stored).position)
+    def lag(self) -> SourceLag:
+        """Measures how much of a source's files is still to be carried."""
+        return self.files.lag()
 
     # -- the cursor ------------------------------------------------------------------------------------------
 
@@ -289,6 +161,20 @@ class Source(ABC):
         Raises LedgerError.
         """
 
+    def go_back(self, to: Position, compared: Reconciliation) -> bytes | None:
+        """Puts the reader of a source of any kind back to a line that it had passed and that is to be sent after all.
+
+        Returns the checkpoint's value; None: the reader need not move.
+        """
+        return None
+
+    def forget_lost(self, compared: Reconciliation) -> None:
+        """Makes a source of any kind forget, inside a ledger transaction, the messages that Redis lost.
+
+        Does nothing where the source's cursor tells which messages are lost.
+        """
+        return
+
     @abstractmethod
     def vouches(self, origin: Origin, fields: list[bytes]) -> bool:
         """Whether a source of any kind holds at this origin the message that an entry of these fields was made of.
@@ -296,16 +182,36 @@ class Source(ABC):
         As far as that can be told.
         """
 
+    def knows(self, checkpoint: Checkpoint, *, seen: bool) -> bool:
+        """Whether a source's known past confirms its checkpoint in Redis; always true of kinds whose file tells that.
+
+        `seen`: the ledger has this checkpoint.
+        """
+        return True
+
     @abstractmethod
     def position(self) -> tuple[Position, bytes] | None:
         """Returns where a source's reader stands, as position and as the checkpoint's value; None: it has no place."""
 
+    def cursor_batch(self) -> SourceBatch | None:
+        """Makes a source batch without entries that sets the source's cursor to its reader's place; None: no place.
+
+        Also None where the cursor never moves without entries.
+        """
+        return None
+
+    def remember(self) -> None:
+        """Saves into the ledger how far a source of any kind was carried, as Redis confirmed. Raises LedgerError."""
+        self.progress.save()
+
     # -- batches ----------------------------------------------------------------------------------------------
 
-    @property
-    @abstractmethod
-    def skipped_since(self) -> float | None:
-        """Since when a source's reader is ahead of its cursor, over bytes without entries; None: it is not ahead."""
+    def history(self) -> MergedHistory | None:
+        """Returns a source's history, to be merged with other sources' by time; None: the source is sent by itself.
+
+        None also where all has been sent that stood in the source when it was first met, or when an import began.
+        """
+        return None
 
     @abstractmethod
     def next_wake(self) -> float | None:
@@ -320,10 +226,6 @@ class Source(ABC):
 
         Raises RejectStop, SourceError, LedgerError.
         """
-
-    @abstractmethod
-    def cursor_batch(self) -> SourceBatch | None:
-        """Makes a source batch without entries that sets the source's cursor to its reader's place; None: no place."""
 
     @abstractmethod
     def committed(self, batch: SourceBatch, stored: bytes) -> None:

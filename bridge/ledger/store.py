@@ -8,7 +8,7 @@ from __future__ import annotations
 import sqlite3
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,7 @@ class Ledger:
     def __init__(self, path: Path, *, create: bool = False, cache: int = CACHE) -> None:
         self.path = path
         self._cache = cache
+        self._after_commit: list[Callable[[], None]] = []
         if not path.exists() and not create:
             raise LedgerError(
                 "there is no ledger",
@@ -180,6 +181,7 @@ class Ledger:
 
         `marked` is a stream whose mark beside the ledger moves with it. Transactions do not nest.
         """
+        self._after_commit.clear()
         count = "UPDATE streams SET commits = coalesce(commits, 0) + 1 WHERE stream = ? RETURNING commits"
         counted: list[tuple[int]] = []
         with translated(self.path):
@@ -194,6 +196,25 @@ class Ledger:
                 raise
         for (commits,) in counted:
             write_mark(self.path, self.uuid, marked, commits)
+        for action in self._after_commit:
+            action()
+        self._after_commit.clear()
+
+    @contextmanager
+    def joined_transaction(self) -> Iterator[None]:
+        """Runs the block in the ledger's transaction under way, or else in one of its own. Raises LedgerError."""
+        if self.conn.in_transaction:
+            yield
+        else:
+            with self.transaction():
+                yield
+
+    def after_commit(self, action: Callable[[], None]) -> None:
+        """Has the ledger run `action` when the transaction under way is committed; at once where none is under way."""
+        if self.conn.in_transaction:
+            self._after_commit.append(action)
+        else:
+            action()
 
     def rows(self, sql: str, args: Iterable[Any] = ()) -> list[tuple[Any, ...]]:
         """Runs a query on the ledger and returns all its rows."""

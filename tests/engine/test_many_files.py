@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 
 from bridge.core.errors import LedgerError, SourceError
+from bridge.core.model import Position
 from bridge.engine.account.accountant import Accountant
 from bridge.engine.account.inventory import account_of
 from bridge.files.catalog import Catalog
 from bridge.files.descriptor_pool import DescriptorPool
 from bridge.files.generation import Generation
 from bridge.kinds.kind import Source
-from bridge.kinds.log.source import LogSource
+from bridge.kinds.source_progress import SourceProgress
 from bridge.kinds.source_registry import source_of
 from bridge.ledger import dual_writes
 from bridge.ledger.sources import SourceMemory, sources_of
@@ -330,15 +331,15 @@ def test_a_new_log_that_cannot_be_begun_at_first(mem: Rig, monkeypatch: pytest.M
     logs(mem, 1, "a")
     running = Running(mem)
     running.sweep(2)
-    real, left = LogSource.begin, [2]
+    real, left = SourceProgress.begin, [2]
 
-    def begin(source: LogSource, number: int) -> SourceMemory:
+    def begin(progress: SourceProgress, number: int, history: Position | None) -> SourceMemory:
         if left[0]:
             left[0] -= 1
             raise SourceError("cannot be looked at: fails now")
-        return real(source, number)
+        return real(progress, number, history)
 
-    monkeypatch.setattr(LogSource, "begin", begin)
+    monkeypatch.setattr(SourceProgress, "begin", begin)
     logs(mem, 2, "a", first=1)
     running.sweep(5)
     numbers = sorted(memory.number for memory in sources_of(running.ledger, STREAM).values())

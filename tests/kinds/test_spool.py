@@ -805,7 +805,7 @@ def test_a_file_that_the_mirror_noted_since_is_unreadable_no_more(one_inbox: Inb
     unreadable.add(path)
     ledger, folder = Ledger(one_inbox.rig.state / "ledger.db"), MessageFolder(settings.root, mapping.files, ())
     now = [time.time() + 1]
-    intake = FolderScanner(mapping, folder, ledger, lambda: now[0], [], lambda: None)
+    intake = FolderScanner(mapping, folder, ledger, lambda: now[0], lambda: None)
     intake.look(None)
     [(name, _)] = intake.unreadable.items()
     found = folder.find(name)
@@ -837,7 +837,7 @@ def test_a_scan_is_not_put_off_by_the_work_of_the_one_before(one_inbox: Inbox, m
     settings, mapping = met(one_inbox)
     ledger, folder = Ledger(one_inbox.rig.state / "ledger.db"), MessageFolder(settings.root, mapping.files, ())
     now, steady, real = time.time() + 1, [1000.0], spool_messages.add_due
-    intake = FolderScanner(mapping, folder, ledger, lambda: now, [], lambda: None)
+    intake = FolderScanner(mapping, folder, ledger, lambda: now, lambda: None)
 
     def slow(*args: Any) -> None:
         steady[0] += 30
@@ -864,7 +864,7 @@ def test_a_file_that_the_ledger_did_not_take_is_looked_at_again(
     one_inbox.put("n-0")
     ledger = Ledger(one_inbox.rig.state / "ledger.db")
     folder = MessageFolder(settings.root, mapping.files, mapping.source.exclude)
-    intake = FolderScanner(mapping, folder, ledger, time.time, [], lambda: None)
+    intake = FolderScanner(mapping, folder, ledger, time.time, lambda: None)
     intake.look(None)
     assert list(intake.waiting) == [b"inbox/n-0.json"]  # it was written just now
 

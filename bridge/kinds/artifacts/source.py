@@ -33,10 +33,10 @@ class ArtifactIntake(FolderScanner):
     """Takes the files of a folder of artifacts into the ledger as due, when they are complete and hashed."""
 
     def __init__(
-        self, mapping: Mapping, folder: MessageFolder, ledger: Ledger, clock: Callable[[], float], notices: list[str],
+        self, mapping: Mapping, folder: MessageFolder, ledger: Ledger, clock: Callable[[], float],
         hasher: DigestThread,
     ) -> None:  # fmt: skip
-        super().__init__(mapping, folder, ledger, clock, notices, lambda: None)
+        super().__init__(mapping, folder, ledger, clock, lambda: None)
         self._hasher = hasher
 
     def _content(self, found: FoundFile, since: float, age: float) -> ReadFile | None:
@@ -45,11 +45,11 @@ class ArtifactIntake(FolderScanner):
         None also when the file is gone. Raises SourceError: a link leads to the file, or it cannot be read.
         """
         now = self._clock()
-        real = os.path.realpath(os.path.join(self._folder.root, found.name))  # noqa: PTH118 - bytes
-        if real != os.path.realpath(self._folder.root) + b"/" + found.name:
+        real = os.path.realpath(os.path.join(self.folder.root, found.name))  # noqa: PTH118 - bytes
+        if real != os.path.realpath(self.folder.root) + b"/" + found.name:
             said, hint = "a link leads to it, so it may lie elsewhere", "name the folder itself, below the root"
             raise SourceError(said, where=shown_name(found.name), hint=hint)
-        if age < BUSY and self._folder.busy(found.name):
+        if age < BUSY and self.folder.busy(found.name):
             self.wait(found, since, now + max(self._settle, age / 10))
             return None
         try:
@@ -60,8 +60,8 @@ class ArtifactIntake(FolderScanner):
             raise SourceError(f"cannot be read: {known.strerror}", where=shown_name(found.name),
                               hint="give the bridge's user the right to read it")  # fmt: skip
         if not isinstance(known, KnownDigest):
-            if self._folder.find(found.name) is None:
-                self._notices.append(f"{shown_name(found.name)} was gone before it could be announced")
+            if self.folder.find(found.name) is None:
+                self.notices.append(f"{shown_name(found.name)} was gone before it could be announced")
                 self.waiting.pop(found.name, None)
             else:
                 self.wait(found, since, now + HASH_PAUSE)
@@ -101,13 +101,11 @@ class ArtifactSource(SpoolSource):
     """
 
     def __init__(
-        self, mapping: Mapping, keys: Keys, folder: MessageFolder, ledger: Ledger, clock: Callable[[], float],
-        hasher: DigestThread, paths: Paths,
+        self, mapping: Mapping, keys: Keys, scanner: ArtifactIntake, ledger: Ledger, clock: Callable[[], float],
+        paths: Paths,
     ) -> None:  # fmt: skip
-        super().__init__(mapping, keys, folder, ledger, clock, lambda: None)
+        super().__init__(mapping, keys, scanner, ledger, clock)
         self._paths = paths
-        self._intake = ArtifactIntake(mapping, folder, ledger, clock, self.notices, hasher)
-        self.counts = self._intake.counts
 
     def _message(self, due: DueMessage) -> DocumentMessage:
         codec = self._mapping.codec(os.fsdecode(due.name))

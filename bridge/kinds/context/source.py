@@ -116,8 +116,10 @@ class ContextSource(LogSource):
         super().__init__(mapping, keys, tail, ledger, clock)
         self.patience = mapping.source.idle_ms / 1000
 
-    def _made_reader(self, mapping: Mapping) -> LineReader:
-        self._chunks = ChunkReader(mapping, self.tail, self._ledger, self._rejects, self.codec, self._clock)
+    def _made_reader(
+        self, mapping: Mapping, tail: Tail, ledger: Ledger, codec: Codec, clock: Callable[[], float]
+    ) -> LineReader:
+        self._chunks = ChunkReader(mapping, tail, ledger, self._rejects, codec, clock)
         return self._chunks
 
     def history(self) -> MergedHistory | None:
@@ -132,17 +134,17 @@ class ContextSource(LogSource):
 
         Raises LedgerError.
         """
-        if resume.refill is not None and (compared.lost or self.memory.refill is not None):
+        if resume.refill is not None and (compared.lost or self.progress.memory.refill is not None):
             resume = Resume(behind=resume.refill)  # the stream was filled again in order: entries before that stand too
         elif resume.refill is not None:
             resume = Resume(resume.checkpoint, self._last_in_row(resume.checkpoint, compared))
-        stored = Checkpoint.from_json(self.stored) if self.stored and not compared.lost else None
+        stored = self.progress.checkpoint if not compared.lost else None
         self._chunks.began = stored.generation if stored is not None else 0
         if resume.behind is not None:
             self._chunks.began = resume.behind.generation
         self._chunks.sizes = {
             (generation, offset): size
-            for (source, generation), found in compared.sizes.items() if source == self.memory.number
+            for (source, generation), found in compared.sizes.items() if source == self.progress.number
             for offset, size in found.items()
         }  # fmt: skip
         super().resume(resume, compared)
@@ -153,7 +155,7 @@ class ContextSource(LogSource):
         None: not even the next chunk's entry stands.
         """
         generation, at = checkpoint.position if checkpoint is not None else Position(1, 0)
-        found = compared.sizes.get((self.memory.number, generation), {})
+        found = compared.sizes.get((self.progress.number, generation), {})
         last = None
         while found.get(at):
             last = Position(generation, at)

@@ -7,18 +7,23 @@ from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import replace
 
-from bridge.core.errors import LedgerError, SourceError
+from bridge.core.codecs import Codec
+from bridge.core.errors import LedgerError
 from bridge.core.logger import logger
 from bridge.core.mapping import Mapping
-from bridge.core.model import Checkpoint, Fingerprint, Position
+from bridge.core.model import Checkpoint, Fingerprint, Origin, Position
 from bridge.files.generation import Generation, GenerationRecord
 from bridge.files.tail import Tail
-from bridge.kinds.kind import HistoryHead, MergedHistory, SourceBatch
+from bridge.kinds.kind import HistoryHead, MergedHistory, Source, SourceBatch
 from bridge.kinds.log.dual_write import DualWrittenLines
-from bridge.kinds.log.followed import FollowedSource
-from bridge.kinds.log.line_reader import ReadLines
+from bridge.kinds.log.followed import FollowedFiles
+from bridge.kinds.log.generation_walk import GenerationWalk
+from bridge.kinds.log.line_reader import LineReader, ReadLines
+from bridge.kinds.log.passed_over import forget_carried
 from bridge.kinds.mapping_context import keep_generations
+from bridge.kinds.rejects import Rejects
 from bridge.kinds.resume import Reconciliation, Resume
+from bridge.kinds.source_counts import SourceCounts
 from bridge.ledger.quarantine import mark_retried, still_aside
 from bridge.ledger.store import Ledger
 from bridge.streams.keys import Keys
@@ -29,45 +34,64 @@ def nothing_to_undo() -> None:
     """Undoes nothing: the log source took no lines that are not in the stream."""
 
 
-class LogSource(FollowedSource):
+class LogSource(Source):
     """Forward's source for one logical log file with all its generations, read line by line."""
 
+    files: FollowedFiles
+
     def __init__(self, mapping: Mapping, keys: Keys, tail: Tail, ledger: Ledger, clock: Callable[[], float]) -> None:
-        super().__init__(mapping, keys, tail, ledger, clock)
+        stream, counts, codec = mapping.stream.key, SourceCounts(), mapping.codec(tail.name)
+        self._rejects = Rejects(mapping, tail.name, ledger, clock, tail.notices.append, counts)
+        self._reader = self._made_reader(mapping, tail, ledger, codec, clock)
+        self._dual = DualWrittenLines(ledger, stream, tail.name)
+        files = FollowedFiles(tail, self._reader, self._dual, ledger, stream)
+        super().__init__(mapping, tail.name, files, tail.notices, counts, codec, ledger)
+        self.tail = tail
+        self._walk = GenerationWalk(files, self._reader, self.damage)
+        self._ledger = ledger
+        self._clock = clock
+        self._keys = keys
         self._latest = 0
         self._sent = 0  # entries of the log that were ever sent, with those that are on their way
+        self._under_way = 0
         self._undo: Callable[[], None] = nothing_to_undo
         self._aside: dict[tuple[int, int, str], int] = {}
-        self._closing: list[GenerationRecord] = []
         self._closed: list[GenerationRecord] = []
         self._max_line = mapping.format.max_line_bytes
-        self._own = DualWrittenLines(ledger, mapping.stream.key, tail.name)
+        self._stream = stream
 
-    def look(self, paths: set[str] | None) -> bool:
-        """Looks at the log's files, and whether a component writes both sides itself by now (dual write).
+    def _made_reader(
+        self, mapping: Mapping, tail: Tail, ledger: Ledger, codec: Codec, clock: Callable[[], float]
+    ) -> LineReader:
+        return LineReader(mapping, tail, ledger, self._rejects, codec, clock)
 
-        `paths` as in FollowedSource. Raises SourceError, LedgerError.
+    @property
+    def skipped_since(self) -> float | None:  # type: ignore[override]
+        """Since when a log's reader is ahead of its cursor, over bytes without entries; None: it is not ahead."""
+        return self._reader.skipped_since
+
+    def next_wake(self) -> float | None:
+        """Returns after how many seconds a log is looked at again, as its next message is not ended.
+
+        None: all its messages are ended.
         """
-        found = super().look(paths)
-        first = self.tail.first()
-        self._own.look(Position(first.number, first.read_to) if first is not None else Position(0, 0))
-        return found
+        return self.patience if self.files.waits else None
 
     def seek(self, number: int, at: Fingerprint) -> None:
         """Puts the log source's reader at a place that Redis confirmed, and forgets the lines that were read beyond."""
         self._forget()
         self.tail.seek(number, at)
-        self.take_news()
+        self.files.take_news()
 
     def _forget(self) -> None:
         self._reader.forget()
-        self._closing, self._under_way = [], 0
+        self._walk.ended, self._under_way = [], 0
 
     def seek_offset(self, number: int, offset: int) -> bool:
         """Puts the log source's reader at an offset without known digests; False: the generation is unknown."""
         self._forget()
         found = self.tail.seek_offset(number, offset)
-        self.take_news()
+        self.files.take_news()
         return found
 
     def resume(self, resume: Resume, compared: Reconciliation) -> None:
@@ -76,7 +100,7 @@ class LogSource(FollowedSource):
         Raises LedgerError: the ledger knows no generation that the stream names.
         """
         tail = self.tail
-        self._sent = Checkpoint.from_json(self.stored).sent if self.stored else 0
+        self._sent = checkpoint.sent if (checkpoint := self.progress.checkpoint) else 0
         if resume.behind is not None:
             if not self.seek_offset(*resume.behind):
                 raise LedgerError(
@@ -94,8 +118,8 @@ class LogSource(FollowedSource):
         begins = first.number if (first := tail.first()) is not None else 0
         self._closed = [known for known in self._closed if known.number < begins]  # the others are read again
         for known in [known for known in tail.records() if known.closed]:
-            stored = compared.books.generations.get(b"%d.%d" % (self.memory.number, known.number))
-            self.late_stored[known.number] = stored
+            stored = compared.books.generations.get(b"%d.%d" % (self.progress.number, known.number))
+            self.progress.late_stored[known.number] = stored
             end = Fingerprint.from_json(stored) if stored else known.at
             # The generation ended without the ledger's knowing; or lines added to it later are lost.
             if end.offset > known.at.offset or (compared.lost and end.offset < known.at.offset):
@@ -104,7 +128,7 @@ class LogSource(FollowedSource):
             if generation is None or generation in tail.pending():
                 continue
             tail.seek_late(known.number, Fingerprint.from_json(stored) if stored else known.at)
-            high = compared.standing.get((self.memory.number, known.number))
+            high = compared.standing.get((self.progress.number, known.number))
             if high is not None and generation.content is not None:
                 self._reader.step_over(generation, high[0])
         if self.mentions is not None and (first := tail.first()) is not None:
@@ -124,12 +148,30 @@ class LogSource(FollowedSource):
         """
         if (here := self.position()) is None or here[0] <= to or not self.seek_offset(*to):
             return None
-        self.memory = replace(self.memory, refill=max(here[0], self.memory.refill or here[0]))
-        self.standing = compared.offsets
+        self.progress.memory = replace(
+            self.progress.memory, refill=max(here[0], self.progress.memory.refill or here[0])
+        )
+        self.progress.standing = compared.offsets
         return (self.position() or here)[1]
+
+    def vouches(self, origin: Origin, fields: list[bytes]) -> bool:
+        """Whether a log's file holds at this origin the line that an entry of these fields was made of.
+
+        As far as it seems. Raises SourceError: the files change faster than they can be looked at.
+        """
+        return self.files.holds(origin, lambda generation, offset: self._stands(generation, offset, fields))
 
     def _stands(self, generation: Generation, offset: int, fields: list[bytes]) -> bool:
         return self._reader.stands(generation, offset, fields)
+
+    def forget_lost(self, compared: Reconciliation) -> None:
+        """Makes the ledger forget that lines of an edited log were carried, where Redis lost their entries.
+
+        Inside a ledger transaction.
+        """
+        if any(known.rewrites for known in self.tail.records()):
+            forget_carried(self.tail, self._ledger, self._stream, self.progress.number, self.codec, compared)
+            self._reader.forget()
 
     def position(self) -> tuple[Position, bytes] | None:
         """Returns where the log source's reader stands, as a position and as the checkpoint's value; None: no file.
@@ -137,19 +179,16 @@ class LogSource(FollowedSource):
         Where only finished generations are left, the reader stands where Redis has it.
         """
         if (first := self.tail.first()) is None:
-            here = self.stored if self.tail.late() else None
+            here = self.progress.stored if self.tail.late() else None
             return (Checkpoint.from_json(here).position, here) if here else None
         value = Checkpoint(first.number, first.fingerprint(), sent=self._sent)
         return value.position, value.to_json()
 
     def remember(self) -> None:
         """Writes how far the log was carried, and the log's generations, into the ledger; inside a transaction."""
-        super().remember()
+        self.progress.save()
         keep_generations(self.tail, self._closed, self._ledger, self._stream)
-
-    def remembered(self) -> None:
-        """Forgets the log's generations that are carried to their end, now that the ledger has committed them."""
-        self._closed.clear()
+        self._ledger.after_commit(self._closed.clear)
 
     def next_batch(self, limit: int) -> SourceBatch | None:
         """Makes a source batch of up to `limit` entries from where the log's reader stands; None: no whole lines.
@@ -157,19 +196,19 @@ class LogSource(FollowedSource):
         A stretch without entries (mirrored lines, empty lines) makes no batch: `flush` moves the cursor over it. Raises
         RejectStop, SourceError, LedgerError.
         """
-        if self._own.waits:
+        if self._dual.waits:
             return None
         while (read := self._next(limit)) is not None:
             batch = self._batch_of(read, read.fits(limit), late=False)
             if batch is not None:
                 return batch
         late = self.tail.late()
-        if late and self._closing:
+        if late and self._walk.ended:
             return (
                 self.cursor_batch()
             )  # the ends of generations go first, else they would overwrite how far those are carried since
         if self.tail.news:
-            self.take_news()
+            self.files.take_news()
         for generation in late:
             while (read := self._reader.next(generation, limit)) is not None:
                 batch = self._batch_of(read, read.fits(limit), late=True)
@@ -180,7 +219,7 @@ class LogSource(FollowedSource):
     @property
     def _in_history(self) -> bool:
         """Whether the log's next message stood in its file when the log was first met, or when an import began."""
-        first, history = self.tail.first(), self.memory.history
+        first, history = self.tail.first(), self.progress.memory.history
         return history is not None and first is not None and (first.number, first.read_to) < history
 
     def history(self) -> MergedHistory | None:
@@ -193,16 +232,16 @@ class LogSource(FollowedSource):
         About `ahead` lines are held, and no fewer than `limit` offered where there are more.
         """
         if (
-            self._own.waits
+            self._dual.waits
             or not self._in_history
             or (read := self._next(limit, ahead)) is None
-            or self.memory.history is None
+            or self.progress.memory.history is None
         ):
             return None
         end, more = len(read.lines.lines), True
-        if read.generation.number == self.memory.history.generation:
-            end = bisect_left(read.lines.offsets, self.memory.history.offset)
-            more = read.lines.end < self.memory.history.offset
+        if read.generation.number == self.progress.memory.history.generation:
+            end = bisect_left(read.lines.offsets, self.progress.memory.history.offset)
+            more = read.lines.end < self.progress.memory.history.offset
         keys = read.order(self.codec, self._latest)
         if self._rejects.stops:  # a line that cannot be an entry is offered alone, as forward stops there
             bad = next((i for i in range(read.at, end) if read.stops(i, self._max_line)), end)
@@ -228,54 +267,18 @@ class LogSource(FollowedSource):
         """Takes back the source batch that was made last and is not sent: the log's lines come again."""
         self._undo()
         self._under_way -= 1
-        self._closing = list(batch.closing)
+        self._walk.ended = list(batch.closing)
         self._aside |= {(batch.position.generation, offset, ""): number for offset, number in batch.out_of_quarantine}
 
     def _next(self, limit: int, ahead: int = 0) -> ReadLines | None:
-        """Returns lines of the log's first generation that has any left, and ends the generations before it."""
-        while (generation := self.tail.first()) is not None:
-            if self.rewritten is not None and not self.rewritten.knows(generation, under_way=self._under_way > 0):
-                return None
-            last = self.tail.current() is generation  # asked before the read: lines written up to a rotation are read
-            read = self._reader.next(generation, limit, ahead)
-            if read is not None:
-                return read
-            if self._reader.barred == generation.number or self._reader.settling:
-                return None
-            if last and self.tail.current() is not generation:
-                continue
-            self._at_end(generation)
-            if last or (record := self.tail.finish()) is None:
-                return None
-            left = (size := generation.size()) - generation.read_to
-            if left > 0 and generation.read(1, size - 1) != b"\n":  # else whole lines came meanwhile
-                self._unended[generation.number] = left
-                said = f"{left} bytes of an unfinished line stand at the end of {generation.path.name}"
-                self.tail.notices.append(f"{self.name}: {said}; they are carried if the line is ever ended")
-            self._closing.append(record)
-            self._reader.note_skip()
-        return None
-
-    def _at_end(self, generation: Generation) -> None:
-        """Reports damage of a log's compressed generation that was read to its end, if there is any.
-
-        An unfinished last line, which will never be ended, goes into quarantine where nothing is damaged.
-        """
-        if generation.content is None or generation.packed is None:
-            return
-        damage = generation.content.damage()
-        if damage and generation.number not in self.damage:
-            hint = "what stands before it was carried; with a whole copy in its place the next start goes on from there"
-            self.damage[generation.number] = SourceError(damage, where=generation.path.name, hint=hint)
-            self.tail.notices.append(f"{self.name}: {generation.path.name} {damage}; what could be read is carried")
-        self._reader.end_packed(generation)
+        return self._walk.next(limit, ahead, under_way=self._under_way > 0)
 
     def cursor_batch(self) -> SourceBatch | None:
         """Makes a source batch without entries that sets the log's cursor to where the reader stands; None: no file."""
         first = self.tail.first()
         if first is None:
             return None
-        last = Checkpoint.from_json(self.stored).entry if self.stored else None
+        last = stored.entry if (stored := self.progress.checkpoint) else None
         cursor = self._cursor(first, late=False)
         cursor = Cursor(
             cursor.key, cursor.field, Checkpoint(first.number, first.fingerprint(), last, self._sent).to_json()
@@ -283,8 +286,8 @@ class LogSource(FollowedSource):
         return self._seal(SourceBatch(self, cursor, Position(first.number, first.read_to)))
 
     def _seal(self, batch: SourceBatch) -> SourceBatch:
-        batch.closing = tuple(self._closing)
-        self._closing, batch.among_earlier = [], self._reader.among_earlier(batch.first)
+        batch.closing = tuple(self._walk.ended)
+        self._walk.ended, batch.among_earlier = [], self._reader.among_earlier(batch.first)
         self._under_way += 1
         self._reader.skipped_since = None
         return batch
@@ -299,16 +302,17 @@ class LogSource(FollowedSource):
         if lines.offsets[i] == 0 and not late:
             self.tail.introduce(generation)
             if self.tail.news:
-                self.tail.notices.extend(self.take_news())
+                self.tail.notices.extend(self.files.take_news())
         rows, times = read.rows(self.codec, i, j)
         good = [k for k, row in enumerate(rows) if row.__class__ is tuple]
         if len(good) != len(rows) or max(map(len, piece), default=0) > self._max_line:
             good, taken = self._rejects.sort_out(generation.number, piece, lines.offsets[i:j], rows)
             j = i + taken
-        if self._own.stretches:
-            good = [k for k in good if not self._own.has(rows[k][0], Position(generation.number, lines.offsets[i + k]))]  # type: ignore[arg-type]
-        if self.standing:
-            stands = self.standing.get((self.memory.number, generation.number), set())
+        if self._dual.stretches:
+            number, has = generation.number, self._dual.has
+            good = [k for k in good if not has(rows[k][0], Position(number, lines.offsets[i + k]))]  # type: ignore[arg-type]
+        if self.progress.standing:
+            stands = self.progress.standing.get((self.progress.number, generation.number), set())
             good = [k for k in good if lines.offsets[i + k] not in stands]
         end = lines.ends[j - 1] if j < len(lines.lines) else lines.end
         self.tail.advance(generation, read.data[generation.read_to - read.start : end - read.start])
@@ -324,15 +328,15 @@ class LogSource(FollowedSource):
         batch.rows = rows if whole else [rows[k] for k in good]  # type: ignore[assignment,misc]
         batch.places = None if whole else good
         batch.first = Position(generation.number, offsets[0])
-        batch.prefix, batch.offsets = b"%d.%d:" % (self.memory.number, generation.number), offsets
+        batch.prefix, batch.offsets = b"%d.%d:" % (self.progress.number, generation.number), offsets
         if self.mentions is not None and any(kind in read.data for kind in self.mentions.types):
             batch.rows = self.mentions.widened(batch.rows, generation.number, offsets)
         if self._aside:  # lines that an earlier mapping could not translate are sent now
             batch.out_of_quarantine = [(o, n) for o in offsets if (n := self._aside.pop((generation.number, o, ""), 0))]
         if not late and self._is_history(generation.number, offsets[0]):
             batch.times = times if whole else [times[k] for k in good]
-        elif not late and self.memory.refill is None:
-            batch.written = self._written(generation, lines.ends[i + good[0]] - 1)
+        elif not late and self.progress.memory.refill is None:
+            batch.written = self.files.written(generation, lines.ends[i + good[0]] - 1)
         if late:
             batch.ended = generation.known(closed=True)
             self._under_way += 1
@@ -347,34 +351,34 @@ class LogSource(FollowedSource):
         self._under_way = max(0, self._under_way - 1)
         self._reader.let_go()
         if batch.ended is not None:
-            self.late_stored[batch.position.generation] = stored
+            self.progress.late_stored[batch.position.generation] = stored
             self._closed.append(batch.ended)
             self.tail.amend(batch.ended.number, batch.ended.at)
         else:
-            self.stored = stored
+            self.progress.stored = stored
         for known in batch.closing:
             logger.info("%s: generation %d is carried to its end, byte %d", self.name, known.number, known.at.offset)
-            self.late_stored[known.number] = known.at.to_json()
+            self.progress.late_stored[known.number] = known.at.to_json()
             self._closed.append(known)
         self.counts.entries += len(batch.rows)
         if batch.times:
             self.counts.timed(batch.times)
         for offset, number in batch.out_of_quarantine:
             mark_retried(self._ledger, number, f"origin {batch.prefix.decode()}{offset}", self._clock())
-        memory = self.memory
+        memory = self.progress.memory
         if memory.refill is not None and not batch.late and batch.position > memory.refill:
-            self.memory = memory = replace(memory, refill=None)
-            self.standing = {}
+            self.progress.refilled()
+            memory = self.progress.memory
         if not batch.late and not memory.live and memory.history is not None and batch.position >= memory.history:
-            self.go_live("its history is in the stream")
+            self.progress.go_live("its history is in the stream")
 
     def _is_history(self, generation: int, offset: int) -> bool:
-        history = self.memory.history
+        history = self.progress.memory.history
         return history is not None and (generation, offset) < history
 
     def _cursor(self, generation: Generation, *, late: bool) -> Cursor:
         value = Checkpoint(generation.number, generation.fingerprint(), sent=self._sent).to_json()
         if late:
-            name = b"%d.%d" % (self.memory.number, generation.number)
+            name = b"%d.%d" % (self.progress.number, generation.number)
             return Cursor(self._keys.generations, name, generation.known().at.to_json())
         return Cursor(self._keys.checkpoint, os.fsencode(self.name), value)

@@ -68,32 +68,33 @@ class WaitingFile:
 class FolderScanner:
     """Scans one spool folder, and takes its complete files into the ledger as due messages, each message once.
 
-    `notices` collects messages for the log; `compare` makes the bridge compare files and stream again.
+    `compare` makes the bridge compare files and stream again.
     """
 
     def __init__(
-        self, mapping: Mapping, folder: MessageFolder, ledger: Ledger, clock: Callable[[], float], notices: list[str],
+        self, mapping: Mapping, folder: MessageFolder, ledger: Ledger, clock: Callable[[], float],
         compare: Callable[[], None],
     ) -> None:  # fmt: skip
         self.waiting: dict[bytes, WaitingFile] = {}
         """Files of the spool folder that are to be looked at again, such as those not complete yet, by name."""
         self.counts = SourceCounts()
+        self.notices: list[str] = []
+        """Messages of the scanner for the log."""
         self.unreadable: dict[bytes, SourceError] = {}
         """Files of the spool folder that could not be read, by name, each with its error."""
         self.stop: tuple[FoundFile, RejectStop] | None = None
         """The spool file that stops the mapping (`on_reject = "stop"`) until it is changed or gone, and the error."""
         self._mapping = mapping
-        self._folder = folder
+        self.folder = folder
         self._ledger = ledger
         self._clock = clock
         self._stream = mapping.stream.key
         self._settle = mapping.source.settle_ms / 1000
         self._limit = mapping.format.max_line_bytes
-        self._notices = notices
         self._compare = compare
         self._still: dict[bytes, bool] = {}
         """Whether a message still has an unchanged file in the spool folder, by key: answers found so far."""
-        self._kinds = RejectKinds(mapping.source.path, notices.append)
+        self._kinds = RejectKinds(mapping.source.path, self.notices.append)
         self._scanned_at, self._took = -inf, 0.0
         """When the last scan of the spool folder ended, by a steady clock, and how many seconds it took."""
         self._lost, self._told = False, set[tuple[bytes, bytes]]()
@@ -125,18 +126,18 @@ class FolderScanner:
 
     def _look(self, paths: set[str] | None) -> bool:
         if paths is not None:
-            names = {name for path in paths if (name := self._folder.below(path)) and self._folder.has(name)}
-            removed = names & self._folder.removed
-            self._folder.removed.difference_update(removed)  # before they are looked for: another may go meanwhile
+            names = {name for path in paths if (name := self.folder.below(path)) and self.folder.has(name)}
+            removed = names & self.folder.removed
+            self.folder.removed.difference_update(removed)  # before they are looked for: another may go meanwhile
             try:
-                found = {name: self._folder.find(name) for name in names}
+                found = {name: self.folder.find(name) for name in names}
                 lost = [name for name, file in found.items() if file is None or name in removed]
                 if lost:
                     with self._ledger.transaction():
                         for name in lost:
                             spool_messages.gone(self._ledger, self._stream, name)
             except BaseException:
-                self._folder.removed.update(removed)
+                self.folder.removed.update(removed)
                 raise
             for name in names:
                 self.waiting.pop(name, None)
@@ -146,10 +147,10 @@ class FolderScanner:
             return bool(names)
         now = time.monotonic()
         if now >= self._scanned_at + self._took * SCAN_SHARE and (
-            now >= self._scanned_at + AT_LEAST or self._folder.changed()
+            now >= self._scanned_at + AT_LEAST or self.folder.changed()
         ):
             worked = 0.0
-            for some in self._folder.scan():
+            for some in self.folder.scan():
                 began = time.monotonic()
                 if self._examine([file for file in some if file.name not in self.waiting]):
                     worked += time.monotonic() - began  # writing to the ledger, with the wait for it, is no scanning
@@ -224,7 +225,7 @@ class FolderScanner:
             )
             hint = "make room, or see to Redis: a message of whose file no more can be kept is lost if that is taken"
             self.tight = SourceError(said, where=str(self._ledger.path.parent), hint=hint)
-            self._notices.append(f"{self._mapping.source.path}: {said}: {hint}")
+            self.notices.append(f"{self._mapping.source.path}: {said}: {hint}")
         elif not tight:
             self.tight = None
 
@@ -240,7 +241,7 @@ class FolderScanner:
 
     def _content(self, file: FoundFile, since: float, age: float) -> ReadFile | None:
         """Reads a spool file unchanged for `age` seconds; returns None, and looks later, if it is still written to."""
-        now, taken = self._clock(), self._folder.read(file.name, self._limit + 1)
+        now, taken = self._clock(), self.folder.read(file.name, self._limit + 1)
         if taken is None or taken.facts != file.facts:
             self.wait(file, now, now + self._settle)
             return None
@@ -331,7 +332,7 @@ class FolderScanner:
         return self._still[key]
 
     def _is_there(self, name: bytes, facts: FileFacts) -> bool:
-        found = self._folder.find(name)
+        found = self.folder.find(name)
         return found is not None and found.facts == facts
 
     def _comes_after(self, name: bytes, facts: FileFacts, key: bytes) -> bool:
@@ -348,7 +349,7 @@ class FolderScanner:
                 if (name, other) not in self._told:
                     self._told.add((name, other))
                     both = f"{shown_name(name)} has the identity of {shown_name(other)}"
-                    self._notices.append(f"{both}, which is there too: they are taken for one message")
+                    self.notices.append(f"{both}, which is there too: they are taken for one message")
                 return
 
     def _set_aside(self, name: bytes, taken: ReadFile, reason: str) -> None:
@@ -357,7 +358,7 @@ class FolderScanner:
         size = taken.facts.size
         whole = ""
         if size > KEPT_LINE_BYTES:
-            whole = hex_digest(raw) if size == len(raw) else self._folder.digest(name) if size <= MOST_HASHED else ""
+            whole = hex_digest(raw) if size == len(raw) else self.folder.digest(name) if size <= MOST_HASHED else ""
         rejected = QuarantinedMessage("forward", said, 0, 0, "", reason, raw[:KEPT_LINE_BYTES], size, whole)
         if self._mapping.policy.on_reject == "stop":
             hint = 'mend the file or the mapping, or set policy.on_reject = "quarantine"'
@@ -365,7 +366,7 @@ class FolderScanner:
             return
         self.waiting.pop(name, None)
         spool_messages.note_file(self._ledger, self._stream, name, taken.facts, b"")
-        if rename_aside(self._ledger, self._stream, rejected, lambda other: not self._folder.exists(other)):
+        if rename_aside(self._ledger, self._stream, rejected, lambda other: not self.folder.exists(other)):
             return
         add_quarantined(self._ledger, self._stream, [rejected], self._clock())
         self.counts.rejected += 1
@@ -379,7 +380,7 @@ class FolderScanner:
         if self._lost:
             self.look(None)
         if self.stop is not None:
-            if self._folder.find(self.stop[0].name) == self.stop[0]:
+            if self.folder.find(self.stop[0].name) == self.stop[0]:
                 raise self.stop[1]
             self.stop, self._scanned_at, self._took = None, -inf, 0.0
             self.look(None)
@@ -391,7 +392,7 @@ class FolderScanner:
         now = self._clock()
         names = [name for name, file in self.waiting.items() if file.again <= now]
         for part in spool_messages.in_parts(names):
-            found = [(name, self._folder.find(name)) for name in part]
+            found = [(name, self.folder.find(name)) for name in part]
             for name, file in found:
                 if file is None:
                     self.waiting.pop(name, None)

@@ -297,7 +297,7 @@ class StateCopier:
         file.counts.entries += 1
         self.carried += 1
         flow = self.shared.forward if self.owned.by_file else self.shared.mirror
-        flow.carried(1, file.on_disk())
+        flow.carried(1, file.size_on_disk)
         if entry is not None:
             self.span = (self.span[0] if self.span else entry, entry)
 

@@ -12,6 +12,7 @@ from bridge.core.mapping import Mapping
 from bridge.core.model import shown_name
 from bridge.files.folder import BUSY, FileFacts, FoundFile, MessageFolder
 from bridge.kinds.source_counts import SourceCounts
+from bridge.kinds.source_files import SourceLag
 from bridge.ledger.sources import SourceMemory, save_source, sources_of
 from bridge.ledger.store import Ledger
 from bridge.streams.connect import Connection
@@ -64,19 +65,16 @@ class ValueFile:
     damage: dict[int, SourceError] = field(default_factory=dict)
     trouble: BridgeError | None = None
 
-    def left(self) -> int:
-        """Counts the bytes of a state's value file that are still to be carried."""
-        if self.value is None:
-            return 0 if self.trouble is not None else self.on_disk()
-        return self.on_disk() if self.value.sha256 != self.both else 0
-
-    def on_disk(self) -> int:
-        """Counts the bytes of a state's value file."""
+    @property
+    def size_on_disk(self) -> int:
+        """How many bytes a state's value file has; 0: it is not there."""
         return self.facts.size if self.facts is not None else 0
 
-    def unfinished(self) -> int:
-        """Counts the bytes of a state's value file while the file is not complete; else 0."""
-        return self.on_disk() if self.settling else 0
+    def lag(self) -> SourceLag:
+        """Measures how much of a state's value file is still to be copied."""
+        size = self.size_on_disk
+        known = self.value.sha256 == self.both if self.value is not None else self.trouble is not None
+        return SourceLag(0 if known else size, size, size if self.settling else 0, int(self.settling))
 
 
 class ValueFiles:
