@@ -11,7 +11,7 @@ from bridge.continuity.ownership import claim_stream
 from bridge.core.errors import BridgeError
 from bridge.core.failpoints import failpoint
 from bridge.core.logger import logger
-from bridge.core.model import ZERO_ID, EntryId, Origin
+from bridge.core.model import ZERO_ID, Origin
 from bridge.engine.batch_encoder import Batch, BatchEncoder
 from bridge.engine.comparison import in_words, reconcile_checkpoints
 from bridge.engine.discovery import SourceDiscovery
@@ -19,6 +19,8 @@ from bridge.engine.reconcile import catch_up, put_back, settle_loss
 from bridge.engine.resume_points import ResumePoints
 from bridge.engine.scheduler import Scheduler
 from bridge.engine.sender import Sender
+from bridge.kinds.carrier import Carrier
+from bridge.kinds.direction_stats import DirectionStats, SourceRates
 from bridge.kinds.kind import Source
 from bridge.kinds.log.edit_records import save_edit_records
 from bridge.kinds.mapping_context import MappingContext
@@ -45,7 +47,7 @@ DIGEST_SECONDS, DIGEST_PAUSE = 60.0, 0.05
 """Seconds that forward waits for the digests of artifacts as a run ends, and seconds between two checks for them."""
 
 
-class Forward:
+class Forward(Carrier):
     """Forward of one mapping: carries lines of all its sources from files into their stream. Used by one thread.
 
     `attach` connects and compares, `step` carries a batch; after any error from either, `detach` and attach again.
@@ -56,10 +58,8 @@ class Forward:
         self, shared: MappingContext, ledger: Ledger, troubles: Troubles, clock: Callable[[], float],
         dial: Callable[[], Connection],
     ) -> None:  # fmt: skip
-        self.shared = shared
-        self.worker = f"forward {shared.mapping.name}"
+        super().__init__(shared)
         self._ledger = ledger
-        self._troubles = troubles
         self._clock, self._dial = clock, dial
         self._stream = shared.mapping.stream.key
         self._sources: dict[str, Source] = {}
@@ -73,9 +73,6 @@ class Forward:
         self._connection: Connection | None = None
         self._sender: Sender | None = None
         self.batch = BATCH
-        """The most entries that forward sends in one transaction."""
-        self.span: tuple[EntryId, EntryId] | None = None
-        """First and last ID of the entries that forward sent."""
         self._memory, self._since, self._remember_at = StreamMemory(), 0, 0.0
         self._dirty = False
         self._discovery = SourceDiscovery(shared, ledger, troubles, clock, self._sources, self._scheduler, dial)
@@ -327,9 +324,12 @@ class Forward:
         """How many lines, or other messages, forward has made into entries."""
         return self.shared.forward.messages
 
-    def counts(self) -> dict[str, int]:
-        """Returns how many entries forward made of each source, by the name the source has in `troubles`."""
-        return {f"{self.worker}: {source.name}": source.counts.entries for source in list(self._sources.values())}
+    def measure(self) -> DirectionStats:
+        """Brings forward's statistics up to date, and returns them. May be asked by any thread."""
+        flow, sources = self.shared.forward, self.sources
+        flow.rejects = sum(source.counts.rejected for source in sources)
+        flow.parts = {source.name: SourceRates(source.counts.read, source.files.settling) for source in sources}
+        return flow
 
     def _committed(self, batch: Batch, transaction: Transaction, committed: Committed) -> None:
         flow = self.shared.forward

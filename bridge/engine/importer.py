@@ -9,15 +9,16 @@ from threading import Event
 from typing import Any
 
 from bridge.core.config import Settings
-from bridge.core.errors import BridgeError, NotYet, RedisLost, RedisRefused, as_bridge_error
+from bridge.core.errors import BridgeError, NotYet, RedisLost, RedisRefused
 from bridge.core.logger import logger
 from bridge.core.mapping import Mapping
 from bridge.core.model import format_id
 from bridge.engine.account.inventory import account_of
-from bridge.engine.forward import BATCH, Forward
+from bridge.engine.forward import BATCH
 from bridge.engine.mirror import Mirror
 from bridge.engine.run import RETRY
-from bridge.engine.worker import carrier_of, let_go
+from bridge.engine.worker import carrier_of
+from bridge.kinds.carrier import as_stayed, may_pass
 from bridge.kinds.mapping_context import MappingContext
 from bridge.ledger.import_runs import begin_import, save_import
 from bridge.ledger.store import CARRYING_CACHE_KIB, Ledger
@@ -137,10 +138,9 @@ class Import:
         try:
             self._patiently()
         except (BridgeError, Conflict, OSError) as error:
-            other = RedisRefused("another client keeps moving the checkpoint", code="OVERTAKEN")
-            self.errors.append(other if isinstance(error, Conflict) else _explained(as_bridge_error(error)))
+            self.errors.append(_explained(as_stayed(error)))
         finally:
-            let_go(self._forward)
+            self._forward.let_go()
             if self._mirror is not None:
                 self._mirror.close()
             self._measure()
@@ -178,9 +178,7 @@ class Import:
                 if self.report.total("entries") > before:
                     since = self._steady()
                     pause.reset()
-                passing = isinstance(error, Conflict | NotYet) or (isinstance(error, RedisLost) and begun)
-                passing = passing or (isinstance(error, RedisRefused) and error.code == "LOADING")
-                if not passing or self._steady() - since > RECONNECT_SECONDS:
+                if not may_pass(error, reached=begun) or self._steady() - since > RECONNECT_SECONDS:
                     raise
                 if isinstance(error, RedisLost):
                     logger.debug("%s", error)
@@ -198,7 +196,7 @@ class Import:
             lag = source.lag()
             before = lag.on_disk - lag.left
             self.report.sources.append(SourceReport(source.name, bytes=lag.on_disk, before=before, done=before))
-        for name, size in sorted(self._forward.resting.items()) if isinstance(self._forward, Forward) else ():
+        for name, size in sorted(self._forward.resting.items()):
             self.report.sources.append(SourceReport(name, bytes=size, before=size, done=size))
         self._tell("started", self.report)
 

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from threading import Event
 
 from bridge.core.config import Settings
-from bridge.core.errors import BridgeError, NotYet, RedisLost, RedisRefused, TargetError, as_bridge_error
+from bridge.core.errors import BridgeError, NotYet, TargetError
 from bridge.core.mapping import Mapping
 from bridge.engine.account.inventory import account_of
 from bridge.engine.mirror import Mirror
 from bridge.engine.run import RETRY
-from bridge.engine.worker import Carrier, carrier_of, let_go
+from bridge.engine.worker import carrier_of
+from bridge.kinds.carrier import Carrier, as_stayed, may_pass
 from bridge.kinds.mapping_context import MappingContext
 from bridge.ledger.heartbeat import forget_troubles, save_heartbeat
 from bridge.ledger.quarantine import quarantine_counts
@@ -135,7 +136,7 @@ def _drain(
         if error is not None:
             errors.append(error)
     errors += forward.failures()
-    let_go(forward)
+    forward.let_go()
     if mirror is not None:
         mirror.close()
     try:
@@ -175,10 +176,7 @@ def _patiently(
             forward.detach()
             if mirror is not None:
                 mirror.detach()
-            never = isinstance(error, RedisLost) and forward.carried == 0 and "cannot connect" in error.what
-            passing = isinstance(error, Conflict | NotYet | RedisLost | OSError) and not never
-            passing = passing or (isinstance(error, RedisRefused) and error.code == "LOADING")
+            reached = forward.carried > 0 or "cannot connect" not in str(error)
+            passing = isinstance(error, OSError) or may_pass(error, reached=reached)
             if not passing or time.monotonic() > begun + patience or stop.wait(pause.next()):
-                if isinstance(error, Conflict):
-                    return RedisRefused("another client keeps moving the checkpoint", code="OVERTAKEN")
-                return as_bridge_error(error)
+                return as_stayed(error)

@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from threading import Event, Thread
 
 from bridge.core.config import Settings
@@ -22,12 +22,12 @@ from bridge.core.errors import (
 )
 from bridge.core.logger import logger
 from bridge.core.python_tuning import collect, give_back
-from bridge.engine.forward import Forward
 from bridge.engine.mirror import Mirror
-from bridge.engine.worker import Carrier, carrier_of
+from bridge.engine.worker import carrier_of
 from bridge.files.descriptor_pool import POOL
 from bridge.files.watch import Watcher
-from bridge.kinds.direction_stats import DirectionStats, Rates, SourceRates
+from bridge.kinds.carrier import Carrier
+from bridge.kinds.direction_stats import DirectionStats, Rates
 from bridge.kinds.mapping_context import MappingContext
 from bridge.ledger.heartbeat import forget_troubles, save_heartbeat
 from bridge.ledger.parity_runs import runs
@@ -140,19 +140,10 @@ class Process:
                 if mapping_context.mapping.mirror
             }
         for forward in list(self._forwards):
-            name, flow, sources = forward.shared.mapping.name, forward.shared.forward, forward.sources
-            flow.rejects = sum(source.counts.rejected for source in sources)
-            if isinstance(forward, Forward):
-                flow.parts = {
-                    own_source.name: SourceRates(own_source.counts.read, own_source.lag().settling)
-                    for own_source in sources
-                }
-                continue
-            if not forward.owned.by_file:  # latest values go the way that their owner says
+            name, flow = forward.shared.mapping.name, forward.measure()
+            if flow is not forward.shared.forward:  # latest values go the way that their owner says
                 del found[name, "forward"]
-                flow = found[name, "mirror"] = forward.shared.mirror
-            path = forward.shared.mapping.source.path
-            flow.parts = {path: SourceRates(forward.carried, sum(own_source.lag().settling for own_source in sources))}
+                found[name, "mirror"] = flow
         for name, way in found:
             if way == "forward" and found[name, way].parts is None:
                 found[name, way].parts = {}
@@ -210,7 +201,7 @@ class Process:
 
     def _pulse(self, ledger: Ledger, *, stopped: bool = False) -> dict[str, object]:
         """Makes the heartbeat of `bridge run` and saves it in the ledger, where `status` reads it without Redis."""
-        counts: dict[str, int] = {worker.worker: worker.carried for worker in [*self._forwards, *self._mirrors]}
+        counts: dict[str, int] = {worker.worker: worker.carried for worker in self._workers()}
         always = {*counts}
         for forward in list(self._forwards):
             counts |= forward.counts()
@@ -227,6 +218,10 @@ class Process:
         self.troubles.save(ledger)
         self._beat = time.monotonic()
         return pulse
+
+    def _workers(self) -> Iterator[Carrier | Mirror]:
+        yield from list(self._forwards)
+        yield from list(self._mirrors)
 
     def _guard(self, work: Callable[[MappingContext, Ledger], None], shared: MappingContext) -> None:
         """Runs a worker thread of `bridge run` with its own ledger; an unexpected error is logged and ends the process.
@@ -287,7 +282,7 @@ class Process:
                 if not isinstance(error, Conflict):
                     self.troubles.note(ledger, forward.worker, as_bridge_error(error))
                 self._rest(pause.next(), forward)
-        self._end(forward)
+        forward.let_go(flush=True)
 
     def _rest(self, seconds: float, forward: Carrier) -> None:
         """Waits in `bridge run` before forward's next try, and follows the files meanwhile.
@@ -305,15 +300,6 @@ class Process:
                     forward.look(paths)
             except (BridgeError, OSError) as error:  # forward waits anyway, and looks at all files with its next try
                 logger.debug("%s: %s", forward.worker, error)
-
-    def _end(self, forward: Carrier) -> None:
-        try:
-            if forward.attached:
-                forward.flush()
-                forward.release()
-        except (Conflict, BridgeError, OSError) as error:
-            logger.debug("%s: %s", forward.worker, error)
-        forward.detach()
 
     def _mirror(self, shared: MappingContext, ledger: Ledger) -> None:
         dial = dialler(self._settings, timeout=MIRROR_BLOCK_MS / 1000 + 5)

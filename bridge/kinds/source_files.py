@@ -14,17 +14,15 @@ from bridge.ledger.ranges import Range
 
 
 class SourceLag(NamedTuple):
-    """The lag of one source: how much of its files is still to be carried, and how much of that cannot be yet.
+    """The lag of one source, in bytes: how much of its files is still to be carried, and how much cannot be yet.
 
     `left` are the bytes on disk that forward has still to read, `on_disk` those of all its known files, as far as that
-    is known, `unfinished` those at the end that are no whole message. `settling` counts messages that are not due yet,
-    as they are incomplete; rather too many.
+    is known, `unfinished` those at the end that are no whole message.
     """
 
     left: int
     on_disk: int
     unfinished: int
-    settling: int
 
 
 class SourceFiles(ABC):
@@ -69,6 +67,14 @@ class SourceFiles(ABC):
     @abstractmethod
     def end(self) -> Position | None:
         """Returns the position at which the present content of a source of any kind ends; None: there is no content."""
+
+    @property
+    @abstractmethod
+    def settling(self) -> int:
+        """How many messages of a source of any kind are not due yet, as they are incomplete; rather too many.
+
+        May be asked by any thread.
+        """
 
     @abstractmethod
     def lag(self) -> SourceLag:

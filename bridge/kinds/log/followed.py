@@ -132,6 +132,11 @@ class FollowedFiles(SourceFiles):
         """Whether a followed file's next message is not ended, or the file is not at rest, so that forward waits."""
         return self._reader.settling or (self.edited is not None and self.edited.waits)
 
+    @property
+    def settling(self) -> int:
+        """How many messages of a followed file are not complete yet: its bytes left at most, 0 while none waits."""
+        return self._left() if self.waits else 0
+
     def lag(self) -> SourceLag:
         """Measures what is left to carry of a followed source's generations; an unended last line is unfinished."""
         left, first = self._left(), self.tail.first()
@@ -140,7 +145,7 @@ class FollowedFiles(SourceFiles):
         on_disk = done + sum(generation.left(0) for generation in self.tail.pending())
         current = first is not None and first is self.tail.current() and not first.packed
         unfinished = sum(self.unended.values()) + (left if current else 0)
-        return SourceLag(left, on_disk, unfinished, left if self.waits else 0)
+        return SourceLag(left, on_disk, unfinished)
 
     def _left(self) -> int:
         return sum(generation.left() for generation in self.tail.pending())

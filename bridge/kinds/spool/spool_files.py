@@ -56,11 +56,15 @@ class SpoolFiles(SourceFiles):
         taken = self._scanner.folder.read(os.fsencode(span.name), self._limit + 1)
         return taken.raw if taken is not None else b""
 
+    @property
+    def settling(self) -> int:
+        """How many files of the spool wait to be complete before their messages are due; rather too many."""
+        return len(self._scanner.waiting)
+
     def lag(self) -> SourceLag:
         """Measures what is left of a spool: messages that are due, also those on their way, and incomplete files."""
         carried, _, due, _ = self._count()
-        waiting = self._scanner.waiting.values()
-        return SourceLag(due, carried + due, sum(file.facts.size for file in waiting), len(waiting))
+        return SourceLag(due, carried + due, sum(file.facts.size for file in self._scanner.waiting.values()))
 
     def count_anew(self) -> None:
         """Makes the next question for a spool's messages count them anew in the ledger."""

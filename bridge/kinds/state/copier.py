@@ -18,6 +18,8 @@ from bridge.core.logger import logger
 from bridge.core.model import EntryId, digest, shown
 from bridge.files.atomic import AtomicFolder
 from bridge.files.folder import MessageFolder
+from bridge.kinds.carrier import Carrier
+from bridge.kinds.direction_stats import DirectionStats, SourceRates
 from bridge.kinds.mapping_context import MappingContext
 from bridge.kinds.state.state_owner import StateOwnership
 from bridge.kinds.state.value_files import ValueFile, ValueFiles, numbered
@@ -39,18 +41,15 @@ ODD = 5.0
 """Seconds after which the state copier reports a hash whose digest is not that of its data."""
 
 
-class StateCopier:
-    """The state copier of one mapping: copies latest values; its callers use it like `engine.forward.Forward`."""
+class StateCopier(Carrier):
+    """The state copier of one mapping: copies latest values to the side that does not own them."""
 
     def __init__(
         self, shared: MappingContext, ledger: Ledger, troubles: Troubles, clock: Callable[[], float],
         dial: Callable[[], Connection],
     ) -> None:  # fmt: skip
-        self.shared = shared
-        self.worker = f"forward {shared.mapping.name}"
-        self.carried = 0
-        self.batch = 1
-        self.span: tuple[EntryId, EntryId] | None = None
+        super().__init__(shared)
+        self._copied = 0
         source = shared.mapping.source
         self.owned = StateOwnership(ledger, shared.mapping, clock)
         folder = shared.values or MessageFolder(shared.settings.root, source.path)
@@ -95,12 +94,16 @@ class StateCopier:
         found = [self._blind, self.owned.trouble, *(file.trouble for file in self.sources)]
         return [error for error in found if error is not None]
 
-    def counts(self) -> dict[str, int]:
-        """Returns how many times each state was copied, by the name that its file has in `troubles`."""
-        return {f"{self.worker}: {file.name}": file.counts.entries for file in self.sources}
+    @property
+    def carried(self) -> int:
+        """How many values the state copier has copied."""
+        return self._copied
 
-    def take_as_history(self) -> None:
-        """Does nothing: a state has no history but the value that is there to be copied."""
+    def measure(self) -> DirectionStats:
+        """Brings the statistics of the direction that values go by their owner up to date, and returns them."""
+        flow = self.shared.forward if self.owned.by_file else self.shared.mirror
+        flow.parts = {self._path: SourceRates(self._copied, sum(file.settling for file in self.sources))}
+        return flow
 
     def _note(self, file: ValueFile, error: BridgeError) -> None:
         file.trouble = error
@@ -191,18 +194,11 @@ class StateCopier:
         self._connection = None
         self._hashes.detach()
 
-    def tell(self, wait: Callable[[float], object]) -> None:
-        """Does nothing: the state copier finds out nothing besides the values that Redis is to be told."""
-
     def rest(self) -> float:
         """Returns the seconds until the state copier has something to do without a wake-up."""
         if self.waits:
             return min(self._settle / 2, REDIS_LOOK_SECONDS)
         return VERIFY if self.owned.by_file and not self.owned.trouble else REDIS_LOOK_SECONDS
-
-    def flush(self) -> bool:
-        """Does nothing and returns False: the state copier has no cursor to move."""
-        return False
 
     def release(self) -> None:
         """Gives the lease of the states' stream back for other processes to take. Raises RedisLost, RedisRefused."""
@@ -295,7 +291,7 @@ class StateCopier:
         failpoint("state.note.after")
         file.told, file.both, file.both_at = True, value.sha256, value.timestamp
         file.counts.entries += 1
-        self.carried += 1
+        self._copied += 1
         flow = self.shared.forward if self.owned.by_file else self.shared.mirror
         flow.carried(1, file.size_on_disk)
         if entry is not None:

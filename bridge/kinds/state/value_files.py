@@ -74,7 +74,7 @@ class ValueFile:
         """Measures how much of a state's value file is still to be copied."""
         size = self.size_on_disk
         known = self.value.sha256 == self.both if self.value is not None else self.trouble is not None
-        return SourceLag(0 if known else size, size, size if self.settling else 0, int(self.settling))
+        return SourceLag(0 if known else size, size, size if self.settling else 0)
 
 
 class ValueFiles:
