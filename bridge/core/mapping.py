@@ -53,6 +53,7 @@ MEANT = {
     "policy.on_reject": ("log", "spool"),
     "format.timestamp": ("log", "spool"),
     "format.timezone": ("log", "spool"),
+    "format.zones": ("log", "spool"),
 }
 """The keys of a mapping that mean something for some kinds of sources only, each with these kinds."""
 
@@ -217,7 +218,7 @@ class Mapping(Strict):
 
     @cached_property
     def _clock(self) -> Clock:
-        return clock_for(self.format.timestamp, self.format.timezone)
+        return clock_for(self.format.timestamp, self.format.timezone, self.format.zones)
 
     @cached_property
     def _by_pointers(self) -> bool:

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from bridge.core.codecs import FORMATS, FieldRule
-from bridge.core.codecs.timestamps import zone_of
+from bridge.core.codecs.timestamps import offset_of, zone_of
 from bridge.core.strict_models import Strict
 
 _FIELD_NAME = re.compile(r"[a-z0-9_]+")
@@ -58,6 +58,7 @@ class FormatSection(Strict):
     pattern: str | None = None
     timestamp: str = "iso8601"
     timezone: str = "UTC"
+    zones: dict[str, str] = Field(default_factory=dict)
     max_line_bytes: Annotated[int, Field(ge=1, le=1 << 28)] = 1 << 20
     continuation: bool = False
 
@@ -69,6 +70,15 @@ class FormatSection(Strict):
         except (ValueError, OSError, KeyError):
             raise ValueError(f"unknown time zone {name!r}, use a name such as UTC or Europe/Madrid") from None
         return name
+
+    @field_validator("zones")
+    @classmethod
+    def _offsets(cls, value: dict[str, str]) -> dict[str, str]:
+        for name, offset in value.items():
+            if not re.fullmatch("[A-Za-z]{1,6}", name):
+                raise ValueError(f"{name!r} is no abbreviation of a time zone such as CEST")
+            offset_of(offset)
+        return value
 
     @field_validator("timestamp")
     @classmethod

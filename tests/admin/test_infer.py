@@ -181,13 +181,13 @@ def test_times_without_year_or_day() -> None:
     def ms(*when: int) -> int:
         return int(datetime(*when, tzinfo=UTC).timestamp() * 1000)  # type: ignore[arg-type, misc]
 
-    read = clock_for("%b %d %H:%M:%S", "UTC", lambda: datetime(2026, 3, 2, 12))
+    read = clock_for("%b %d %H:%M:%S", "UTC", now=lambda: datetime(2026, 3, 2, 12, tzinfo=UTC))
     assert read([b"Mar  2 11:00:00", b"Mar  3 11:00:00", b"Mar  4 00:00:00", b"Feb 29 00:00:00"]) == [
-        ms(2026, 3, 2, 11), ms(2026, 3, 3, 11), ms(2025, 3, 4), ms(2024, 2, 29),
+        ms(2026, 3, 2, 11), ms(2025, 3, 3, 11), ms(2025, 3, 4), ms(2024, 2, 29),
     ]  # fmt: skip
     with pytest.raises(ValueError, match="day is out of range"):
         read([b"Feb 30 00:00:00"])
-    read = clock_for("%H:%M", "UTC", lambda: datetime(2026, 3, 2, 12))
+    read = clock_for("%H:%M", "UTC", now=lambda: datetime(2026, 3, 2, 12, tzinfo=UTC))
     assert read([b"11:00", b"13:00"]) == [ms(2026, 3, 2, 11), ms(2026, 3, 1, 13)]
 
 
@@ -304,3 +304,29 @@ def test_init_of_folders(tmp_path: Path) -> None:
     text = (tmp_path / "bridge.toml").read_text()
     assert 'mappings = ["hestai-artifacts", "hestai-roles", "hestai-state"]' in text
     assert '[components.wind]\nroles = ["wind"]' in text
+
+
+@pytest.mark.parametrize(
+    ("line", "timestamp", "said"),
+    [
+        (b"2026-07-01 10:00:00 +0200 [info]: starting", b"2026-07-01 10:00:00 +0200", ""),  # Ruby, fluentd
+        (b"2026-07-01 10:00:00+02 mac installd[7]: a", b"2026-07-01 10:00:00+02", ""),  # macOS
+        (b"2026-07-01 10:00:00.123 CEST [12] LOG:  a", b"2026-07-01 10:00:00.123 CEST", "CEST"),  # PostgreSQL
+        (b"2026-07-01 10:00:00.5 +0200 CEST m=+0.1 a", b"2026-07-01 10:00:00.5 +0200", ""),  # Go
+        (b"2026-07-01 10:00:00 UTC [12] LOG:  a", b"2026-07-01 10:00:00 UTC", ""),
+        (b"Wed Jul  1 10:00:00 EDT 2026 a word", b"Wed Jul  1 10:00:00 EDT 2026", "EDT"),  # date(1), Java
+        (b"Wed, 01 Jul 2026 10:00:00 GMT a word", b"Wed, 01 Jul 2026 10:00:00 GMT", ""),  # RFC 1123
+        (b"1782900000123456 a word", b"1782900000123456", ""),  # journald
+        (b"1782900000123456789 a word", b"1782900000123456789", ""),  # Loki
+        (b"2026-07-01T10:00:00.123456789Z stdout F a word", b"2026-07-01T10:00:00.123456789Z", ""),  # Kubernetes
+        (b"2026-07-01 10:00:00,123 INFO app: a word", b"2026-07-01 10:00:00,123", "UTC is taken"),  # Python
+        (b"2026-07-01 10:00:00 WARN app: a word", b"2026-07-01 10:00:00", "UTC is taken"),
+    ],
+)
+def test_the_zone_of_a_time(line: bytes, timestamp: bytes, said: str) -> None:
+    """The zone behind a time belongs to the time; one that nobody can read is said first, and a word is no zone."""
+    proposal = infer([line, line])
+    [row, _] = codec_of(proposal).decode([line, line]).rows
+    assert row[1] == timestamp
+    assert said in " ".join(proposal.notes[:1])
+    assert "UTC is taken" in said or "UTC is taken" not in " ".join(proposal.notes)

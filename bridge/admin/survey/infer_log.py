@@ -23,8 +23,21 @@ LEVEL = (
     r"(?i:TRACE|DEBUG|INFO(?:RMATION)?|NOTICE|WARN(?:ING)?|ERR(?:OR)?|CRIT(?:ICAL)?|ALERT|EMERG|FATAL|SEVERE|VERBOSE)"
 )
 
+ABBREVIATIONS = (
+    "ACDT|ACST|AEDT|AEST|AKDT|AKST|AST|AWST|BRT|BST|CDT|CEST|CET|CST|EDT|EEST|EET|EST|HKT|HST|IDT|IST|JST|KST|MDT|MSK|"
+    "MST|NDT|NST|NZDT|NZST|PDT|PHT|PKT|PST|SAST|SGT|WAT|WEST|WET|WIB"
+)
+"""Abbreviations of time zones that stand behind times; which offset one means, its user says by `format.zones`."""
+
+ZONE = f"UTC|GMT|{ABBREVIATIONS}"
+
 TIMES: tuple[tuple[str, str], ...] = (
-    (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?", "iso8601"),
+    (
+        rf"\d{{4}}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?: ?(?:[+-]\d\d(?::?\d\d)?|[Zz]|{ZONE})(?![\w:]))?",
+        "iso8601",
+    ),
+    (rf"[A-Z][a-z]{{2}} [A-Z][a-z]{{2}} [ \d]\d \d\d:\d\d:\d\d (?:{ZONE}) \d{{4}}", "%a %b %d %H:%M:%S %Z %Y"),
+    (rf"[A-Z][a-z]{{2}}, \d\d [A-Z][a-z]{{2}} \d{{4}} \d\d:\d\d:\d\d (?:{ZONE})", "%a, %d %b %Y %H:%M:%S %Z"),
     (r"\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4}", "%d/%b/%Y:%H:%M:%S %z"),
     (r"[A-Z][a-z]{2} [A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d\.\d+ \d{4}", "%a %b %d %H:%M:%S.%f %Y"),
     (r"[A-Z][a-z]{2} [A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \d{4}", "%a %b %d %H:%M:%S %Y"),
@@ -40,6 +53,8 @@ TIMES: tuple[tuple[str, str], ...] = (
     (r"\d\d-\d\d \d\d:\d\d:\d\d\.\d+", "%m-%d %H:%M:%S.%f"),
     (r"\d{8}-\d{1,2}:\d{1,2}:\d{1,2}:\d{1,3}", "%Y%m%d-%H:%M:%S:%f"),
     (r"(?<!\d)\d{6} \d{6}(?!\d)", "%y%m%d %H%M%S"),
+    (r"(?<!\d)\d{19}(?!\d)", "epoch_ns"),
+    (r"(?<!\d)\d{16}(?!\d)", "epoch_us"),
     (r"(?<!\d)\d{13}(?!\d)", "epoch_ms"),
     (r"(?<!\d)\d{10}(?:\.\d+)?(?!\d)", "epoch_s"),
     (r"\d\d:\d\d:\d\d", "%H:%M:%S"),
@@ -146,6 +161,9 @@ def infer(lines: Sequence[bytes]) -> Proposal:
         )
     elif "%" in best.format["timestamp"] and not re.search("%[Yy]", best.format["timestamp"]):
         best.notes.append("timestamp: the lines name no year; the latest year that is not in the future is taken")
+    elif unknown := _abbreviations(best, some):
+        wanted = ", ".join(f'{name} = "+hh:mm"' for name in unknown)
+        best.notes.insert(0, f"timestamp: say which zone the lines mean: format.zones = {{ {wanted} }}")
     elif not _zoned(best, some):
         best.notes.append("timezone: the lines name none; UTC is taken")
     for name, how in (("role", "it is the file's name"), ("type", "it is a constant")):
@@ -165,7 +183,7 @@ def infer(lines: Sequence[bytes]) -> Proposal:
 def codec_of(proposal: Proposal) -> Codec:
     """Builds the codec that reads a log by a proposed mapping."""
     rules = {name: _rule(row) for name, row in proposal.message.items()}
-    clock = clock_for(proposal.format["timestamp"], "UTC")
+    clock = clock_for(proposal.format["timestamp"], "UTC", dict.fromkeys(ABBREVIATIONS.split("|"), "+00:00"))
     if proposal.format["codec"] == "jsonl":
         return JsonlCodec(rules, clock)
     if proposal.format["codec"] == "delimited":
@@ -215,11 +233,20 @@ def _constants(message: dict[str, dict[str, Any]], *present: str) -> dict[str, d
     return message
 
 
+def _abbreviations(proposal: Proposal, lines: Sequence[bytes]) -> list[str]:
+    """Lists the abbreviated zones in a log's times that nobody can read without `format.zones`."""
+    rows = [row for row in codec_of(proposal).decode(lines).rows if not isinstance(row, str)]
+    return sorted({word.decode() for row in rows for word in re.findall(ABBREVIATIONS.encode(), row[1])})
+
+
 def _zoned(proposal: Proposal, lines: Sequence[bytes]) -> bool:
     if proposal.format["timestamp"] != "iso8601":
-        return proposal.format["timestamp"].startswith("epoch") or "%z" in proposal.format["timestamp"]
+        return (
+            proposal.format["timestamp"].startswith("epoch")
+            or re.search("%[zZ]", proposal.format["timestamp"]) is not None
+        )
     rows = [row for row in codec_of(proposal).decode(lines[:200]).rows if not isinstance(row, str)]
-    return all(re.search(rb"(Z|[+-]\d\d:?\d\d)$", row[1]) for row in rows)
+    return all(re.search(rb"([Zz]|UTC|GMT|[+-]\d\d(:?\d\d)?)$", row[1]) for row in rows)
 
 
 # -- JSON ----------------------------------------------------------------------------------------------------

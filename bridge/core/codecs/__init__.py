@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 
 from bridge.core.model import Row
 
-FORMATS = ("iso8601", "epoch_s", "epoch_ms")
+FORMATS = ("iso8601", "epoch_s", "epoch_ms", "epoch_us", "epoch_ns")
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from itertools import islice
 from operator import itemgetter
 
 from bridge.core.codecs import Codec, Decoded, FieldRule
-from bridge.core.codecs.timestamps import Clock
+from bridge.core.codecs.timestamps import Clock, not_understood
 from bridge.core.errors import ConfigError
 from bridge.core.model import FIELDS, Row, shown
 
@@ -78,8 +78,8 @@ class DelimitedCodec(Codec):
                 row = tuple(parts) if self._straight else self._pick(parts + self._consts)
                 try:
                     [time] = self._clock((row[1],))
-                except ValueError:
-                    row = "timestamp not understood: " + shown(row[1], 40)
+                except ValueError as error:
+                    row = not_understood(row[1], error)
             rows.append(row)
             times.append(time)
         return Decoded(rows, times)

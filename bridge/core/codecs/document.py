@@ -10,7 +10,7 @@ from typing import NamedTuple
 from bridge.core.codecs import Codec, Decoded, FieldRule
 from bridge.core.codecs.chunk import no_pointers
 from bridge.core.codecs.jsonl import JsonlCodec, parsed, scalar
-from bridge.core.codecs.timestamps import Clock
+from bridge.core.codecs.timestamps import Clock, not_understood
 from bridge.core.errors import ConfigError
 from bridge.core.model import FIELDS, Row, shown
 
@@ -66,8 +66,8 @@ class TextDocumentCodec(Codec):
         if not reason:
             try:
                 [self._time] = clock((head[1],))
-            except ValueError:
-                self._reason = "timestamp not understood: " + shown(head[1], 40)
+            except ValueError as error:
+                self._reason = not_understood(head[1], error)
 
     def read(self, raw: bytes) -> DocumentMessage:
         """Reads the message in a text document's bytes."""

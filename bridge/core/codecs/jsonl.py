@@ -12,7 +12,7 @@ from json.decoder import scanstring  # type: ignore[attr-defined]
 from typing import Any
 
 from bridge.core.codecs import Codec, Decoded, FieldRule
-from bridge.core.codecs.timestamps import Clock
+from bridge.core.codecs.timestamps import Clock, not_understood
 from bridge.core.errors import ConfigError
 from bridge.core.model import FIELDS, Row, shown
 
@@ -59,8 +59,8 @@ class JsonlCodec(Codec):
             row.append(found)
         try:
             [time] = self._clock((row[1],))
-        except ValueError:
-            return "timestamp not understood: " + shown(row[1], 40), 0
+        except ValueError as error:
+            return not_understood(row[1], error), 0
         if self._data is None:
             row.append(line)
         else:

@@ -6,9 +6,9 @@ import re
 from collections.abc import Sequence
 
 from bridge.core.codecs import Codec, Decoded, FieldRule
-from bridge.core.codecs.timestamps import Clock
+from bridge.core.codecs.timestamps import Clock, not_understood
 from bridge.core.errors import ConfigError
-from bridge.core.model import FIELDS, Row, shown
+from bridge.core.model import FIELDS, Row
 
 
 class RegexCodec(Codec):
@@ -74,8 +74,8 @@ class RegexCodec(Codec):
                 raw = rows[i][1]
                 try:
                     [times[i]] = self._clock((raw,))  # type: ignore[arg-type]
-                except ValueError:
-                    rows[i] = "timestamp not understood: " + shown(raw, 40)  # type: ignore[arg-type]
+                except ValueError as error:
+                    rows[i] = not_understood(raw, error)  # type: ignore[arg-type]
         return Decoded(rows, times)
 
     def encode_all(self, rows: Sequence[Row]) -> list[bytes | str]:
