@@ -31,6 +31,7 @@ def propose(path: Path, root: Path) -> tuple[str, dict[str, Any], Proposal, Chec
     from bridge.admin.survey.check_lines import check_file
     from bridge.core.mapping import Mapping
     from bridge.core.strict_models import validated
+    from bridge.files.content_form import not_lines
     from bridge.files.generation import open_regular
     from bridge.files.piece_age import bare
 
@@ -40,7 +41,10 @@ def propose(path: Path, root: Path) -> tuple[str, dict[str, Any], Proposal, Chec
     if opened is None or opened.content is None:
         raise SourceError("cannot be read: No such file or directory", where=str(path))
     try:
-        lines = opened.content.read(LOG_SAMPLE_BYTES, 0).split(b"\n")
+        begin = opened.content.read(LOG_SAMPLE_BYTES, 0)
+        if why := not_lines(begin):
+            raise SourceError(f"is {why}", where=str(path))
+        lines = begin.split(b"\n")
         lines = lines[:-1] if len(lines) > 1 else lines
         if opened.packed is None:
             for at in (opened.size() // 2, opened.size() - LOG_SAMPLE_BYTES):

@@ -142,6 +142,7 @@ class SourceDiscovery:
                     rest = self._accountant.books(sources_of(self._ledger, self._stream))
                     naming = {*naming_lines(self._ledger, self._stream)}
                 changed, names = catalog.sweep()
+                self._shared.log_notices()
                 self._changed += changed
                 everybody = switches[1] or switches != (self._switches or switches)
                 self._switches = switches

@@ -8,48 +8,43 @@ from __future__ import annotations
 
 import os
 import stat
-import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from threading import RLock
 
-from bridge.core.globs import is_glob, translated
-from bridge.files.content import COMPRESSED
+from bridge.files.content_form import SUFFIXES
+from bridge.files.content_look import look_at_content
 from bridge.files.folder_listing import ABSENT, FolderListing, leads_out, stat_of
 from bridge.files.generation import GenerationRecord
 from bridge.files.known_inodes import KnownInodes
+from bridge.files.name_patterns import NamePatterns
 from bridge.files.named_file import Identity, NamedFile
 from bridge.files.piece_age import Order, bare
 from bridge.files.piece_names import PieceNames
 from bridge.files.temporary_names import leftover
-from bridge.files.unicode_forms import other_form
 
 
 class Catalog:
     """The catalog of one mapping's files below `root`: those of `path`, and the `rotated` pieces. Thread-safe.
 
-    `order` is what decides the age of pieces. The caller takes the `notices`: what is to be said of names.
+    `order` decides the age of pieces. `of_lines`: other files are set aside. The caller takes the `notices` of names.
     """
 
     def __init__(
         self, root: Path, path: str, rotated: Sequence[str] = (), exclude: Sequence[str] = (),
-        order: Order = "evidence",
+        order: Order = "evidence", *, of_lines: bool = True,
     ) -> None:  # fmt: skip
         self.root = root
         self.path = path
-        self.many = is_glob(path)
-        """Whether the mapping's path names any number of logs."""
+        self.patterns = NamePatterns(path, rotated, exclude)
+        self.many = self.patterns.many
+        self._of_lines = of_lines
         self.order = order
         self.lock = RLock()
         self.notices: list[str] = []
         self.named: dict[str, NamedFile] = {}
         """Every file that the mapping names, by its path below the root, as of the last `refresh`."""
-        self._wanted = translated(path)
-        self._rotated = [translated(pattern) for pattern in rotated]
-        self._unwanted = [translated(pattern) for pattern in exclude]
-        patterns = self._patterns = (path, *rotated)
-        self._forms = {unicodedata.normalize("NFC", listed) for listed in patterns if not listed.isascii()}
-        self._folders = FolderListing(root, patterns)
+        self._folders = FolderListing(root, self.patterns.all)
         self._by_identity, self._by_log = dict[Identity, set[str]](), dict[str, set[str]]()
         self._claims = KnownInodes(root)
         self._left: tuple[set[str], set[Identity]] = (set(), set())
@@ -82,12 +77,15 @@ class Catalog:
 
     def _add(self, name: str, inode: int) -> Identity | None:
         """Adds a file to the catalog, if the mapping names it; returns its device and inode where the file has them."""
-        raw = os.fsencode(name)
-        rotated = any(pattern.fullmatch(raw) for pattern in self._rotated)
-        if not rotated and not self._wanted.fullmatch(raw):
-            self._other_form(name)
+        rotated = self.patterns.is_rotated(name)
+        if not rotated and not self.patterns.is_wanted(name):
+            if self.patterns.is_other_form(name):
+                said = (
+                    "has another Unicode form (NFC, NFD) than the mapping's: rename it, or write the mapping's as it is"
+                )
+                self._say(name, f"is not carried: its name on disk {said} on disk")
             return None
-        if any(pattern.fullmatch(raw) for pattern in self._unwanted):
+        if self.patterns.is_excluded(name):
             return None
         listed = NamedFile(name, self.root / name, inode < 0, rotated)
         folder, _, last = name.rpartition("/")
@@ -127,18 +125,34 @@ class Catalog:
             listed.aside = "left"
             listed.facts = (*listed.identity, now.st_size, now.st_mtime_ns, now.st_ctime_ns)
             return None
+        listed.told = not self._of_lines  # else whoever is about to read the file asks what it is
         self._by_identity.setdefault(listed.identity, set()).add(name)
         return listed.identity
 
-    def _other_form(self, name: str) -> None:
-        """Notices a file that the catalog leaves out because its name has another Unicode form than the mapping's."""
-        if not self._forms or name.isascii() or name in self._told:
-            return
-        if other_form(name, (self._wanted, *self._rotated)):
-            self._say(
-                name, "is not carried: its name on disk has another Unicode form (NFC, NFD) than the mapping's:"
-                " rename it, or write the mapping's as it is on disk",
-            )  # fmt: skip
+    def _turned(self, listed: NamedFile, now: os.stat_result) -> bool:
+        """Looks at a file again that is none of lines, or may be; returns whether it is the other now."""
+        if listed.told or not look_at_content(listed, now):
+            return False
+        mine = self._by_identity.setdefault(listed.identity, set())
+        (mine.discard if listed.foreign else mine.add)(listed.name)
+        if listed.foreign:
+            if listed.log is not None:
+                self._by_log.get(listed.log, set()).discard(listed.name)
+                self._lost.add(listed.log)
+            listed.log = None
+            self._say(listed.name, f"is not carried: {listed.aside}")
+        return True
+
+    def is_foreign(self, name: str) -> bool:
+        """Whether a file in the catalog is none of lines, by its first bytes, and so is never read."""
+        with self.lock:
+            listed = self.named.get(name)
+            if listed is None or (listed.aside and not listed.foreign):
+                return False
+            now = stat_of(listed.path) if not listed.told else None
+            if now is not None and self._turned(listed, now):
+                self._assign({listed.identity})
+            return listed.foreign
 
     def _say(self, name: str, what: str) -> None:
         if what and name not in self._told:
@@ -224,10 +238,7 @@ class Catalog:
 
     def is_log(self, name: str) -> bool:
         """Whether the catalog takes a file of this path below the root for a log of the mapping's, by its name."""
-        raw = os.fsencode(name)
-        if not name.isprintable() or not self._wanted.fullmatch(raw):
-            return False
-        return not any(pattern.fullmatch(raw) for pattern in (*self._unwanted, *self._rotated))
+        return self.patterns.is_log(name)
 
     # -- what is asked ---------------------------------------------------------------------------------------
 
@@ -241,7 +252,7 @@ class Catalog:
             self.refresh()
             changed, turned = list[NamedFile](), set[Identity]()
             for listed in self.named.values():
-                if listed.aside:
+                if listed.aside and not listed.foreign:
                     continue
                 try:
                     now = os.stat(listed.path)
@@ -252,13 +263,16 @@ class Catalog:
                     continue
                 facts = (now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns)
                 if facts != listed.facts:
+                    if listed.foreign and self._turned(listed, now):
+                        turned.add(listed.identity)
                     if facts[:2] != listed.identity:  # a link that leads to another file by now
                         turned |= {listed.identity, facts[:2]}
                         self._by_identity.get(listed.identity, set()).discard(listed.name)
                         listed.identity = facts[:2]
                         self._by_identity.setdefault(listed.identity, set()).add(listed.name)
                     listed.facts = facts
-                    changed.append(listed)
+                    if not listed.foreign:
+                        changed.append(listed)
             if turned:
                 self._assign(turned)
             if not self.many and self.path not in self.named:
@@ -325,10 +339,9 @@ class Catalog:
         listed = self.named.get(name)
         if listed is not None:
             return listed.log
-        raw = os.fsencode(name)
         if self.is_log(name):
             return name
-        return self._named_log(name) if any(pattern.fullmatch(raw) for pattern in self._rotated) else None
+        return self._named_log(name) if self.patterns.is_rotated(name) else None
 
     def files_of(self, log: str) -> dict[Path, Identity]:
         """Maps the path of every file that the catalog has of a log now to the device and inode behind the path.
@@ -337,16 +350,16 @@ class Catalog:
         """
         with self.lock:
             self.refresh()
-            mine = (self.named[name] for name in self._by_log.get(log, ()))
-            names = {listed.name: listed.path for listed in mine if not listed.of}
-        if not self.many and log == self.path:
+            mine = [self.named[name] for name in self._by_log.get(log, ()) if not self.named[name].of]
+            names = {listed.name: listed.path for listed in mine if not self.is_foreign(listed.name)}
+        if not self.many and log == self.path and not self.is_foreign(log):
             names[log] = self.root / log
         plain = {bare(name) for name in names if bare(name) != name} & names.keys()
         found: dict[Path, Identity] = {}
         for name, path in names.items():
             short = bare(name)
             if short != name:
-                beside = [f"{short}{suffix}" for suffix in COMPRESSED]
+                beside = [f"{short}{suffix}" for suffix in SUFFIXES]
                 if short in plain or any(other in names for other in beside[: beside.index(name)]):
                     continue  # a plain file, or a preferred compressed one, lies beside it
             now = stat_of(path)
@@ -360,7 +373,9 @@ class Catalog:
         Raises SourceError.
         """
         now = stat_of(self.root / log)
-        if now is None or (not self.many and log == self.path):
+        if now is None or self.is_foreign(log):
+            return None
+        if not self.many and log == self.path:
             return now
         with self.lock:
             listed = self.named.get(log)
@@ -368,16 +383,6 @@ class Catalog:
                 self.refresh()
                 listed, now = self.named.get(log), stat_of(self.root / log)
             return now if listed is not None and listed.log == log and not listed.of else None
-
-    def globbed(self) -> set[Path]:
-        """Lists the files that the mapping's globs find, but for those never read, for comparison with the catalog."""
-        found = {path for pattern in self._patterns for path in self.root.glob(pattern)}
-        kept = set()
-        for path in found:
-            raw = os.fsencode(path.relative_to(self.root))
-            if not any(pattern.fullmatch(raw) for pattern in self._unwanted) and not path.is_dir():
-                kept.add(path)
-        return kept
 
     def lies(self, identity: Identity) -> bool:
         """Whether any file in the catalog has this device and inode, as of the last refresh."""

@@ -130,7 +130,7 @@ class PlainContent:
 
 
 class PackingForm:
-    """A form of compression that file content may have, such as gzip.
+    """A form of compression that file content may have, such as gzip, by its usual suffix (`files.content_form`).
 
     `make` makes its decompressor, `feed` is how many bytes that is fed at once, and `magic` is what a file begins with.
     """
@@ -156,9 +156,7 @@ FORMS = {
     # zstandard cannot be told to give less at once: a block is up to 128 KiB, made of as few as 4 bytes.
     ".zst": PackingForm(_zstd, 512, b"\x28\xb5\x2f\xfd"),
 }
-"""The forms of compression that can be read, by the suffix of the file's name."""
-
-COMPRESSED = tuple(FORMS)
+"""The forms of compression that can be read, by the usual suffix of their files' names."""
 
 
 class PackedContent:
@@ -168,9 +166,9 @@ class PackedContent:
     only the first KiB was asked for, so that many may be open.
     """
 
-    def __init__(self, handle: PooledFile, suffix: str, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, handle: PooledFile, form: str, clock: Callable[[], float] = time.time) -> None:
         self._handle = handle
-        self._form = FORMS[suffix]
+        self._form = FORMS[form]
         self._clock = clock
         now = handle.stat()
         self._stat = (now.st_size, now.st_mtime_ns)

@@ -12,7 +12,8 @@ from zlib import crc32
 
 from bridge.core.errors import SourceError
 from bridge.core.model import Fingerprint, hex_digest
-from bridge.files.content import COMPRESSED, HEAD_BYTES, Content, PackedContent, PlainContent
+from bridge.files.content import HEAD_BYTES, Content, PackedContent, PlainContent
+from bridge.files.content_form import HEAD, packing_of
 from bridge.files.descriptor_pool import POOL, DeletedWhileParked, PooledFile
 
 T = TypeVar("T")
@@ -383,7 +384,8 @@ def open_regular(path: Path) -> Generation | None:
     try:
         if not stat.S_ISREG(handle.stat().st_mode):
             raise SourceError("is not a regular file")
-        content = PackedContent(handle, path.suffix) if path.suffix in COMPRESSED else PlainContent(handle)
+        form = packing_of(handle.read(HEAD, 0), path.suffix)
+        content = PackedContent(handle, form) if form else PlainContent(handle)
     except SourceError as error:
         handle.close()
         raise SourceError(error.what, where=str(path), hint=error.hint) from None

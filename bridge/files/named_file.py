@@ -29,3 +29,7 @@ class NamedFile:
     log: str | None = None
     of: str = ""
     aside: str = ""
+    foreign: bool = False
+    """Whether the file is set aside as its content is none of lines, and may be taken up again when it changes."""
+    told: bool = False
+    """Whether enough of the file's beginning was seen to tell that it holds lines."""

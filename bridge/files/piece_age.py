@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from bridge.files.content import COMPRESSED
+from bridge.files.content_form import SUFFIXES
 
 Order = Literal["evidence", "name", "mtime", "number_up", "number_down"]
 """The way to decide the age of pieces: by evidence, or as the mapping says instead (`source.order`)."""
@@ -73,7 +73,7 @@ class DatedPiece:
 
 def bare(name: str) -> str:
     """Returns the name of a piece's file without the suffix of its compression."""
-    return name[: name.rindex(".")] if name.endswith(COMPRESSED) else name
+    return name[: name.rindex(".")] if name.endswith(SUFFIXES) else name
 
 
 @functools.lru_cache(maxsize=1 << 13)

@@ -59,6 +59,7 @@ class PathsProvider:
             before = self._catalog.files_of(self._name)
             rotated = [file for path in sorted(before) if path != self._path and (file := open_regular(path))]
             always = not self._catalog.many and self._name == self._catalog.path
+            always = always and not self._catalog.is_foreign(self._name)
             fresh = open_regular(self._path) if always or self._path in before else None
             seen = {file.path: file.identity for file in (*rotated, *([fresh] if fresh else []))}
             if seen == before == self._catalog.files_of(self._name):

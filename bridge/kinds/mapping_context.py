@@ -106,7 +106,9 @@ class MappingContext:
         self.books_epoch = 0
         """Counts how often the ledger was rebuilt since this process began: what was read from it before is void."""
         self._tails: dict[str, Tail] = {}
-        self.catalog = Catalog(settings.root, source.path, source.rotated, source.exclude, source.order)
+        self.catalog = Catalog(
+            settings.root, source.path, source.rotated, source.exclude, source.order, of_lines=mapping.kind.lines
+        )
         """The catalog of the mapping's files, where these are logs."""
         self._claimed = False
         self._lock = Lock()
@@ -154,7 +156,7 @@ class MappingContext:
             tail = Tail(self.catalog, name, known, times)
             tail.aligns = times is not None
         else:
-            tail = Tail(Catalog(root, name, (f"{name}.*",)), name, known, times)
+            tail = Tail(Catalog(root, name, (f"{name}.*",), of_lines=self.mapping.kind.lines), name, known, times)
             tail.aligns = False  # of the file's lines only the mirror's are this mapping's
         return tail
 
@@ -189,10 +191,14 @@ class MappingContext:
         if self.folder or self.values:
             return [self.mapping.source.path]
         names = self.catalog.logs(known)
+        self.log_notices()
+        return names
+
+    def log_notices(self) -> None:
+        """Logs what the mapping's catalog has to say of files, once."""
         for said in self.catalog.notices:
             logger.warning("%s", said)
         self.catalog.notices.clear()
-        return names
 
     def source_at(self, path: str) -> str | None:
         """Returns the name of the mapping's log or context at this absolute path; None: the mapping has none there."""

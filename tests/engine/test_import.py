@@ -396,7 +396,7 @@ def test_unreadable_file(one_rig: Rig) -> None:
     (rig.root / "a.out").write_bytes(b"2026-03-02T00:00:00Z|t|x\n")
     (rig.root / "b.out.1").mkdir()
     (rig.root / "c.out").symlink_to("/nowhere/at/all")
-    (rig.root / "d.out.1.zst").write_bytes(b"not zstd at all")
+    (rig.root / "d.out.1.zst").write_bytes(b"no text, and \0 not zstd at all")
     os.utime(rig.root / "d.out.1.zst", (1, 1))
     done = rig.run("import-history", "--redis", rig.server.socket_url)
     assert done.returncode == 1

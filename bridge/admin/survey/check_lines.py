@@ -23,6 +23,7 @@ from bridge.core.codecs.multiline import MultilineCodec
 from bridge.core.errors import SourceError
 from bridge.core.model import Row, as_json, shown
 from bridge.files.artifact_digest import SNIFFED_BYTES, type_of
+from bridge.files.content_form import ENDS_HEAD, not_lines
 from bridge.files.folder import MessageFolder, ReadFile
 from bridge.files.generation import open_regular
 from bridge.files.lines import Cut, walk
@@ -199,6 +200,9 @@ def check_file(mapping: Mapping, path: Path, first: int, most: int | None = None
         return data, [], len(data) == size
 
     try:
+        if why := not_lines(opened.read(ENDS_HEAD, 0)):
+            result.damage, result.partial = f"is {why}", opened.size()
+            return result
         for lines, cut in walk(read, 0, continuing(codec), limit):
             counts = [line.count(b"\n") + 1 for line in lines.lines]
             numbers = [*accumulate(counts, initial=number + 1)]

@@ -191,7 +191,7 @@ class Accountant:
         if (marks == self._marks and 0 not in marks) or now < self._list_at:
             return
         began, self._marks = time.monotonic(), marks
-        for path in self._catalog.globbed():
+        for path in self._catalog.patterns.found_below(self._catalog.root):
             name = str(path.relative_to(self._catalog.root))
             if name not in self._catalog.named and name not in self._unheard and path.is_file():
                 seen = self._unheard_of.get(name, 0) + 1
@@ -296,6 +296,8 @@ class Accountant:
             return self._standing(listed, standing, "", known) if stands else None
         if before is not None and before.standing == COPY and before.facts == listed.facts:
             return replace(self._standing(listed, COPY, before.why), behind=0)
+        if known is None and self._catalog.is_foreign(listed.name):
+            return replace(self._standing(listed, ASIDE, listed.aside), behind=0)
         return None
 
     def _kind(self, listed: NamedFile) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from bridge.core.model import Fingerprint, hex_digest
 from bridge.engine.account.standing import PIECE
-from bridge.files.content import COMPRESSED
+from bridge.files.content_form import SUFFIXES
 from bridge.files.generation import TAIL, Generation, GenerationRecord, is_copy, open_regular
 from bridge.files.named_file import NamedFile
 from bridge.files.piece_age import bare
@@ -59,7 +59,7 @@ class UnknownFiles:
     def _twin(self, listed: NamedFile) -> str | None:
         """Returns the name of the file that lies beside an unknown packed file and counts in its place, or None."""
         short = bare(listed.name)
-        beside = [short, *(f"{short}{suffix}" for suffix in COMPRESSED)]
+        beside = [short, *(f"{short}{suffix}" for suffix in SUFFIXES)]
         return next((other for other in beside[: beside.index(listed.name)] if other in self._catalog.named), None)
 
     def _copy(self, file: Generation, others: Iterable[str]) -> FileEvidence | None:

@@ -16,6 +16,7 @@ from zlib import crc32
 
 from bridge.core.model import Fingerprint, hex_digest
 from bridge.files.content import HEAD_BYTES
+from bridge.files.content_form import not_lines
 from bridge.files.generation import TAIL
 from bridge.files.named_file import FileStamp
 from bridge.parity.log.items import OFFSETS, ComparedFile
@@ -261,6 +262,10 @@ class FilePieces:
     def size_of(self, name: str) -> int:
         """Returns how many bytes, unpacked, an open piece of a mapping's files holds."""
         return self._named(name).length()
+
+    def not_lines(self, name: str) -> str:
+        """Says what an open piece of a mapping's files is whose first bytes are none of lines; empty: it may be."""
+        return not_lines(self._named(name).head)
 
     def is_as(self, name: str, facts: FileStamp | None) -> bool:
         """Whether parity finds a log's file with the device, inode, size and time of writing that the ledger noted."""

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from bridge.core.errors import SourceError
-from bridge.files.content import COMPRESSED, HEAD_BYTES
+from bridge.files.content import HEAD_BYTES
+from bridge.files.content_form import HEAD, packing_of
 from bridge.parity.log.items import LineBlock, OverlongLine
 
 PLAIN_BLOCK, LAST = 1 << 18, 1 << 20
@@ -55,7 +56,7 @@ class PlainLines:
             raise
         except OSError as error:
             raise SourceError(f"cannot be opened: {error.strerror}", where=str(path)) from None
-        self.packed = path.suffix in COMPRESSED
+        self._form = ""
         self._limit = limit
         self._damage = ""
         self._read = (0, 0)
@@ -66,10 +67,16 @@ class PlainLines:
             self.size = now.st_size
             self.written = now.st_mtime_ns
             self.changed = max(now.st_mtime_ns, now.st_ctime_ns)
+            self._form = packing_of(os.pread(self._fd, HEAD, 0), path.suffix) if self.regular else ""
             self.head = self.read(HEAD_BYTES, 0) if self.regular else b""
         except BaseException:
             os.close(self._fd)
             raise
+
+    @property
+    def packed(self) -> bool:
+        """Whether the file of plain lines is compressed."""
+        return bool(self._form)
 
     def close(self) -> None:
         """Closes the file of plain lines that parity had open."""
@@ -123,7 +130,7 @@ class PlainLines:
         raw: Any = io.BufferedReader(HeldFile(self._fd, self.size), PLAIN_BLOCK)
         held = b""
         try:
-            stream = _unpacked(raw, self.path.suffix) if self.packed else raw
+            stream = _unpacked(raw, self._form) if self.packed else raw
             while piece := stream.read1(PLAIN_BLOCK):  # `read` would lose what comes before a damage
                 held += piece
                 if len(held) >= PLAIN_BLOCK:
@@ -163,12 +170,12 @@ class PlainLines:
         self._read = (at + len(rest), at + len(rest) - begun if skips else len(rest))
 
 
-def _unpacked(raw: Any, suffix: str) -> Any:
-    if suffix == ".gz":
+def _unpacked(raw: Any, form: str) -> Any:
+    if form == ".gz":
         return gzip.GzipFile(fileobj=raw)
-    if suffix == ".bz2":
+    if form == ".bz2":
         return bz2.BZ2File(raw)
-    if suffix == ".xz":
+    if form == ".xz":
         return lzma.LZMAFile(raw)
     try:
         import zstandard
