@@ -297,7 +297,8 @@ def _preview(options: Options, settings: Settings, chosen: list[Mapping]) -> int
     if big:
         click.echo(f"bridge: it would not fit: {big}", err=True)
         click.echo("  try: a higher maxmemory, fewer mappings at once, or trim what is not needed", err=True)
-    return 3 if errors or damage or big or any(mapping_preview.total("rejected") for mapping_preview in found) else 0
+    aside = any(mapping_preview.aside or mapping_preview.total("rejected") for mapping_preview in found)
+    return 3 if errors or damage or big or aside else 0
 
 
 def _describe(plan: Preview) -> None:
@@ -334,6 +335,8 @@ def _describe(plan: Preview) -> None:
             click.echo(f"           and {len(order) - PIECES:,} more, which --json lists")
     if len(plan.orders) > ORDERS:
         click.echo(f"  order    of {len(plan.orders) - ORDERS:,} more sources, which --json lists")
+    for path, why in plan.aside:
+        click.echo(f"  aside    {shown_name(os.fsencode(path))}: {why}")
     for name, _, checked, _ in plan.sources:
         for reason, (count, offsets, example) in checked.reasons.items():
             more = " …" if count > len(offsets) else ""

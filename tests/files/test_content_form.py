@@ -161,6 +161,9 @@ def test_a_log_that_is_none_of_lines(mem: Rig, name: str) -> None:
     inferred = mem.run("mapping", "infer", "files/messages.log")
     assert inferred.returncode == 1
     assert what in inferred.stderr
+    planned = mem.run("import-history", "--dry-run")
+    assert planned.returncode == 3
+    assert what in planned.stdout
 
 
 @pytest.mark.parametrize("name", LINES)

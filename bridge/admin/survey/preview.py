@@ -52,6 +52,8 @@ class Preview:
     """For each source of several pieces: their paths, oldest first, and what decided each one's place in that order."""
     sources: list[tuple[str, int, CheckReport, str]] = field(default_factory=list)
     before: int = 0
+    aside: list[tuple[str, str]] = field(default_factory=list)
+    """The files that are none of lines, by path, each with what it is and what to do."""
 
     def total(self, name: str) -> int:
         """Sums a count of the import's preview over all sources.
@@ -90,6 +92,7 @@ class Preview:
             "earliest": span[0] if span else None, "latest": span[1] if span else None,
             "roles": [{"role": as_json(value), "count": n} for value, n in self.count("roles").most_common()],
             "types": [{"type": as_json(value), "count": n} for value, n in self.count("types").most_common()],
+            "aside": [{"path": path, "why": why} for path, why in self.aside],
             "sources": [{"source": name, "bytes": size, "error": error or None, **checked.to_json(),
                          "pieces": [{"path": path, "decided": why} for path, why in self.orders.get(name, ())]}
                         for name, size, checked, error in self.sources],
@@ -150,6 +153,8 @@ def _mapping(shared: MappingContext, ledger: Ledger | None, connection: Connecti
                 planned.sources.append((name, left, checked, error))
             except (SourceError, LedgerError) as failed:
                 planned.sources.append((name, 0, checked, str(failed)))
+        foreign = sorted(listed.name for listed in shared.catalog.named.values() if listed.foreign)
+        planned.aside = [(path, shared.catalog.named[path].aside) for path in foreign]
     finally:
         shared.close()
     return planned
