@@ -142,7 +142,9 @@ def test_unsure(tmp_path: Path) -> None:
     assert "write format.pattern" in done.stdout
     (tmp_path / "x.toml").write_text(done.stdout)
     assert bridge(tmp_path, "mapping", "check", "x.toml", "x.log").returncode == 3
-    assert "the lines name no year" in infer([KINDS["syslog"][0](n).encode() for n in range(50)]).notes[0]
+    syslog = infer([KINDS["syslog"][0](n).encode() for n in range(50)]).notes
+    assert "the lines name no year" in syslog[0]
+    assert "UTC is taken; written in a zone east of it" in syslog[1]
     assert any("UTC is taken" in note for note in infer([KINDS["python"][0](n).encode() for n in range(50)]).notes)
 
 

@@ -77,11 +77,13 @@ def infer(lines: Sequence[bytes]) -> Proposal:
         )
     elif "%" in best.format["timestamp"] and not re.search("%[Yy]", best.format["timestamp"]):
         best.notes.append("timestamp: the lines name no year; the latest year that is not in the future is taken")
-    elif unknown := _abbreviations(best, some):
+    if unknown := _abbreviations(best, some):
         wanted = ", ".join(f'{name} = "+hh:mm"' for name in unknown)
         best.notes.insert(0, f"timestamp: say which zone the lines mean: format.zones = {{ {wanted} }}")
     elif not _zoned(best, some):
-        best.notes.append("timezone: the lines name none; UTC is taken")
+        yearless = any("no year" in note for note in best.notes)
+        than = "; written in a zone east of it, the last hours would count as a year ago" if yearless else ""
+        best.notes.append(f"timezone: the lines name none; UTC is taken{than}")
     for name, how in (("role", "it is the file's name"), ("type", "it is a constant")):
         if {"const", "name"} & set(best.message.get(name, {})):
             best.notes.append(f"{name}: nothing in the lines looks like one, so {how}; edit message.{name}")
