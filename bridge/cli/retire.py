@@ -51,11 +51,11 @@ def retire(options: Options, mapping: str, execute: bool, reason: str, force: st
         passed = not any(reason.firm for reason in reasons) if force else not reasons
         facts = {"mapping": mapping, "stream": chosen.stream.key, "open": not reasons, "done": None,
                  "reasons": [{"what": r.what, "hint": r.hint, "firm": r.firm} for r in reasons]}  # fmt: skip
-        for one_reason in reasons if not options.as_json else ():
-            passes = force and not one_reason.firm
-            click.echo(f"{'passed by --force' if passes else 'closed'}: {one_reason.what}")
+        for barrier in reasons if not options.as_json else ():
+            passes = force and not barrier.firm
+            click.echo(f"{'passed by --force' if passes else 'closed'}: {barrier.what}")
             if not passes:
-                click.echo(f"  try: {one_reason.hint}{' (--force does not pass this)' if one_reason.firm else ''}")
+                click.echo(f"  try: {barrier.hint}{' (--force does not pass this)' if barrier.firm else ''}")
         if execute and passed:
             forced = [reason.what for reason in reasons]
             facts["done"] = _end(options, settings, chosen, ledger, connection, reason, forced)

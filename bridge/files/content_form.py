@@ -13,6 +13,9 @@ HEAD = 512
 ENDS_HEAD = 1 << 16
 """Bytes from a file's beginning in which a newline must stand, if other line ends do."""
 
+LONGEST_CR_LINE = 4096
+"""Bytes that lines ending with CR alone have at most, on average: longer, they are one line with some CRs in it."""
+
 SUFFIXES = (".gz", ".bz2", ".xz", ".zst")
 """The forms of compression that are read, by the usual suffix of their files' names; an earlier one is preferred."""
 
@@ -65,7 +68,7 @@ def not_lines(head: bytes) -> str:
         return "packed in a form that is not read: unpack it, or pack it with gzip, bzip2, xz or zstd"
     if width := _wide(head):
         return f"text in UTF-{width}: convert it (`iconv -f UTF-{width} -t UTF-8`), and have its writer write UTF-8"
-    if head.count(b"\r") > 1 and b"\n" not in head:
+    if b"\n" not in head and head.count(b"\r") > max(1, len(head) // LONGEST_CR_LINE):
         return "text whose lines end with CR alone: convert it (`tr '\\r' '\\n'`)"
     return ""
 

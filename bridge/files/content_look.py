@@ -12,7 +12,7 @@ from bridge.files.named_file import NamedFile
 
 
 def look_at_content(listed: NamedFile, now: os.stat_result) -> bool:
-    """Looks whether a named file's content is none of lines, until that is sure; returns whether `foreign` changed.
+    """Sets a named file aside whose first bytes are none of lines; returns whether `foreign` changed.
 
     Then `aside` says what the file is, and what to do. A file that cannot be read is left to whoever reads its lines.
     """

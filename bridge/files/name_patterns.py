@@ -42,7 +42,7 @@ class NamePatterns:
         return name.isprintable() and self.is_wanted(name) and not self.is_rotated(name) and not self.is_excluded(name)
 
     def is_other_form(self, name: str) -> bool:
-        """Whether a path looks like one that the mapping names, and has another Unicode form on disk (NFC, NFD)."""
+        """Whether a file is left out only as its name has another Unicode form (NFC, NFD) than the patterns."""
         return bool(self._forms) and not name.isascii() and other_form(name, (self._wanted, *self._rotated))
 
     def found_below(self, root: Path) -> set[Path]:

@@ -145,7 +145,7 @@ class Ledger:
 
     @property
     def place(self) -> str:
-        """Tells which file the ledger is, by the inodes of its folder and its own. Raises OSError.
+        """Identifies the ledger file by the inodes of its folder and of itself, so that a copy is told. Raises OSError.
 
         A copy, or a ledger that was restored from a backup, has others, as a rule.
         """
@@ -194,11 +194,11 @@ class Ledger:
                 if self.conn.in_transaction:
                     self.conn.execute("ROLLBACK")
                 raise
+        actions, self._after_commit = self._after_commit, []
+        for action in actions:  # before the mark: it may fail, and all this is committed
+            action()
         for (commits,) in counted:
             write_mark(self.path, self.uuid, marked, commits)
-        for action in self._after_commit:
-            action()
-        self._after_commit.clear()
 
     @contextmanager
     def joined_transaction(self) -> Iterator[None]:
@@ -217,7 +217,7 @@ class Ledger:
             action()
 
     def rows(self, sql: str, args: Iterable[Any] = ()) -> list[tuple[Any, ...]]:
-        """Runs a query on the ledger and returns all its rows."""
+        """Runs a SQL query on the ledger; returns all rows that it finds, as tuples of their columns."""
         with translated(self.path):
             return self.conn.execute(sql, tuple(args)).fetchall()
 

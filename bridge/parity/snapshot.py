@@ -226,14 +226,14 @@ class Snapshot(Cursors):
     def _say(self) -> None:
         for name, found in [*self.sources.items(), *self.targets.items()]:
             here = {file.generation for file in found.files}
-            open_one = next((recorded for recorded in self._known[name] if not recorded.closed), None)
+            open_record = next((recorded for recorded in self._known[name] if not recorded.closed), None)
             if (
                 name in self.sources
-                and open_one is not None
-                and open_one.at.offset
-                and open_one.number in found.changed
+                and open_record is not None
+                and open_record.at.offset
+                and open_record.number in found.changed
             ):
-                self.cut[name] = CutFile.of(found.changed[open_one.number], open_one)
+                self.cut[name] = CutFile.of(found.changed[open_record.number], open_record)
             self.gone[name] = [recorded.number for recorded in self._known[name] if recorded.number not in here]
             self.notes += [f"generation {number} of {name} is gone" for number in self.gone[name]]
         self.say_who()

@@ -96,6 +96,7 @@ LINES = {
     "a progress bar": b"10 %\r20 %\r30 %\r\n" + TEXT,
     "zeros that were put there in advance": TEXT + bytes(4096),
     "nothing but zeros": bytes(4096),
+    "a long line with some CRs in it": b"agent|2026-03-01T10:00:00Z|turn|" + b"x\r" * 8 + b"y" * ENDS_HEAD,
     "a letter that begins as an archive does": b"PK is here\n" + TEXT,
     "a mark of UTF-8": codecs.BOM_UTF8 + TEXT,
     "Latin-1": b"agent|2026-03-01T10:00:00Z|turn|\xe9t\xe9\n" * 20,
@@ -173,7 +174,7 @@ def test_every_command_says_what_it_is(mem: Rig, name: str) -> None:
 @pytest.mark.parametrize("name", LINES)
 def test_what_is_lines_after_all(name: str) -> None:
     """Text that only looks a little like one of the other forms is read as lines."""
-    assert not_lines(LINES[name][:HEAD]) == ""
+    assert not_lines(LINES[name][:ENDS_HEAD]) == ""
     assert packing_of(LINES[name][:HEAD], "") == ""
 
 

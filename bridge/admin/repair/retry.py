@@ -221,14 +221,14 @@ class QuarantineRetry:
                     yield RetriedMessage(kept.number, reason=reason)
                     continue
                 own = b"" if ending else kept.entry_id.encode()
-                whole, entries, ones = lines.setdefault((name, own), ([], [], []))
+                whole, entries, quarantined = lines.setdefault((name, own), ([], [], []))
                 whole.append(line + ending)
                 lost = fields is None and kept.lost  # its line will be file-born, and forward sends it
                 entries.append((ZERO_ID if lost else entry_id, len(line + ending)))
-                ones.append(kept)
-            for (name, _), (whole, entries, ones) in lines.items():
-                self._late.write(mirror, name, b"".join(whole), entries, [kept.number for kept in ones])
-                yield from (RetriedMessage(kept.number, name) for kept in ones)
+                quarantined.append(kept)
+            for (name, _), (whole, entries, quarantined) in lines.items():
+                self._late.write(mirror, name, b"".join(whole), entries, [kept.number for kept in quarantined])
+                yield from (RetriedMessage(kept.number, name) for kept in quarantined)
         finally:
             mirror.close()
 

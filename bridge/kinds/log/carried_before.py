@@ -96,8 +96,8 @@ class LineColumns:
     `keys`: a number that equal messages share. `starts`: where each message begins. `ends`: where the next one may
     begin; empty for messages that were read from the stream, as nobody knows that there. `of_a_file`: they were read
     from a file. `trimmed`: some that were carried are missing, as their entries were trimmed and no archive has them.
-    `unknown`: so many bytes at the beginning may have held messages whose entries somebody else removed. `is_of_one`:
-    all are of one generation.
+    `unknown`: so many bytes at the beginning may have held messages whose entries somebody else removed.
+    `of_one_generation`: all are of one generation.
     """
 
     keys: Column
@@ -106,7 +106,7 @@ class LineColumns:
     trimmed: bool = False
     unknown: int = 0
     of_a_file: bool = False
-    is_of_one: bool = True
+    of_one_generation: bool = True
 
     @classmethod
     def kept_in(cls, folder: Path) -> LineColumns:
@@ -221,8 +221,8 @@ class CarriedLines:
         while some := list(islice(rows, CARRIED_PAGE)):
             messages.starts.add(start for start, _ in some)
             messages.keys.add(key for _, key in some)
-        messages.is_of_one = len(ends) == 1
-        if not messages.is_of_one:
+        messages.of_one_generation = len(ends) == 1
+        if not messages.of_one_generation:
             return messages
         [(generation, end)] = ends.items()
         low = trimmed.origins.get(self._number, TrimmedSource(None)).low

@@ -179,7 +179,7 @@ class EditedLog:
             else:
                 found = in_order(*keys) if said == AS_EDIT else align(*keys, lambda n: ends[n] - starts[n])
             self._in_front = self._in_front or bool(found.runs and found.runs[0].new >= SHARED)
-            if not is_last and (not found.runs or (old.is_of_one and self._in_front)):
+            if not is_last and (not found.runs or (old.of_one_generation and self._in_front)):
                 return None
             if (
                 _may_go_on(found, *keys)

@@ -12,7 +12,7 @@ from bridge.core.codecs.multiline import MultilineCodec
 from bridge.core.failpoints import failpoint
 from bridge.core.mapping import Mapping
 from bridge.core.model import FIELDS, Position, Row, hex_digest, paired
-from bridge.files.content_form import not_lines
+from bridge.files.content_form import ENDS_HEAD, not_lines
 from bridge.files.generation import Generation
 from bridge.files.lines import Cut, Lines, grouped, split
 from bridge.files.tail import Tail
@@ -196,7 +196,7 @@ class LineReader:
                 return None
             start = generation.read_to
             raw = self._tail.peek(generation, size)
-            if not start and not_lines(raw):
+            if not start and not_lines(raw[:ENDS_HEAD]):
                 return None  # the catalog's next look sets the file aside
             ahead = self._next_carried(generation, start)
             met = ahead is not None and ahead.start < start + len(raw)

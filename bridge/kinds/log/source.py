@@ -223,7 +223,7 @@ class LogSource(Source):
         return history is not None and first is not None and (first.number, first.read_to) < history
 
     def history(self) -> MergedHistory | None:
-        """Returns the log source itself as history for the merge, as long as its next message is history."""
+        """Offers the log to the merge of history by time, as long as its next message is history; else None."""
         return self if self._in_history else None
 
     def head(self, limit: int, ahead: int) -> HistoryHead | None:

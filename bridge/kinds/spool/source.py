@@ -222,10 +222,10 @@ class SpoolSource(Source):
     def _message(self, due: DueMessage) -> DocumentMessage:
         return self._mapping.document(os.fsdecode(due.name), due.facts.written).read(due.raw or b"")
 
-    def _batch_again(self, number: int, ones: list[DueMessage]) -> SourceBatch:
+    def _batch_again(self, number: int, sent_before: list[DueMessage]) -> SourceBatch:
         """Makes the source batch of a spool's numbered batch from before the last connect, as it was."""
         made: list[tuple[Row, int]] = []
-        for due in ones:
+        for due in sent_before:
             message = self._message(due)
             row = message.row if isinstance(message.row, tuple) else (b"", b"", b"", due.raw or b"")
             made.append((row, message.time))

@@ -221,22 +221,22 @@ class FilePieces:
         for wanted, file in zip(sorted(left, key=lambda wanted: -wanted.number), spare[::-1], strict=False):
             self._assign(source, wanted, file)  # both ends were altered: only the order of age is left
             doubtful.add(wanted.number)
-        open_one = next((generation for generation in known if not generation.closed), None)
+        open_record = next((generation for generation in known if not generation.closed), None)
         is_free = here is not None and id(here) in self._free
-        if open_one is not None and (source, open_one.number) not in self._is_of and is_free:
-            self._assign(source, open_one, here)
-            doubtful.add(open_one.number)
+        if open_record is not None and (source, open_record.number) not in self._is_of and is_free:
+            self._assign(source, open_record, here)
+            doubtful.add(open_record.number)
         is_of = {number: file for (name, number), file in self._is_of.items() if name == source}
         files = [
             self._file(source, is_of[wanted.number], wanted, doubtful=wanted.number in doubtful)
             for wanted in sorted(known, key=lambda file: file.number) if wanted.number in is_of
         ]  # fmt: skip
         newest = max((generation.number for generation in known), default=0)
-        since = is_of[open_one.number].written if open_one is not None and open_one.number in is_of else -1
-        known_here = open_one is not None and is_of.get(open_one.number) is here
+        since = is_of[open_record.number].written if open_record is not None and open_record.number in is_of else -1
+        known_here = open_record is not None and is_of.get(open_record.number) is here
         strangers = []
         for file in sorted(self._pool(source), key=lambda file: (file is here, file.written)):
-            if file is here or not known or (open_one is not None and not known_here and file.written > since >= 0):
+            if file is here or not known or (open_record is not None and not known_here and file.written > since >= 0):
                 newest += 1
                 files.append(self._file(source, file, RecordedGeneration(newest, Fingerprint(0, 0, "", ""), False)))
             else:
