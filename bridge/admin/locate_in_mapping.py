@@ -11,6 +11,7 @@ from bridge.continuity.archive_reader import ArchiveReader
 from bridge.core.errors import BridgeError, SourceError
 from bridge.core.model import (
     FIELDS,
+    UTF8_MARK,
     ZERO_ID,
     Checkpoint,
     EntryId,
@@ -22,6 +23,7 @@ from bridge.core.model import (
     parse_id,
     parse_origin,
     shown_name,
+    without_mark,
 )
 from bridge.files.generation import Generation, open_regular
 from bridge.files.tail import Tail
@@ -389,5 +391,7 @@ def _line_in(generation: Generation, number: int, *, by_line: bool) -> tuple[int
         raw = generation.read(SEARCH_BLOCK, begin)
         if not raw:
             break
+        if not begin and raw.startswith(UTF8_MARK):
+            begin, raw = len(UTF8_MARK), without_mark(raw)
         return begin, line, raw[: raw.find(b"\n") + 1] if b"\n" in raw else raw
     raise BridgeError(f"has {line - (begin >= size)} lines", where=str(generation.path))

@@ -23,6 +23,12 @@ Row = tuple[bytes, ...]
 EntryId = tuple[int, int]
 """The ID of a stream's entry: milliseconds and sequence number."""
 
+UTF8_MARK = b"\xef\xbb\xbf"
+"""The mark that some programs write at the beginning of a text in UTF-8: no part of the first line or the document."""
+
+MARKED = "it begins with a UTF-8 mark, which is passed over where a file begins with it"
+"""Why a message whose line, or document, begins with such a mark cannot be written into a file."""
+
 ZERO_ID: EntryId = (0, 0)
 HIGHEST_ID: EntryId = ((1 << 64) - 1, (1 << 64) - 1)
 
@@ -54,6 +60,11 @@ def before(entry_id: EntryId) -> EntryId:
     """Returns the largest entry ID below `entry_id`; 0-0 when there is none below."""
     ms, seq = entry_id
     return (ms, seq - 1) if seq else (ms - 1, (1 << 64) - 1) if ms else ZERO_ID
+
+
+def without_mark(raw: bytes) -> bytes:
+    """Returns a text, or a document, in UTF-8 without the mark that it may begin with."""
+    return raw.removeprefix(UTF8_MARK)
 
 
 class Position(NamedTuple):

@@ -11,6 +11,7 @@ from bridge.core.model import ZERO_ID, EntryId, format_id, parse_id
 from bridge.cutover.gate import SwitchStep
 from bridge.cutover.position import FilePosition, PositionTranslator, StreamPosition, fingerprint
 from bridge.files.generation import GenerationRecord
+from bridge.files.lines import begins_line
 from bridge.kinds.mapping_context import MappingContext
 from bridge.ledger.store import Ledger
 from bridge.streams.components import FILE, REDIS, ComponentGroup, ComponentModes, ComponentWorker, group_of, to_id
@@ -117,7 +118,7 @@ class PositionStore:
         generation = tail.current()
         if generation is None or offset > generation.size():
             raise BridgeError(f"has no {offset} bytes" if generation else "is not there", where=name)
-        if offset and generation.read(1, offset - 1) != b"\n":
+        if not begins_line(generation.read, offset):
             raise BridgeError(f"byte {offset} is in the middle of a line", where=name)
         return SourcePosition(
             (GenerationRecord(generation.number, *generation.identity, fingerprint(generation, offset)),)

@@ -9,7 +9,7 @@ from functools import partial
 from bridge.core.codecs import Codec
 from bridge.core.codecs.chunk import CHUNK, ChunkCodec
 from bridge.core.mapping import Mapping
-from bridge.core.model import EntryId, after
+from bridge.core.model import UTF8_MARK, EntryId, after
 from bridge.files.folder import MessageFolder
 from bridge.files.lines import Cut, split
 from bridge.files.tail import Tail
@@ -80,7 +80,7 @@ def file_behind(tail: Tail, ledger: Ledger | None, stream: str, codec: Codec) ->
             if not messages and oldest is None:
                 lines = [line for line in split(data, at, cuts).lines if line]
                 oldest = next((time / 1000 for time in codec.decode(lines[:100]).times if time), None)
-            begin = at
+            begin = at if at or not data.startswith(UTF8_MARK) else len(UTF8_MARK)
             for a, b in [*cuts, (at + len(data), at + len(data))]:
                 part = data[begin - at : max(a, begin) - at]
                 found = part.count(b"\n")

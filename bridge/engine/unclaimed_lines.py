@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from bridge.core.codecs import Codec
 from bridge.core.codecs.multiline import MultilineCodec
-from bridge.core.model import hex_digest
+from bridge.core.model import UTF8_MARK, hex_digest
 from bridge.files.generation import Generation, open_regular
 from bridge.files.piece_age import Piece, in_age_order
 from bridge.kinds.mapping_context import MappingContext
@@ -41,7 +41,8 @@ def pieces_of(shared: MappingContext, name: str) -> tuple[list[Generation], list
 
 def unclaimed(file: Generation, name: str, generation: int, claimed: set[int], codec: Codec) -> list[UnclaimedLine]:
     """Reads a generation's unclaimed lines, which no entry has as origin, but none that continues a claimed message."""
-    lines, offset, rest, mine = [], 0, b"", False
+    lines, rest, mine = [], b"", False
+    offset = len(UTF8_MARK) if file.read(len(UTF8_MARK), 0) == UTF8_MARK else 0
     while data := file.read(1 << 20, offset + len(rest)):
         *whole, rest = (rest + data).split(b"\n")
         begins = codec.begins(whole) if isinstance(codec, MultilineCodec) else [True] * len(whole)

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bridge.core.errors import TargetError
+from bridge.files.lines import begins_line
 
 
 class Appender:
@@ -59,12 +60,12 @@ class Appender:
         return (now.st_dev, now.st_ino) == self.identity
 
     def ends_whole(self) -> bool:
-        """Whether the appender's file is empty or ends with a newline, so that a line may follow.
+        """Whether the appender's file is empty, but for a UTF-8 mark, or ends with a newline: a line may follow.
 
         Raises TargetError.
         """
         size = self.size()
-        return size == 0 or self._read(1, size - 1) == b"\n"
+        return begins_line(self._read, size)
 
     def holds(self, start: int, data: bytes) -> bool:
         """Whether the bytes `data` stand at offset `start` of the appender's file. Raises TargetError."""

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from itertools import accumulate, count, pairwise
 from operator import add
 
+from bridge.core.model import UTF8_MARK
+
 WALK_BLOCK = 1 << 20
 
 Cut = tuple[int, int]
@@ -26,8 +28,10 @@ def split(data: bytes, start: int, cuts: list[Cut]) -> Lines:
     """Splits `data` into its whole lines and leaves the cuts out: a line with another one spliced into it stays whole.
 
     Pure. No cut reaches beyond `data`. `end` is where the first unfinished line begins, or the end of the last whole
-    line or cut.
+    line or cut. A UTF-8 mark at the beginning of a file is passed over.
     """
+    if not start and data.startswith(UTF8_MARK):
+        start, data = len(UTF8_MARK), data[len(UTF8_MARK) :]
     if not cuts:
         lines = data.split(b"\n")
         lines.pop()
@@ -51,6 +55,16 @@ def split(data: bytes, start: int, cuts: list[Cut]) -> Lines:
         if begun < 0:
             end = at
     return Lines(lines, offsets, ends, end)
+
+
+def begins_line(read: Callable[[int, int], bytes], offset: int) -> bool:
+    """Whether a line may begin at an offset: at the file's beginning, behind its UTF-8 mark, or behind a newline.
+
+    `read(size, offset)` reads the file.
+    """
+    back = min(offset, len(UTF8_MARK))
+    before = read(back, offset - back)
+    return not offset or before.endswith(b"\n") or (offset == back and before == UTF8_MARK)
 
 
 def grouped(lines: Lines, begins: Sequence[bool], limit: int, *, ended: bool) -> Lines:

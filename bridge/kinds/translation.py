@@ -8,7 +8,7 @@ from bridge.core.config import ROLE
 from bridge.core.errors import RejectStop
 from bridge.core.mapping import Mapping
 from bridge.core.mapping_sections import MirrorSection
-from bridge.core.model import EntryId, format_id, parse_origin, shown
+from bridge.core.model import MARKED, UTF8_MARK, EntryId, format_id, parse_origin, shown
 from bridge.core.path_rules import Paths
 from bridge.kinds.target import PendingWrite
 from bridge.ledger.quarantine import KEPT_LINE_BYTES, QuarantinedMessage
@@ -78,16 +78,17 @@ class EntryTranslator:
         sizes = [len(line) + 1 if isinstance(line, bytes) else 0 for line in encoded]
         if len(rows) == len(found) and 0 not in sizes and max(sizes, default=0) <= limit + 1:
             whole: list[bytes] = encoded  # type: ignore[assignment]
-            if whole:
-                ids = [entry.id for entry in found]
-                taken.writes = [PendingWrite(plain, b"\n".join(whole) + b"\n", list(zip(ids, sizes, strict=True)))]
-            return taken
+            content = b"\n".join(whole) + b"\n"
+            if UTF8_MARK not in content:  # else each is looked at: no line may begin with it
+                if whole:
+                    taken.writes = [PendingWrite(plain, content, list(zip([e.id for e in found], sizes, strict=True)))]
+                return taken
         lines: dict[str, list[bytes]] = {plain: []}
         written: dict[str, list[WrittenEntry]] = {plain: []}
         each = iter(encoded)
         for i, (entry, is_usual) in enumerate(zip(found, usual, strict=True)):
             line = next(each) if is_usual else ""
-            if isinstance(line, bytes) and len(line) <= limit:
+            if isinstance(line, bytes) and len(line) <= limit and not line.startswith(UTF8_MARK):
                 lines[plain].append(line)
                 written[plain].append((entry.id, len(line) + 1))
                 continue
@@ -151,6 +152,8 @@ class EntryTranslator:
         path, line = self.encoded(path, values, entry.id)
         if isinstance(line, str):
             return "", b"", line
+        if self.ending and line.startswith(UTF8_MARK):
+            return "", b"", MARKED
         if len(line) > self._limit:
             return "", b"", f"over max_line_bytes: a line of {len(line)} bytes, the limit is {self._limit}"
         return path, line, ""

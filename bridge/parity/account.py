@@ -104,6 +104,7 @@ class ByteAccount:
             read, unended, mine = file.read()
             compared.bytes = read
             compared.sizes["waiting" if mine is None else mine] += unended
+            compared.sizes["empty"] += 0 if file.start else file.mark
             if file.start:
                 told = self._before.get(file.source, {}).get(str(file.generation))
                 if told is not None and sum(told) == file.start:

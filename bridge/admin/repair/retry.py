@@ -18,6 +18,7 @@ from bridge.core.codecs import Codec
 from bridge.core.errors import SourceError
 from bridge.core.failpoints import failpoint
 from bridge.core.model import (
+    UTF8_MARK,
     ZERO_ID,
     Checkpoint,
     EntryId,
@@ -28,6 +29,7 @@ from bridge.core.model import (
     before,
     hex_digest,
     parse_id,
+    without_mark,
 )
 from bridge.engine.mirror import Mirror
 from bridge.kinds.mapping_context import MappingContext
@@ -121,7 +123,7 @@ class QuarantineRetry:
             return
         stream, sources = self._shared.keys.stream, sources_of(self._ledger, self._stream)
         origins = {
-            Origin(sources[kept.name].number, kept.generation, kept.offset): kept
+            Origin(sources[kept.name].number, kept.generation, self._offset(kept)): kept
             for kept in wanted
             if kept.name in sources
         }
@@ -179,7 +181,11 @@ class QuarantineRetry:
             raw = self._from_file(kept)
             if hex_digest(raw) != kept.digest:
                 return "only its first bytes were kept, and its file does not hold it any more"
-        return codec.decode((raw,)).rows[0]
+        return codec.decode((raw if kept.offset else without_mark(raw),)).rows[0]
+
+    def _offset(self, kept: QuarantinedMessage) -> int:
+        """Returns where a quarantined line begins for the retry: behind a UTF-8 mark that was kept as part of it."""
+        return kept.offset or (len(UTF8_MARK) if self._whole(kept).raw.startswith(UTF8_MARK) else 0)
 
     def _from_file(self, kept: QuarantinedMessage) -> bytes:
         tail = self._shared.tail(kept.name, self._ledger)

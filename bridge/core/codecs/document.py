@@ -12,7 +12,7 @@ from bridge.core.codecs.chunk import no_pointers
 from bridge.core.codecs.jsonl import JsonlCodec, parsed, scalar
 from bridge.core.codecs.timestamps import Clock, not_understood
 from bridge.core.errors import ConfigError
-from bridge.core.model import FIELDS, Row, shown
+from bridge.core.model import FIELDS, MARKED, UTF8_MARK, Row, shown, without_mark
 
 
 class DocumentMessage(NamedTuple):
@@ -39,7 +39,8 @@ class JsonDocumentCodec(JsonlCodec):
         self._identity = identity
 
     def read(self, raw: bytes) -> DocumentMessage:
-        """Reads the message in a JSON document's bytes."""
+        """Reads the message in a JSON document's bytes; a UTF-8 mark that they begin with is no part of it."""
+        raw = without_mark(raw)
         found = parsed(raw) if raw.strip() else "an empty file"
         if isinstance(found, str):
             return DocumentMessage(found.replace("line", "file"), partly=not found.startswith(("more", "not a")))
@@ -47,6 +48,14 @@ class JsonDocumentCodec(JsonlCodec):
         return DocumentMessage(
             row, time, (scalar(found[1], self._identity) if self._identity is not None else None) or None
         )
+
+    def decode(self, lines: Sequence[bytes]) -> Decoded:
+        """Decodes each JSON document's bytes into a row, or the reason why it is no message."""
+        return super().decode([*map(without_mark, lines)])
+
+    def encode(self, row: Row) -> bytes | str:
+        """Encodes a row as a JSON document, as a JSON line is encoded; or returns the reason."""
+        return MARKED if row[3].startswith(UTF8_MARK) else super().encode(row)
 
 
 class TextDocumentCodec(Codec):
@@ -70,8 +79,8 @@ class TextDocumentCodec(Codec):
                 self._reason = not_understood(head[1], error)
 
     def read(self, raw: bytes) -> DocumentMessage:
-        """Reads the message in a text document's bytes."""
-        return DocumentMessage(self._reason or (*self._head, raw), self._time, named=self._named)
+        """Reads the message in a text document's bytes; a UTF-8 mark that they begin with is no part of it."""
+        return DocumentMessage(self._reason or (*self._head, without_mark(raw)), self._time, named=self._named)
 
     def decode(self, lines: Sequence[bytes]) -> Decoded:
         """Decodes each text document's bytes into a row, or the reason why it is no message."""
@@ -88,7 +97,7 @@ class TextDocumentCodec(Codec):
         for name, ours, theirs in zip(FIELDS, row, self._head, strict=False):
             if ours != theirs:
                 return f"{name.decode()} is not what the file's name says: {shown(ours, 40)}, not {shown(theirs, 40)}"
-        return row[3]
+        return MARKED if row[3].startswith(UTF8_MARK) else row[3]
 
     def encode_all(self, rows: Sequence[Row]) -> list[bytes | str]:
         """Encodes many rows as text documents, each as `encode` does."""

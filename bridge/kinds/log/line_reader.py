@@ -5,16 +5,17 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import accumulate
 
 from bridge.core.codecs import Codec
 from bridge.core.codecs.multiline import MultilineCodec
 from bridge.core.failpoints import failpoint
 from bridge.core.mapping import Mapping
-from bridge.core.model import FIELDS, Position, Row, hex_digest, paired
+from bridge.core.model import FIELDS, UTF8_MARK, Position, Row, hex_digest, paired
 from bridge.files.content_form import ENDS_HEAD, not_lines
 from bridge.files.generation import Generation
-from bridge.files.lines import Cut, Lines, grouped, split
+from bridge.files.lines import Cut, Lines, begins_line, grouped, split
 from bridge.files.tail import Tail
 from bridge.kinds.kind import BATCH_BYTES
 from bridge.kinds.log.long_line import LongLine, Piece
@@ -198,6 +199,11 @@ class LineReader:
             raw = self._tail.peek(generation, size)
             if not start and not_lines(raw[:ENDS_HEAD]):
                 return None  # the catalog's next look sets the file aside
+            if not start and raw.startswith(UTF8_MARK):
+                self._tail.advance(generation, UTF8_MARK)
+                self.handed_out(generation, len(UTF8_MARK))
+                self.note_skip()
+                continue
             ahead = self._next_carried(generation, start)
             met = ahead is not None and ahead.start < start + len(raw)
             raw = raw[: ahead.start - start] if ahead is not None and met else raw
@@ -305,7 +311,7 @@ class LineReader:
         `size` is about their bytes. None: no line begins there, or there are fewer. Empty where nobody can tell yet: a
         line of the mirror's is under way there.
         """
-        if offset and self._tail.read(generation, 1, offset - 1) != b"\n":
+        if not begins_line(partial(self._tail.read, generation), offset):
             return None
         most = max(size, self._max_line) * 4
         while raw := self._tail.read(generation, size, offset):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bridge.core.mapping import Mapping
-from bridge.core.model import FIELDS
+from bridge.core.model import FIELDS, UTF8_MARK
 from bridge.core.path_rules import Paths
 
 
@@ -47,6 +47,8 @@ class ExpectedLine:
             return None
         if max(map(len, made), default=0) > self._mapping.format.max_line_bytes:
             return None
+        if UTF8_MARK in b"".join(made):  # type: ignore[arg-type]
+            return None  # no line may begin with it
         return self._path, made  # type: ignore[return-value]
 
     def lines(self, entries: Sequence[Sequence[bytes]]) -> list[tuple[str, bytes] | None]:
@@ -62,7 +64,8 @@ class ExpectedLine:
                 self._codecs[path] = self._mapping.codec(path)
             rows = [row for n in places if (row := values[n]) is not None]
             for n, line in zip(places, self._codecs[path].encode_all(rows), strict=True):
-                if isinstance(line, bytes) and len(line) <= self._mapping.format.max_line_bytes:
+                fits = isinstance(line, bytes) and len(line) <= self._mapping.format.max_line_bytes
+                if isinstance(line, bytes) and fits and not line.startswith(UTF8_MARK):
                     found[n] = path, line
         return found
 

@@ -94,7 +94,8 @@ def written(name: str, paths: Sequence[Path], known: int, limit: int) -> SourceF
     first = newest - len(held) + 1
     strangers = [file.path.name for file in held[: max(0, 1 - first)]]
     files = [
-        ComparedFile(file.path.name, name, n, OFFSETS, file.blocks, file.section, file.damage, file.end, foreign=True)
+        ComparedFile(file.path.name, name, n, OFFSETS, file.blocks, file.section, file.damage, file.end, foreign=True,
+                     mark=file.mark)
         for n, file in enumerate(held, first) if n > 0
     ]  # fmt: skip
     return SourceFiles(files, strangers, held, {})
@@ -253,7 +254,7 @@ class FilePieces:
         due = OFFSETS if is_edited else wanted.at.offset
         return ComparedFile(
             file.path.name, name, wanted.number, due, file.blocks, file.section, file.damage, file.end,
-            doubtful, path=self.names[id(file)],
+            doubtful, mark=file.mark, path=self.names[id(file)],
         )  # fmt: skip
 
     def _named(self, name: str) -> PlainLines:

@@ -65,6 +65,8 @@ class ComparedFile:
     start: int = 0
     first: int = 1
     foreign: bool = False
+    mark: int = 0
+    """Bytes of the UTF-8 mark that the file begins with."""
     path: str = ""
     """The file's path below the root."""
 

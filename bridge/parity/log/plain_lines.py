@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bridge.core.errors import SourceError
+from bridge.core.model import UTF8_MARK
 from bridge.files.content import HEAD_BYTES
 from bridge.files.content_form import HEAD, packing_of
 from bridge.parity.log.items import LineBlock, OverlongLine
@@ -77,6 +78,11 @@ class PlainLines:
     def packed(self) -> bool:
         """Whether the file of plain lines is compressed."""
         return bool(self._form)
+
+    @property
+    def mark(self) -> int:
+        """How many bytes the UTF-8 mark has that a file of plain lines begins with; 0: there is none."""
+        return len(UTF8_MARK) if self.head.startswith(UTF8_MARK) else 0
 
     def close(self) -> None:
         """Closes the file of plain lines that parity had open."""
@@ -150,6 +156,8 @@ class PlainLines:
         at, begun, rest, skips = start, 0, b"", False
         pieces = self._pieces() if not start else self.section(start, self.size if not self.packed else 1 << 62)
         for piece in pieces:
+            if not at and not rest and piece.startswith(UTF8_MARK):
+                at, piece = len(UTF8_MARK), piece[len(UTF8_MARK) :]
             if skips:
                 end = piece.find(b"\n")
                 if end < 0:
