@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +19,7 @@ from bridge.core.codecs.chunk import ChunkCodec
 from bridge.core.codecs.document import JsonDocumentCodec, TextDocumentCodec, iso_time, text_of
 from bridge.core.codecs.line_template import TemplateCodec
 from bridge.core.codecs.multiline import MultilineCodec
-from bridge.core.codecs.timestamps import Clock, clock_for
+from bridge.core.codecs.timestamps import Clock, clock_for, or_none
 from bridge.core.errors import ConfigError
 from bridge.core.globs import translated
 from bridge.core.kind_traits import KINDS, KindTraits
@@ -54,6 +55,7 @@ MEANT = {
     "format.timestamp": ("log", "spool"),
     "format.timezone": ("log", "spool"),
     "format.zones": ("log", "spool"),
+    "format.no_time": ("log",),
 }
 """The keys of a mapping that mean something for some kinds of sources only, each with these kinds."""
 
@@ -209,7 +211,15 @@ class Mapping(Strict):
         return JsonDocumentCodec(rules, clock, identity)
 
     def _rules(self, path: str) -> dict[str, FieldRule]:
-        return {name: section.rule(path) for name, section in self._fields.items()}
+        rules = {name: section.rule(path) for name, section in self._fields.items()}
+        if self._goes_on and (rule := rules.get("timestamp")) is not None and rule.default is None:
+            rules["timestamp"] = replace(rule, default=b"")
+        return rules
+
+    @property
+    def _goes_on(self) -> bool:
+        """Whether a line whose time is missing takes its place in time from the line before it."""
+        return self.format.no_time == "previous"
 
     @cached_property
     def _fields(self) -> dict[str, Any]:
@@ -218,7 +228,8 @@ class Mapping(Strict):
 
     @cached_property
     def _clock(self) -> Clock:
-        return clock_for(self.format.timestamp, self.format.timezone, self.format.zones)
+        clock = clock_for(self.format.timestamp, self.format.timezone, self.format.zones)
+        return or_none(clock) if self._goes_on else clock
 
     @cached_property
     def _by_pointers(self) -> bool:

@@ -59,6 +59,7 @@ class FormatSection(Strict):
     timestamp: str = "iso8601"
     timezone: str = "UTC"
     zones: dict[str, str] = Field(default_factory=dict)
+    no_time: Literal["quarantine", "previous"] = "quarantine"
     max_line_bytes: Annotated[int, Field(ge=1, le=1 << 28)] = 1 << 20
     continuation: bool = False
 

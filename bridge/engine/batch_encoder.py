@@ -6,7 +6,6 @@ from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import accumulate
-from operator import ne
 
 from bridge.core.codecs.named_path import EXTRA
 from bridge.core.model import ORIGIN_FIELD, Row
@@ -124,7 +123,7 @@ def _shared_out(batch: Batch, ids: list[int]) -> list[int]:
     counts = [0] * len(batch.parts)
     bounds = [*accumulate(len(part.rows) for part in batch.parts)]
     for n, (given, own) in enumerate(zip(ids, batch.times, strict=True)):
-        if given != own:
+        if own and given != own:
             counts[bisect_right(bounds, batch.order[n]) if batch.order else 0] += 1
     return counts
 
@@ -132,9 +131,12 @@ def _shared_out(batch: Batch, ids: list[int]) -> list[int]:
 def history_times(times: list[int], floor_ms: int, now_ms: int) -> tuple[list[int], int]:
     """Makes entry IDs of history from the messages' own times (DESIGN §5.3): ascending, and never above the clock.
 
-    Returns the milliseconds of the IDs, and how many were clamped. Pure.
+    A message without a time, 0, has that of the one before it, or, as the stream's first, that of the next one. Returns
+    the milliseconds of the IDs, and how many were clamped. Pure.
     """
-    if times[0] >= floor_ms and times[-1] <= now_ms and times == sorted(times):
+    if 0 < times[0] >= floor_ms and times[-1] <= now_ms and times == sorted(times):
         return times, 0
+    if floor_ms <= 0 and not times[0]:
+        floor_ms = min(next(filter(None, times), 0), now_ms)
     bounded = [*accumulate((min(time, now_ms) for time in times), max, initial=max(0, floor_ms))][1:]
-    return bounded, sum(map(ne, bounded, times))
+    return bounded, sum(time != 0 and given != time for given, time in zip(bounded, times, strict=True))

@@ -25,7 +25,9 @@ class SourceCounts:
         return self.entries + self.rejected
 
     def timed(self, times: list[int]) -> None:
-        """Extends a source's earliest and latest time to these times of entries."""
-        first = min(times)
+        """Extends a source's earliest and latest time to these times of entries, of which 0 is none."""
+        first = min(filter(None, times), default=0)
+        if not first:
+            return
         self.earliest = min(first, self.earliest) if self.latest else first
         self.latest = max(self.latest, max(times))

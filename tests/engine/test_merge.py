@@ -81,7 +81,7 @@ def test_ends_where_a_batch_is_full() -> None:
     assert runs_of(heads, 100, 10) == [(0, 0, 1)]
 
 
-@given(st.lists(st.integers(-5, 40)), st.integers(0, 40), st.integers(0, 40))
+@given(st.lists(st.integers(-5, 40).filter(bool)), st.integers(0, 40), st.integers(0, 40))
 def test_ids_from_times(times: list[int], floor: int, now: int) -> None:
     """IDs never fall, are never before the floor nor after the clock unless the floor is, and else are the time."""
     if not times:

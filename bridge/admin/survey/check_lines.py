@@ -61,6 +61,8 @@ class CheckReport:
     earliest: int | None = None
     latest: int | None = None
     clamped: int = 0
+    untimed: int = 0
+    """How many messages have no time of their own."""
     values: int = 0
     roles: Counter[bytes] = field(default_factory=Counter)
     types: Counter[bytes] = field(default_factory=Counter)
@@ -115,6 +117,10 @@ class CheckReport:
         whole: list[Row] = rows  # type: ignore[assignment]
         self.took(codec, whole, numbers, first)
         if not timed:
+            return
+        times = [time for time in times if time]  # a message without one has the ID of the message before it
+        self.untimed += len(rows) - len(times)
+        if not times:
             return
         running = [*accumulate(times, max, initial=times[0] if self.last is None else self.last)][1:]
         self.clamped += sum(map(ne, running, times)) + sum(now is not None and time > now for time in times)

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 from bridge.core.model import shown
 
 Clock = Callable[[Sequence[bytes]], list[int]]
-"""Reads many timestamps into milliseconds since 1970; raises ValueError (or a subclass) when one of them is none."""
+"""Reads many timestamps into milliseconds since 1970, 0: none; raises ValueError when one of them is no timestamp."""
 
 EPOCHS = {"epoch_s": 1, "epoch_ms": 1_000, "epoch_us": 1_000_000, "epoch_ns": 1_000_000_000}
 """The values of `format.timestamp` that are numbers since 1970, each with how many make a second."""
@@ -45,6 +45,18 @@ def not_understood(raw: bytes, error: ValueError) -> str:
     if isinstance(error, UnknownZone):
         return f"time zone {error.name} is not in format.zones: {shown(raw, 40)}"
     return "timestamp not understood: " + shown(raw, 40)
+
+
+def or_none(clock: Clock) -> Clock:
+    """Makes a reader of timestamps that gives 0, no time, for an empty one, and else reads as `clock` does."""
+
+    def read(raws: Sequence[bytes]) -> list[int]:
+        if b"" not in raws:
+            return clock(raws)
+        told = iter(clock([raw for raw in raws if raw]))
+        return [next(told) if raw else 0 for raw in raws]
+
+    return read
 
 
 def clock_for(
