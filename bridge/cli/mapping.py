@@ -96,17 +96,17 @@ def infer(given: Options, file: Path) -> int:
     """Propose a mapping for FILE, a log of any form or a folder, as TOML: put it into a file, edit it, and try
     `mapping check`.
 
-    Exits 3 when no line would translate.
+    It was tried on all files that it names, and says how they translate. Exits 3 when it is not sure; the doubts come
+    first.
     """
-    from bridge.cli.infer import propose
+    from bridge.cli.infer import propose_file
 
-    text, tables, proposal, checked = propose(file, Path.cwd())
+    code, text, facts = propose_file(file)
     if given.as_json:
-        emit({"mapping": tables, "notes": proposal.notes, "translated": checked.translated,
-              "rejected": checked.rejected})  # fmt: skip
+        emit(facts)
     else:
         click.echo(text, nl=False)
-    return 0 if checked.translated else 3
+    return code
 
 
 @command.command("schema")
@@ -120,6 +120,7 @@ def schema(given: Options) -> None:
 
 def _render(result: Any, noun: str) -> None:
     from bridge.core.model import shown
+    from bridge.core.wording import percent
 
     for number, fields in result.first:
         click.echo(f"{result.noun} {number}")
@@ -127,7 +128,7 @@ def _render(result: Any, noun: str) -> None:
             click.echo(f"  {name:10} {shown(value, 100)}")
     total = result.translated + result.rejected
     empty = f"; {result.empty} empty lines" if result.noun == "line" else ""
-    share = f"{100 * result.translated / total:.1f} %" if total else "nothing to translate"
+    share = percent(result.translated, total) if total else "nothing to translate"
     click.echo(f"{result.translated} of {total} {noun} translate ({share}){empty}")
     if result.damage:
         click.echo(f"the file {result.damage}")

@@ -11,6 +11,11 @@ def is_glob(path: str) -> bool:
     return any(c in path for c in "*?[")
 
 
+def literal(path: str) -> str:
+    """Writes a path as the glob that matches this path alone."""
+    return re.sub(r"([*?[])", r"[\1]", path)
+
+
 def translated(pattern: str) -> re.Pattern[bytes]:
     """Translates a glob into a regular expression over whole paths.
 
@@ -27,7 +32,7 @@ def translated(pattern: str) -> re.Pattern[bytes]:
         elif token in "*?":
             parts.append(rb"[^/]*" if token == "*" else rb"[^/]")
         else:
-            inside = token[1:-1].replace("\\", "\\\\")
+            inside = re.sub(r"([\\[&|~])", r"\\\1", token[1:-1])
             inside = "^" + inside[1:] if inside.startswith("!") else inside.replace("^", "\\^", 1)
             try:
                 parts.append(re.compile(os.fsencode(f"[{inside}]")).pattern)

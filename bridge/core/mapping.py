@@ -123,6 +123,11 @@ class Mapping(Strict):
         return f"{path}**/*" if path.endswith("/") else path
 
     @property
+    def of_json(self) -> bool:
+        """Whether each line of a mapping's files is an object in JSON."""
+        return self.format.codec == "jsonl"
+
+    @property
     def noun(self) -> str:
         """The word for what holds one message of a mapping: line, chunk, value, artifact or file."""
         return self.kind.noun

@@ -19,6 +19,13 @@ def size(number: int) -> str:
     return f"{scaled:.{1 if scaled < 10 else 0}f} {('KiB', 'MiB', 'GiB', 'TiB')[power - 1]}"
 
 
+def percent(part: int, whole: int) -> str:
+    """Words a share: `99.9 %`. Only all of it is `100 %`: what is left of nearly all is never rounded away."""
+    if part >= whole:
+        return "100 %"
+    return f"{part * 1000 // whole / 10:.1f} %"
+
+
 def duration(seconds: float) -> str:
     """Words a number of seconds as a duration, in about two digits: `0.4 s`, `12 s`, `3 min`, `5 h`, `2 days`."""
     seconds = max(0.0, seconds)

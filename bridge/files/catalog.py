@@ -27,18 +27,19 @@ from bridge.files.temporary_names import leftover
 class Catalog:
     """The catalog of one mapping's files below `root`: those of `path`, and the `rotated` pieces. Thread-safe.
 
-    `order` decides the age of pieces. `of_lines`: other files are set aside. The caller takes the `notices` of names.
+    `order` decides the age of pieces. `of_lines`: other files are set aside, `of_json`: also what is no JSON by lines.
+    The caller takes the `notices` of names.
     """
 
     def __init__(
         self, root: Path, path: str, rotated: Sequence[str] = (), exclude: Sequence[str] = (),
-        order: Order = "evidence", *, of_lines: bool = True,
+        order: Order = "evidence", *, of_lines: bool = True, of_json: bool = False,
     ) -> None:  # fmt: skip
         self.root = root
         self.path = path
         self.patterns = NamePatterns(path, rotated, exclude)
         self.many = self.patterns.many
-        self._of_lines = of_lines
+        self._of_lines, self._of_json = of_lines, of_json
         self.order = order
         self.lock = RLock()
         self.notices: list[str] = []
@@ -131,7 +132,7 @@ class Catalog:
 
     def _turned(self, listed: NamedFile, now: os.stat_result) -> bool:
         """Looks at a file again that is none of lines, or may be; returns whether it is the other now."""
-        if listed.told or not look_at_content(listed, now):
+        if listed.told or not look_at_content(listed, now, json=self._of_json):
             return False
         mine = self._by_identity.setdefault(listed.identity, set())
         (mine.discard if listed.foreign else mine.add)(listed.name)

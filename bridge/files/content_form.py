@@ -35,6 +35,13 @@ _UNREAD = re.compile(rb"\x04\x22\x4d\x18|LZIP\x01|\x1f\x9d|\x89LZO\x00")
 """The beginnings of lz4, lzip, compress and lzop."""
 
 _NO_TEXT = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
+CONTROL = 0.05
+"""Share of a file's bytes that are control characters, from which on it is no text."""
+
+_INDENTED = re.compile(
+    rb"\s*(?:\[|\[?\s*\{(?!\s*\{))[ \t\r]*\n"  # a bracket alone on its line
+    rb"|\s*[\[{][^\n]*[\[{,][ \t\r]*\n[ \t]+[\"\[{]"  # a value that goes on in an indented line
+)
 ZEROS = 0.5
 """Share of the bytes at every second place that must be zero in UTF-16 without a mark; hardly any at the others."""
 
@@ -54,10 +61,11 @@ def packing_of(head: bytes, suffix: str) -> str:
     return suffix if unfinished or _NO_TEXT.search(head) else ""
 
 
-def not_lines(head: bytes) -> str:
+def not_lines(head: bytes, *, json: bool = False) -> str:
     """Says what a file is, and what to do, whose unpacked content begins with `head` and must not be read as lines.
 
-    Empty: nothing speaks against lines. A single byte more may tell: ask again when `head` was short.
+    `json`: each line is to be an object in JSON. Empty: nothing speaks against lines. A single byte more may tell: ask
+    again when `head` was short.
     """
     for name, begins in _ARCHIVES:
         if begins.match(head):
@@ -70,7 +78,14 @@ def not_lines(head: bytes) -> str:
         return f"text in UTF-{width}: convert it (`iconv -f UTF-{width} -t UTF-8`), and have its writer write UTF-8"
     if b"\n" not in head and head.count(b"\r") > max(1, len(head) // LONGEST_CR_LINE):
         return "text whose lines end with CR alone: convert it (`tr '\\r' '\\n'`)"
+    if json and _INDENTED.match(head):
+        return "JSON that is indented over several lines: write each object on one line (`jq -c .`)"
     return ""
+
+
+def is_binary(head: bytes) -> bool:
+    """Whether bytes from a file's beginning are no text: control characters stand all over them."""
+    return len(_NO_TEXT.findall(head)) > CONTROL * len(head)
 
 
 def _is_tar(head: bytes) -> bool:

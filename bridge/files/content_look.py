@@ -11,7 +11,7 @@ from bridge.files.generation import open_regular
 from bridge.files.named_file import NamedFile
 
 
-def look_at_content(listed: NamedFile, now: os.stat_result) -> bool:
+def look_at_content(listed: NamedFile, now: os.stat_result, *, json: bool = False) -> bool:
     """Sets a named file aside whose first bytes are none of lines; returns whether `foreign` changed.
 
     Then `aside` says what the file is, and what to do. A file that cannot be read is left to whoever reads its lines.
@@ -33,7 +33,7 @@ def look_at_content(listed: NamedFile, now: os.stat_result) -> bool:
         return False
     finally:
         file.close()
-    why = not_lines(head)
+    why = not_lines(head, json=json)
     listed.told = not why and len(head) >= HEAD and (b"\n" in head or len(head) >= ENDS_HEAD)
     listed.foreign, listed.aside = bool(why), f"it is {why}" if why else ""
     return listed.foreign != was

@@ -107,7 +107,13 @@ class MappingContext:
         """Counts how often the ledger was rebuilt since this process began: what was read from it before is void."""
         self._tails: dict[str, Tail] = {}
         self.catalog = Catalog(
-            settings.root, source.path, source.rotated, source.exclude, source.order, of_lines=mapping.kind.lines
+            settings.root,
+            source.path,
+            source.rotated,
+            source.exclude,
+            source.order,
+            of_lines=mapping.kind.lines,
+            of_json=mapping.of_json,
         )
         """The catalog of the mapping's files, where these are logs."""
         self._claimed = False
@@ -156,7 +162,12 @@ class MappingContext:
             tail = Tail(self.catalog, name, known, times)
             tail.aligns = times is not None
         else:
-            tail = Tail(Catalog(root, name, (f"{name}.*",), of_lines=self.mapping.kind.lines), name, known, times)
+            tail = Tail(
+                Catalog(root, name, (f"{name}.*",), of_lines=self.mapping.kind.lines, of_json=self.mapping.of_json),
+                name,
+                known,
+                times,
+            )
             tail.aligns = False  # of the file's lines only the mirror's are this mapping's
         return tail
 

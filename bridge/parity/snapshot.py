@@ -294,7 +294,7 @@ class Snapshot(Cursors):
                     found.append(AsideFile(piece, "copy", size, noted.why))  # that one was edited since
                 elif copy:
                     found.append(AsideFile(piece, "copy", size, f"its bytes are those of {copy}"))
-                elif why := self._pieces.not_lines(piece):
+                elif why := self._pieces.not_lines(piece, json=self._mapping.of_json):
                     found.append(AsideFile(piece, "aside", size, f"it is {why}"))
                 elif self._may_come_to(piece):
                     found.append(AsideFile(piece, "waiting", size, "the bridge had no time yet to take it up"))

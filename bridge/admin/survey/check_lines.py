@@ -68,6 +68,9 @@ class CheckReport:
     types: Counter[bytes] = field(default_factory=Counter)
     damage: str = ""
     noun: str = "line"
+    repeated: int = 0
+    """How many documents have the identity of another one."""
+    identities: set[bytes] = field(default_factory=set)
     last: int | None = None
     """The latest time of a message so far, to which the entry ID of an older message that comes later is clamped."""
 
@@ -80,6 +83,21 @@ class CheckReport:
             "reasons": [{"reason": reason, "count": count, f"{self.noun}s": numbers, "example": as_json(example)}
                         for reason, (count, numbers, example) in self.reasons.items()],
         }  # fmt: skip
+
+    def add(self, other: CheckReport) -> None:
+        """Adds the report of another file's checked lines, whose messages stand behind those of this report."""
+        for name in ("translated", "rejected", "empty", "partial", "size", "clamped", "untimed", "values", "repeated"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.first = self.first or other.first
+        self.damage, self.noun = self.damage or other.damage, other.noun
+        for reason, (count, numbers, example) in other.reasons.items():
+            before = self.reasons.get(reason, (0, numbers, example))
+            self.reasons[reason] = (before[0] + count, before[1], before[2])
+        if other.earliest is not None and other.latest is not None:
+            self.earliest = other.earliest if self.earliest is None else min(self.earliest, other.earliest)
+            self.latest = other.latest if self.latest is None else max(self.latest, other.latest)
+        self._count(self.roles, other.roles)
+        self._count(self.types, other.types)
 
     def reject(self, reason: str, number: int | str, line: bytes) -> None:
         """Counts a checked line that does not translate under the kind of its reason."""
@@ -135,8 +153,8 @@ class CheckReport:
             self.first.append((number, list(zip(names, row, strict=True))))
         self.translated += len(rows)
         self.values += sum(len(b"".join(row)) for row in rows)
-        self._count(self.roles, [row[0] for row in rows])
-        self._count(self.types, [row[2] for row in rows])
+        self._count(self.roles, Counter([row[0] for row in rows]))
+        self._count(self.types, Counter([row[2] for row in rows]))
 
     def document(self, mapping: Mapping, name: bytes, taken: ReadFile, limit: int, first: int) -> None:
         """Checks a whole file that is a message, value or artifact, by translating it, and counts it in the report."""
@@ -159,14 +177,19 @@ class CheckReport:
         elif isinstance(message.row, str):
             self.reject(message.row, shown(name), taken.raw)
         else:
+            if message.identity is not None:
+                self.repeated += message.identity in self.identities
+                self.identities.add(message.identity)
             self.take(codec, [taken.raw], [shown(name)], limit, first)
             self.clamped, self.last = 0, None  # whole files are carried in the order of their times
 
     @staticmethod
-    def _count(counter: Counter[bytes], values: list[Any]) -> None:
-        found = Counter(values)
+    def _count(counter: Counter[bytes], found: Counter[bytes]) -> None:
         if len(counter) + len(found) > MOST_KINDS:
-            found = Counter({value if value in counter else b"\xe2\x80\xa6": many for value, many in found.items()})
+            more = Counter[bytes]()
+            for value, many in found.items():
+                more[value if value in counter else b"\xe2\x80\xa6"] += many
+            found = more
         counter.update(found)
 
 
@@ -206,7 +229,7 @@ def check_file(mapping: Mapping, path: Path, first: int, most: int | None = None
         return data, [], len(data) == size
 
     try:
-        if why := not_lines(opened.read(ENDS_HEAD, 0)):
+        if why := not_lines(opened.read(ENDS_HEAD, 0), json=mapping.of_json):
             result.damage, result.partial = f"is {why}", opened.size()
             return result
         for lines, cut in walk(read, 0, continuing(codec), limit):
@@ -221,16 +244,18 @@ def check_file(mapping: Mapping, path: Path, first: int, most: int | None = None
     return result
 
 
-def check_folder(mapping: Mapping, root: Path, first: int) -> CheckReport:
-    """Checks how all files of a folder mapping would translate: each file a message, value, artifact, log or context.
+def check_folder(mapping: Mapping, root: Path, first: int, most: int | None = None) -> CheckReport:
+    """Checks how the files of a folder mapping would translate: each file a message, value, artifact, log or context.
 
-    Raises SourceError when a file cannot be read.
+    All of them, or as many as hold `most` bytes. Raises SourceError when a file cannot be read.
     """
     result, limit = CheckReport(noun=mapping.noun), mapping.format.max_line_bytes
     folder = MessageFolder(root, mapping.files, mapping.source.exclude)
     if mapping.kind.appended:
         return _each_file(mapping, folder, first)
     for name in sorted(found.name for some in folder.scan() for found in some):
+        if most is not None and result.size >= most:
+            break
         taken = folder.read(name, limit + 1)
         if taken is not None:
             result.document(mapping, name, taken, limit, first)
@@ -251,12 +276,7 @@ def _each_file(mapping: Mapping, folder: MessageFolder, first: int) -> CheckRepo
     """Checks every log or context file of a folder, and merges their reports into one."""
     result = CheckReport(noun=mapping.noun)
     for name in sorted(found.name for some in folder.scan() for found in some):
-        report = check_file(mapping, Path(os.fsdecode(folder.root)) / os.fsdecode(name), first)
-        result.translated, result.rejected = result.translated + report.translated, result.rejected + report.rejected
-        result.size, result.first = result.size + report.size, result.first or report.first
-        for reason, (count, numbers, example) in report.reasons.items():
-            before = result.reasons.get(reason, (0, numbers, example))
-            result.reasons[reason] = (before[0] + count, before[1], before[2])
+        result.add(check_file(mapping, Path(os.fsdecode(folder.root)) / os.fsdecode(name), first))
     return result
 
 

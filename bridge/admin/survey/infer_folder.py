@@ -7,11 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bridge.admin.survey.infer_log import infer, json_objects
+from bridge.admin.survey.infer_json import is_object, json_objects
+from bridge.admin.survey.infer_log import doubts_about_time, infer
+from bridge.core.globs import literal
 
 IDENTITIES = ("uuid", "id", "message_id", "msg_id", "guid", "key")
 ALIKE_SHARE = 0.8
 """Share of the sampled files that must be alike."""
+
+OF_LINES = (".jsonl", ".ndjson", ".log")
+"""Endings of the names of files that hold lines, even if such a file holds one line alone."""
 
 NAMED = {"context": "context", "contexts": "context", "state": "state", "states": "state"}
 """The kind of source that the name of a folder of texts suggests, because the texts' content does not show it."""
@@ -19,9 +24,9 @@ NAMED = {"context": "context", "contexts": "context", "state": "state", "states"
 
 @dataclass(slots=True)
 class FolderProposal:
-    """Proposes a mapping for a folder: the kind of source, the glob of its files, the mapping's tables, and notes.
+    """Proposes a mapping for a folder: the kind of source, the glob of its files, and the mapping's tables.
 
-    `notes` say what is not sure.
+    `doubts` say what may be wrong, `notes` what was decided.
     """
 
     kind: str
@@ -29,6 +34,7 @@ class FolderProposal:
     format: dict[str, Any] = field(default_factory=dict)
     message: dict[str, dict[str, Any]] = field(default_factory=dict)
     exclude: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -38,10 +44,11 @@ def infer_folder(name: str, files: Sequence[tuple[str, bytes]]) -> FolderProposa
     `files`: paths below the folder, each with the file's first bytes, or all bytes of a small file.
     """
     suffixes = [path.rpartition(".")[2] if "." in path.rpartition("/")[2] else "" for path, _ in files]
-    common = max(set(suffixes), key=suffixes.count) if suffixes else ""
+    common = max(sorted(set(suffixes)), key=suffixes.count) if suffixes else ""
     deep = "**/" if any("/" in path for path, _ in files) else ""
-    glob = f"{deep}*.{common}" if common and suffixes.count(common) >= ALIKE_SHARE * len(files) else f"{deep}*"
-    objects = [(path, value) for path, raw in files if (value := _object(raw)) is not None]
+    alike = common and suffixes.count(common) >= ALIKE_SHARE * len(files)
+    glob = f"{deep}*.{literal(common)}" if alike else f"{deep}*"
+    objects = [(path, value) for path, raw in files if (value := _object(path, raw)) is not None]
     if len(objects) >= ALIKE_SHARE * len(files):
         return _documents(glob, files, objects)
     lines = _of_lines(glob, files)
@@ -50,30 +57,35 @@ def infer_folder(name: str, files: Sequence[tuple[str, bytes]]) -> FolderProposa
     texts = sum(_is_text(raw) for _, raw in files)
     if texts < ALIKE_SHARE * len(files):
         return FolderProposal("artifacts", "", message={"role": {"name": "folder"}},
+                      doubts=["kind: the files are no texts, so they are taken for artifacts, which are not moved"],
                       notes=["role: it is the name of the folder that a file lies in; edit message.role"])  # fmt: skip
     kind = NAMED.get(name.lower(), "spool")
     if kind != "spool":
         said = f"kind: the folder's name says {kind}, nothing in the files does"
-        return FolderProposal(kind, glob, message={"role": {"name": "stem"}}, notes=[said])
+        return FolderProposal(kind, glob, message={"role": {"name": "stem"}}, doubts=[said])
+    doubts = ["kind: texts, each taken as one message; for files that grow it is context, for latest values state"]
     notes = [
-        "kind: texts, each taken as one message; for files that grow it is context, for latest values state",
         "role: it is the file's name without its suffix; format.pattern may find role, type and timestamp in it",
         "timestamp: it is the time of writing",
     ]
     rules = {"role": {"name": "stem"}, "type": {"const": "text"}}
-    return FolderProposal("spool", glob, {"codec": "document"}, rules, notes=notes)
+    return FolderProposal("spool", glob, {"codec": "document"}, rules, doubts=doubts, notes=notes)
 
 
 def _of_lines(glob: str, files: Sequence[tuple[str, bytes]]) -> FolderProposal | None:
-    """Infers a log mapping for a folder where most files hold several lines, and most lines have a time; else None."""
-    several = [raw.split(b"\n")[:-1] for _, raw in files if raw.count(b"\n") > 1]
+    """Infers a log mapping for a folder where most files hold lines that have a time or are JSON; else None."""
+    several = [
+        raw.split(b"\n")[:-1]
+        for path, raw in files
+        if raw.count(b"\n") > 1 or (b"\n" in raw and path.endswith(OF_LINES))
+    ]
     if not several or len(several) < ALIKE_SHARE * len(files):
         return None
     found = infer([line for lines in several for line in lines])
-    if found.share < ALIKE_SHARE:
+    if found.share < ALIKE_SHARE or (found.format["codec"] != "jsonl" and "no_time" in found.format):
         return None
-    notes = ["kind: lines that begin with a time, each a message, as in a log", *found.notes]
-    return FolderProposal("log", glob, found.format, found.message, notes=notes)
+    notes = ["kind: lines, each a message, as in a log", *found.notes]
+    return FolderProposal("log", glob, found.format, found.message, doubts=found.doubts, notes=notes)
 
 
 def _documents(
@@ -82,37 +94,52 @@ def _documents(
     lines = [json.dumps(value).encode() for _, value in objects]
     found = FolderProposal("spool", glob, {"codec": "document"})
     proposal = json_objects(lines)
-    if proposal is not None:
-        found.message |= proposal.message
+    for name, other in (("role", "inbox"), ("type", "document")):
+        told = proposal.message[name] if proposal is not None else {}
+        if not told or {"const", "name"} & set(told):
+            found.message[name] = {"const": other}
+            found.notes.append(f"{name}: nothing in the files looks like one, so it is a constant; edit message.{name}")
+        else:
+            found.message[name] = told
+    if proposal is not None and "no_time" not in proposal.format:
+        found.message["timestamp"] = proposal.message["timestamp"]
+        doubts_about_time(proposal, lines)
+        found.doubts += proposal.doubts
         if proposal.format["timestamp"] != "iso8601":
             found.format["timestamp"] = proposal.format["timestamp"]
-        for name in ("role", "type"):
-            if {"const", "name"} & set(found.message[name]):
-                found.message[name] = {"const": "inbox" if name == "role" else "document"}
-                found.notes.append(
-                    f"{name}: nothing in the files looks like one, so it is a constant; edit message.{name}"
-                )
     else:
-        found.message |= {"role": {"const": "inbox"}, "type": {"const": "document"}}
-        found.notes.append("timestamp: nothing in the files looks like one, so it is the time of writing")
-    for key in IDENTITIES:
-        values = [value.get(key) for _, value in objects]
-        if all(isinstance(value, str | int) for value in values) and len(set(map(str, values))) == len(values):
-            found.message = {"id": {"pointer": f"/{key}"}, **found.message}
-            break
-    else:
-        found.notes.append("id: no field differs from file to file: a file that is rewritten will be another message")
+        found.notes.append("timestamp: nothing in all of the files looks like one, so it is the time of writing")
+    _identity(found, [value for _, value in objects])
     odd = sorted({path for path, _ in files} - {path for path, _ in objects})
     found.exclude = [path for path in odd if path.rpartition("/")[2].startswith("index")]
     return found
 
 
-def _object(raw: bytes) -> dict[str, Any] | None:
-    try:
-        value = json.loads(raw)
-    except (ValueError, RecursionError):
+def _identity(found: FolderProposal, objects: Sequence[dict[str, Any]]) -> None:
+    """Finds the field that is a document's own identity: one that differs from file to file, and is no counter.
+
+    A counter begins anew in the next session, or folder, and the documents there would count as known ones.
+    """
+    counters = []
+    for key in IDENTITIES:
+        values = [value.get(key) for value in objects]
+        if not all(isinstance(value, str | int) for value in values) or len(set(map(str, values))) != len(values):
+            continue
+        if all(isinstance(value, int) or str(value).isdigit() for value in values):
+            counters.append(key)
+            continue
+        found.message = {"id": {"pointer": f"/{key}"}, **found.message}
+        return
+    if counters:
+        found.notes.append(f"id: {counters[0]} is a number that may begin anew, so it is not taken for an identity")
+    found.notes.append("id: no field is an identity: a file that is rewritten will be another message")
+
+
+def _object(path: str, raw: bytes) -> dict[str, Any] | None:
+    """Parses the JSON object that is all of a file; None: it is none, or the file holds lines."""
+    if path.endswith(OF_LINES):
         return None
-    return value if isinstance(value, dict) else None
+    return is_object(raw)
 
 
 def _is_text(raw: bytes) -> bool:

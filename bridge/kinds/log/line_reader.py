@@ -108,6 +108,7 @@ class LineReader:
         self._rejects = rejects
         self._clock = clock
         self._stream = mapping.stream.key
+        self._of_json = mapping.of_json
         self._max_line = mapping.format.max_line_bytes
         self._codec = codec
         self._continued = codec if isinstance(codec, MultilineCodec) else None
@@ -197,7 +198,7 @@ class LineReader:
                 return None
             start = generation.read_to
             raw = self._tail.peek(generation, size)
-            if not start and not_lines(raw[:ENDS_HEAD]):
+            if not start and not_lines(raw[:ENDS_HEAD], json=self._of_json):
                 return None  # the catalog's next look sets the file aside
             if not start and raw.startswith(UTF8_MARK):
                 self._tail.advance(generation, UTF8_MARK)

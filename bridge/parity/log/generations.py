@@ -264,9 +264,9 @@ class FilePieces:
         """Returns how many bytes, unpacked, an open piece of a mapping's files holds."""
         return self._named(name).length()
 
-    def not_lines(self, name: str) -> str:
+    def not_lines(self, name: str, *, json: bool) -> str:
         """Says what an open piece of a mapping's files is whose first bytes are none of lines; empty: it may be."""
-        return not_lines(self._named(name).head)
+        return not_lines(self._named(name).head, json=json)
 
     def is_as(self, name: str, facts: FileStamp | None) -> bool:
         """Whether parity finds a log's file with the device, inode, size and time of writing that the ledger noted."""
