@@ -15,6 +15,7 @@ from bridge.cli import (
     acl,
     common,
     completion,
+    config,
     cutover,
     demo,
     doctor,
@@ -73,6 +74,7 @@ for module in (
     move,
     service,
     acl,
+    config,
     completion,
 ):
     cli.add_command(module.command)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bridge.core.model import as_json, shown
+from bridge.core.schemas import directive
 from bridge.core.wording import counted, percent, size
 
 if TYPE_CHECKING:
@@ -16,9 +17,6 @@ if TYPE_CHECKING:
 
 SHOWN_WORDS = 5
 """How many roles, and types, are named; all of them are in the output of `--json`."""
-
-SCHEMA = "#:schema .bridge/schema/mapping.json"
-"""The line by which editors find the JSON Schema of a mapping, where `bridge init` puts it."""
 
 
 def as_toml(tried: TriedProposal) -> str:
@@ -29,7 +27,7 @@ def as_toml(tried: TriedProposal) -> str:
     said += _translated(tried)
     said += [f"Note: {note}." for note in proposal.notes]
     said.append("Try it with `bridge mapping check THIS.toml`.")
-    rows = [SCHEMA, *(f"# {text}" for text in said), f"name = {_value(tried.tables['name'])}"]
+    rows = [directive(".bridge", "mapping"), *(f"# {text}" for text in said), f"name = {_value(tried.tables['name'])}"]
     for table, keys in tried.tables.items():
         if isinstance(keys, dict):
             rows += ["", f"[{table}]", *(f"{key} = {_value(value)}" for key, value in keys.items())]

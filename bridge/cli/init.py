@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from bridge.admin.survey.discover import Discovery, MappingFiles
+    from bridge.admin.survey.propose import TriedProposal
     from bridge.core.errors import ConfigError
 
 _TEMPLATE = """\
+{schema}
 # How this bridge carries messages between files and Redis. Every key: MIGRATION.md.
 
 # This bridge's stable name. Streams remember it: keep it when the machine gets another name.
@@ -50,26 +52,28 @@ ROLE = re.compile(r"[A-Za-z0-9_-]{1,64}")
 """Matches a role that `bridge init` may write into bridge.toml, since it may become a file's name."""
 
 
-PROPOSE = "`bridge mapping infer {} > mine.toml` proposes a mapping, then `bridge init --mapping mine.toml`"
-
-
 @click.command("init", short_help="Look at the logs here and write bridge.toml")
 @click.option("--mapping", "mappings", multiple=True, metavar="NAME", help="A shipped mapping, or a path to one")
 @click.option("--log", "logs", multiple=True, metavar="FILE", help="A log of another name: a mapping is written for it")
+@click.option("--yes", is_flag=True, help="Write the mappings that are proposed for unknown logs, and take them")
 @click.option("--root", default=".", metavar="DIR", help="Where the log files live")
 @verb
-def command(options: Options, mappings: tuple[str, ...], logs: tuple[str, ...], root: str) -> None:
+def command(options: Options, mappings: tuple[str, ...], logs: tuple[str, ...], yes: bool, root: str) -> None:
     """Look through this folder, show how its lines would translate, and write bridge.toml.
 
-    Without --mapping and --log it takes the shipped mappings whose files are here.
+    Without --mapping and --log it takes the shipped mappings whose files are here. For other logs it proposes mappings
+    as `bridge mapping infer` does, and says how to take them; --yes takes them.
     """
     import json
     import secrets
 
     from bridge.admin.survey.discover import discover
+    from bridge.cli.infer import as_facts
     from bridge.core.config import check_url, masked
     from bridge.core.errors import ConfigError
-    from bridge.core.mapping import load_mapping, shipped_names
+    from bridge.core.mapping import Mapping, load_mapping, shipped_names
+    from bridge.core.schemas import directive
+    from bridge.core.strict_models import validated
 
     if options.config:
         raise click.UsageError("init writes ./bridge.toml; --config is for the commands that read one")
@@ -80,25 +84,24 @@ def command(options: Options, mappings: tuple[str, ...], logs: tuple[str, ...], 
         raise ConfigError("is there already and was left alone", where=str(path), hint="edit it, or move it away")
     if not folder.is_dir():
         raise ConfigError("is no folder", where=str(folder), hint="name the folder of the logs with --root")
-    written = [_own(here, folder, log) for log in logs]
-    names = [*mappings, *(f"./{name}" for name in written)]
-    given = {name: load_mapping(name, here) for name in names or shipped_names()}
-    seen = discover(folder, list(given.values()))
-    here_are = {
-        mapping_files.mapping.name for mapping_files in seen.found if mapping_files.files or mapping_files.unread
-    }
-    names = names or [name for name, mapping in given.items() if mapping.name in here_are]
-    if not names and seen.near:
-        raise _nearly(seen, folder)
-    names = names or ["hestai-message"]
-    chosen = [
-        mapping_files
-        for mapping_files in seen.found
-        if mapping_files.mapping.name in {given[name].name for name in names}
-    ]
+    given = {name: load_mapping(name, here) for name in mappings or (() if logs else shipped_names())}
+    shipped = {mapping.name for mapping in given.values()}
+    of_logs = _named_apart([_of_log(here, folder, log) for log in logs], shipped)
+    own = {tried.tables["name"]: validated(Mapping, tried.tables, str(of)) for of, tried in of_logs}
+    seen = discover(folder, [*given.values(), *own.values()])
+    _named_apart(seen.proposals, {*shipped, *own})
+    taken = [*of_logs, *(seen.proposals if yes else ())]
+    here_are = {files.mapping.name for files in seen.found if files.files or files.unread}
+    names = [*mappings] if mappings or logs else [name for name, m in given.items() if m.name in here_are]
+    if not names and not taken:
+        raise _nothing(seen, folder)
+    written = _written(here, taken)
+    wanted = {*(given[name].name for name in names), *own}
+    chosen = [found for found in seen.found if found.mapping.name in wanted]
+    names += [f"./{name}" for name in written]
     text = _TEMPLATE.format(
-        instance=json.dumps(f"bridge-{secrets.token_hex(3)}"), root=json.dumps(root), url=json.dumps(url),
-        mappings=json.dumps(names), components=_components(chosen),
+        schema=directive(".bridge", "config"), instance=json.dumps(f"bridge-{secrets.token_hex(3)}"),
+        root=json.dumps(root), url=json.dumps(url), mappings=json.dumps(names), components=_components(chosen),
     )  # fmt: skip
     try:
         with path.open("x", encoding="utf-8") as file:
@@ -107,12 +110,15 @@ def command(options: Options, mappings: tuple[str, ...], logs: tuple[str, ...], 
             file.write(text)
     except OSError as error:
         raise ConfigError(f"cannot be written: {error.strerror}", where=str(path)) from None
+    _put_schemas(here)
     reachable, server = _server(url)
     begun = _begin(options, path) if reachable else []
     if options.as_json:
         emit({"config": str(path), "root": str(folder.resolve()), "redis": masked(url), "server": server,
               "reachable": reachable, "mappings": names, "not_understood": seen.names, "retired": begun,
               "sources": {mapping_files.mapping.name: _facts(mapping_files) for mapping_files in chosen},
+              "proposals": [{"path": str(of.relative_to(folder)), "taken": yes, **as_facts(tried)}
+                            for of, tried in seen.proposals],
               })  # fmt: skip
         return
     from bridge.cli.screen import console, safe
@@ -120,18 +126,88 @@ def command(options: Options, mappings: tuple[str, ...], logs: tuple[str, ...], 
     out = console()
     for files in chosen:
         _show(out, files, folder)
-    if not here_are:
-        _nothing(out, seen, folder, names)
-    elif seen.names:
+    for _, tried in of_logs:
+        _show_doubts(out, tried)
+    for of, tried in seen.proposals:
+        _show_proposal(out, of, tried, folder, taken=yes)
+    if seen.names:
         _rest(out, seen)
     out.print(safe(f"redis: {server}"))
     for name in begun:
         out.print(safe(f"  {name} is retired, says Redis: nothing of it is carried, see `bridge status`", "yellow"))
-    out.print(safe(f"wrote {path}", "bold"))
+    out.print(safe(f"wrote {path}{''.join(f', {name}' for name in written)}", "bold"))
     out.print(safe("next: `bridge import-history --dry-run` tells what of this would come over"))
     out.print(
         safe("      `bridge run --dual` carries both ways until you stop it, `bridge status` says where it stands")
     )
+
+
+def _named_apart(proposals: list[tuple[Path, TriedProposal]], taken: set[str]) -> list[tuple[Path, TriedProposal]]:
+    """Gives proposals for several logs different names, and streams, where their files are called the same."""
+    names = set(taken)
+    for _, tried in proposals:
+        name, n = tried.tables["name"], 1
+        while name in names:
+            n += 1
+            name = f"{tried.tables['name'][:60]}-{n}"
+        names.add(name)
+        tried.tables["name"], tried.tables["stream"] = name, {"key": f"{name}:messages"}
+    return proposals
+
+
+def _written(here: Path, proposals: list[tuple[Path, TriedProposal]]) -> list[str]:
+    """Writes for `bridge init` each proposal as a mapping file, and returns their names. Raises ConfigError."""
+    from bridge.cli.infer import as_toml
+    from bridge.core.errors import ConfigError
+
+    files = [(f"{tried.tables['name']}.toml", as_toml(tried)) for _, tried in proposals]
+    for name, _ in files:
+        if (here / name).exists():
+            raise ConfigError("is there already and was left alone", where=str(here / name))
+    for name, text in files:
+        try:
+            (here / name).write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"cannot be written: {error.strerror}", where=str(here / name)) from None
+    return [name for name, _ in files]
+
+
+def _put_schemas(here: Path) -> None:
+    """Writes the schemas to where the files of `bridge init` point editors; goes on without, as they are a comfort."""
+    from contextlib import suppress
+
+    from bridge.core.errors import ServerError
+    from bridge.core.schemas import write_schemas
+    from bridge.core.state_directory import private
+
+    with suppress(OSError, ServerError):
+        write_schemas(private(here / ".bridge"))
+
+
+def _show_doubts(out: Console, tried: TriedProposal) -> None:
+    from bridge.cli.screen import safe
+
+    for doubt in tried.proposal.doubts:
+        out.print(safe(f"  not sure: {doubt}", "yellow"))
+
+
+def _show_proposal(out: Console, of: Path, tried: TriedProposal, folder: Path, *, taken: bool) -> None:
+    """Prints for `bridge init` the mapping that is proposed for an unknown log, its doubts, and how it is taken."""
+    from bridge.cli.screen import safe
+    from bridge.core.model import shown
+    from bridge.core.wording import percent
+
+    checked, key = tried.checked, tried.tables["stream"]["key"]
+    total = checked.translated + checked.rejected
+    path = shown(os.fsencode(of.relative_to(folder)), 200)
+    out.print(safe(f"{path} → {key}: {'a mapping was written' if taken else 'a mapping is proposed'}", "bold"))
+    share = f"{checked.translated:,} of {counted(total, checked.noun)} translate ({percent(checked.translated, total)})"
+    out.print(safe(f"  {share}" if tried.whole else f"  {share}, of a part of it"))
+    _show_doubts(out, tried)
+    if not taken:
+        own, name = f"{tried.tables['name']}.toml", shlex.quote(os.path.relpath(of))
+        said = f'  `bridge mapping infer {name} > {own}`, then "./{own}" among the mappings of bridge.toml'
+        out.print(safe(said))
 
 
 def _components(chosen: list[MappingFiles]) -> str:
@@ -203,68 +279,51 @@ FOLDERS = 8
 """Most folders of unknown files that `bridge init` names."""
 
 
-def _nothing(out: Console, seen: Discovery, folder: Path, names: list[str]) -> None:
-    """Prints for `bridge init`, when no log that a mapping names is found, what is there instead, and what to try."""
-    from bridge.cli.screen import safe
-
-    some = ", ".join(seen.names[:5]) + (f" and {len(seen.names) - 5} more" if seen.names[5:] else "")
-    out.print(safe(f"no log that a mapping names is in {folder.resolve()}; seen: {some or 'no file at all'}", "yellow"))
-    out.print(safe("  if the logs are elsewhere: remove bridge.toml, and `bridge init --root DIR`"))
-    out.print(
-        safe("  if they have another form: `bridge mapping infer PATH > mine.toml`, `bridge init --mapping mine.toml`")
-    )
-    out.print(safe(f"  {', '.join(names)} is written down meanwhile: its files are met when they appear"))
-
-
-def _nearly(seen: Discovery, folder: Path) -> ConfigError:
-    """Makes the error of `bridge init` when no log has a known name, but a mapping would translate lines of some."""
+def _nothing(seen: Discovery, folder: Path) -> ConfigError:
+    """Makes the error of `bridge init` when no file that a mapping names is here: what is here, and what to try."""
     from bridge.core.errors import ConfigError
     from bridge.core.model import shown
+    from bridge.core.wording import percent
 
-    told = []
-    for path, mapping, check in seen.near[:3]:
-        first = check.translated + check.rejected
-        name = shown(os.fsencode(path.relative_to(folder)))
-        told.append(f"{name} ({check.translated} of its first {first} lines are such as {mapping.name} knows)")
-    name = str(seen.near[0][0].relative_to(folder))
+    if seen.proposals:
+        told = []
+        for of, tried in seen.proposals[:3]:
+            checked = tried.checked
+            share = percent(checked.translated, checked.translated + checked.rejected)
+            told.append(f"{shown(os.fsencode(of.relative_to(folder)), 80)} ({share} of it translates)")
+        more = f" and {len(seen.proposals) - 3} more" if seen.proposals[3:] else ""
+        return ConfigError(
+            f"no log here has a name that a shipped mapping knows, but a mapping can be proposed for {', '.join(told)}"
+            f"{more}; nothing was written",
+            where=str(folder), hint="`bridge init --yes` writes and takes it, `bridge mapping infer FILE` shows it",
+        )  # fmt: skip
+    some = ", ".join(shown(os.fsencode(name), 60) for name in seen.names[:5])
+    more = f" and {len(seen.names) - 5} more" if seen.names[5:] else ""
     return ConfigError(
-        f"no log here has a name that a mapping knows, but there is {', '.join(told)}; nothing was written",
-        where=str(folder),
-        hint=f"`bridge init --log {shlex.quote(name)}`" if name.isprintable() else "rename it",
+        f"no log is here that a mapping names; seen: {some + more or 'no file at all'}; nothing was written",
+        where=str(folder.resolve()),
+        hint="name the folder of the logs with --root, or with --mapping what will come: `bridge mapping list`",
     )
 
 
-def _own(here: Path, folder: Path, log: str) -> str:
-    """Writes for `bridge init --log` a mapping for a log of another name; returns the mapping's file name.
-
-    Raises ConfigError.
-    """
-    from bridge.admin.survey.discover import closest, own_mapping
-    from bridge.core.errors import ConfigError
-    from bridge.core.mapping import load_mapping, mapping_path, shipped_names
+def _of_log(here: Path, folder: Path, log: str) -> tuple[Path, TriedProposal]:
+    """Proposes for `bridge init --log` a mapping for a log of another name. Raises ConfigError."""
+    from bridge.admin.survey.propose import propose
+    from bridge.core.errors import BridgeError, ConfigError
 
     file = next((path for path in (folder / log, here / log) if path.is_file()), None)
     if file is None:
         raise ConfigError("there is no such file", where=log, hint="--log takes a file below --root")
+    if not file.resolve().is_relative_to(folder.resolve()):
+        raise ConfigError("is not below the root", where=str(file), hint="name its folder with --root")
     try:
-        name = str(file.resolve().relative_to(folder.resolve()))
-    except ValueError:
-        raise ConfigError("is not below the root", where=str(file), hint="name its folder with --root") from None
-    shipped = {load_mapping(shipped_name, here).name: shipped_name for shipped_name in shipped_names()}
-    best = closest([load_mapping(shipped_name, here) for shipped_name in shipped_names()], file)
-    if best is None:
-        hint = PROPOSE.format(shlex.quote(log))
-        raise ConfigError("no shipped mapping translates most of its first lines", where=str(file), hint=hint)
-    text = mapping_path(shipped[best[0].name], here).read_text(encoding="utf-8")
-    try:
-        text, own = own_mapping(text, best[0], name)
-        with (here / f"{own}.toml").open("x", encoding="utf-8") as out:
-            out.write(text)
-    except ValueError as error:
-        raise ConfigError(str(error), where=str(file), hint="write a mapping with a glob that matches it") from None
-    except FileExistsError:
-        raise ConfigError("is there already and was left alone", where=str(here / f"{own}.toml")) from None
-    return f"{own}.toml"
+        tried = propose(file, folder)
+    except BridgeError as error:
+        raise ConfigError(error.what, where=str(file), hint=error.hint) from None
+    if not tried.checked.translated:
+        raise ConfigError("no mapping is known that translates a line of it", where=str(file),
+                          hint=f"`bridge mapping infer {shlex.quote(log)}` says why")  # fmt: skip
+    return folder / file.resolve().relative_to(folder.resolve()), tried
 
 
 def _server(url: str) -> tuple[bool, str]:

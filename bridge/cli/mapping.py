@@ -112,10 +112,13 @@ def infer(given: Options, file: Path) -> int:
 @command.command("schema")
 @verb
 def schema(given: Options) -> None:
-    """The JSON Schema of a mapping file, with which editors complete it and find mistakes."""
-    from bridge.core.mapping import Mapping
+    """The JSON Schema of a mapping file, with which editors complete it and find mistakes.
 
-    emit({"$schema": "https://json-schema.org/draft/2020-12/schema", **Mapping.model_json_schema()})
+    `bridge init` writes it to .bridge/schema/mapping.json, where the first line of a proposed mapping points editors.
+    """
+    from bridge.core.schemas import mapping_schema
+
+    emit(mapping_schema())
 
 
 def _render(result: Any, noun: str) -> None:

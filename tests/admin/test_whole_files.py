@@ -21,6 +21,7 @@ from bridge.core.strict_models import validated
 from bridge.files.lines import split
 from bridge.streams.embedded.binary import find
 from tests.admin.test_forms_of_lines import FORMS
+from tests.support.project import FIXTURES
 from tests.support.rig import Rig
 
 MANY = 60
@@ -176,3 +177,25 @@ def test_words_keep_their_case(tmp_path: Path) -> None:
     """Roles and types are shown as they stand in the lines."""
     tried, _, _ = _proposed(tmp_path, FILES["log4j"]())
     assert f"# Roles: org.acme.A {MANY}; types: INFO {MANY}." in as_toml(tried)
+
+
+SESSIONS = {
+    "claude-code/sessions": "projects", "codex-sessions/rollouts": "sessions", "openhands-events/two-sessions": "sessions",
+    "autogen-logs/runtime": "autogen_logs/runtime.log", "langchain-runs/export": "langsmith/runs.jsonl",
+}  # fmt: skip
+"""Files of agents' tools in their public forms, and what of each is given to `infer`."""
+
+
+@pytest.mark.parametrize("case", SESSIONS)
+def test_files_of_agents_tools(case: str) -> None:
+    """What is proposed for sessions of agents' tools, which it does not know, carries every record with role and type."""
+    root = FIXTURES / case / "files"
+    tried = propose(root / SESSIONS[case], root)
+    records = (FIXTURES / case / "expected.jsonl").read_text().count("\n")
+    aside = json.loads((FIXTURES / case / "verdict.json").read_text())["quarantined"]
+    assert (tried.checked.translated, tried.checked.rejected) == (records, len(aside))
+    mapping = validated(Mapping, tried.tables, "found.toml")
+    for field in (mapping.message.role, mapping.message.type, mapping.message.timestamp):
+        assert field is not None
+        assert field.all_pointers
+    assert mapping.message.id is None, "a counter, or one that some lack, is no identity"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from bridge.cli import cli
-from bridge.core.config import load, masked
+from bridge.core.config import ConfigFile, load, masked
 from bridge.core.errors import ConfigError
 from bridge.streams.embedded import binary, embedded_server
 from tests.support import zygote
@@ -59,7 +60,9 @@ def test_without_configuration(tmp_path: Path) -> None:
 
 def test_init(tmp_path: Path) -> None:
     """init writes a file that loads, and never overwrites one."""
-    result = bridge(tmp_path, "init", "--json", "--redis", "redis://:secret@localhost:6390/2")
+    result = bridge(
+        tmp_path, "init", "--mapping", "hestai-message", "--json", "--redis", "redis://:secret@localhost:6390/2"
+    )
     assert json.loads(result.stdout)["redis"] == "redis://:***@localhost:6390/2"
     settings = load(config=None, redis=None, env={}, cwd=tmp_path)
     assert settings.redis_url == "redis://:secret@localhost:6390/2"
@@ -91,47 +94,100 @@ def test_init_shows_what_it_found(tmp_path: Path) -> None:
 
 
 def test_init_elsewhere(tmp_path: Path) -> None:
-    """Without a log that a mapping names, init says what it saw, what is near, and what to try; all of that works."""
+    """Without a log that a mapping names, init says what it saw and what to try, and writes nothing; that works."""
     (tmp_path / "notes.txt").write_text("hello\n")
     done = bridge(tmp_path, "init")
-    assert done.returncode == 0
-    assert "seen: notes.txt" in done.stdout
-    (tmp_path / "bridge.toml").unlink()
+    assert done.returncode == 2
+    assert "seen: notes.txt" in done.stderr
     (tmp_path / "chat.log").write_bytes(LINES)
     done = bridge(tmp_path, "init")
     assert done.returncode == 2
-    assert "chat.log (2 of its first 3 lines are such as hestai-message knows)" in done.stderr
-    assert "bridge init --log chat.log" in done.stderr
-    assert not (tmp_path / "bridge.toml").exists()
+    assert "a mapping can be proposed for chat.log (66.6 % of it translates)" in done.stderr
+    assert "bridge init --yes" in done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"notes.txt", "chat.log"}
     done = bridge(tmp_path, "init", "--log", "chat.log")
     assert done.returncode == 0, done.stderr
     assert "chat: chat.log → chat:messages" in done.stdout
     [mapping] = load(config=None, redis=None, env={}, cwd=tmp_path).mappings
-    assert (mapping.name, mapping.source.path, mapping.source.rotated) == (
-        "chat", "chat.log", ("chat.log.*", "chat.log-*"),
-    )  # fmt: skip
+    assert (mapping.name, mapping.source.path, mapping.source.rotated) == ("chat", "chat.log", ("chat.log.*",))
+    assert mapping.format.columns == ("role", "timestamp", "type", "data")
     assert mapping.mirror is not None
     assert mapping.mirror.path == "chat.log"
 
 
+def test_init_takes_what_it_proposes(tmp_path: Path) -> None:
+    """With --yes a mapping is written for each unknown log, with its doubts, and taken; its own files are no logs."""
+    stamps = [f"2026-03-02 09:14:{n:02},123" for n in range(9)]
+    (tmp_path / "app.log").write_text("".join(f"{at} INFO app: hello\n" for at in stamps))
+    (tmp_path / "app.log.1").write_text("".join(f"{at} INFO app: hello before\n" for at in stamps[:3]))
+    (tmp_path / "messages.log").write_bytes(LINES)
+    (tmp_path / "notes.txt").write_text("hello\n")
+    (tmp_path / "deep").mkdir()
+    for n in range(3):
+        (tmp_path / "deep" / f"{n}.jsonl").write_text('{"role":"a","type":"t","ts":"2026-03-02T09:14:05Z"}\n')
+    seen = bridge(tmp_path, "init")
+    assert seen.returncode == 0, seen.stderr
+    for said in ("app.log → app:messages: a mapping is proposed", "not sure: timezone", "deep → deep:messages",
+                 "`bridge mapping infer app.log > app.toml`", "1 file: notes.txt"):  # fmt: skip
+        assert said in seen.stdout
+    assert len(load(config=None, redis=None, env={}, cwd=tmp_path).mappings) == 1
+    (tmp_path / "bridge.toml").unlink()
+    done = json.loads(bridge(tmp_path, "init", "--yes", "--json").stdout)
+    assert done["mappings"] == ["hestai-message", "./app.toml", "./deep.toml"]
+    assert (done["not_understood"], [told["taken"] for told in done["proposals"]]) == (["notes.txt"], [True, True])
+    assert (tmp_path / "app.toml").read_text().startswith("#:schema .bridge/schema/mapping.json\n# Not sure: timezone")
+    for folder in ("app.toml", "deep.toml"):
+        assert bridge(tmp_path, "mapping", "check", folder).returncode == 0
+    assert len(load(config=None, redis=None, env={}, cwd=tmp_path).mappings) == 3
+    (tmp_path / "bridge.toml").unlink()
+    again = bridge(tmp_path, "init", "--yes")
+    assert (again.returncode, "app.toml: is there already" in again.stderr) == (2, True)
+    assert not (tmp_path / "bridge.toml").exists()
+
+
+def test_schemas_for_editors(tmp_path: Path) -> None:
+    """init writes both JSON Schemas where the first lines of its files point, the same as the commands print."""
+    (tmp_path / "messages.log").write_bytes(LINES)
+    bridge(tmp_path, "init")
+    first = (tmp_path / "bridge.toml").read_text().splitlines()[0]
+    for name in ("config", "mapping"):
+        there = json.loads((tmp_path / f".bridge/schema/{name}.json").read_text())
+        assert there == json.loads(bridge(tmp_path, name, "schema").stdout)
+    assert first == "#:schema .bridge/schema/config.json"
+    schema = json.loads(bridge(tmp_path, "config", "schema").stdout)
+    assert set(schema["properties"]) == set(ConfigFile.model_fields)
+    assert schema["additionalProperties"] is False
+
+
 @pytest.mark.parametrize(
-    ("name", "said"), [("none.log", "no such file"), ("[a].log", "holds more than"), ("../x.log", "not below the root"),
-                       ("notes.txt", "no shipped mapping"), ("x'; touch PWNED; '.log", "holds more than")]
+    ("name", "said"), [("none.log", "no such file"), ("../x.log", "not below the root"), ("empty.log", "is empty"),
+                       ("wide.log", "text in UTF-16")]
 )  # fmt: skip
 def test_init_with_a_log_that_is_none(tmp_path: Path, name: str, said: str) -> None:
     """--log refuses what it cannot write a mapping for, says why, and writes nothing."""
     here = tmp_path / "here"
     here.mkdir()
-    (here / "notes.txt").write_text("hello\n")
-    if name not in ("none.log", "notes.txt"):
-        (here / name).write_bytes(LINES)
+    if name != "none.log":
+        (here / name).write_bytes({"empty.log": b"", "wide.log": LINES.decode().encode("utf-16")}.get(name, LINES))
     done = bridge(here, "init", "--log", name)
     assert done.returncode == 2
     assert said in done.stderr
     assert not list(here.glob("*.toml"))
-    if name.startswith("x"):
-        hint = bridge(here, "init").stderr.partition("bridge init --log ")[2].partition("`")[0]
-        assert hint.startswith("'"), "a name that stands for something in a shell is quoted"
+
+
+@pytest.mark.parametrize("name", ["[a].log", "x'; touch PWNED; '.log", "*.log"])
+def test_init_with_a_log_of_an_odd_name(tmp_path: Path, name: str) -> None:
+    """A name that means something in a glob or a shell is a name: the log is carried, and the command quotes it."""
+    (tmp_path / name).write_bytes(LINES)
+    (tmp_path / "messages.log").write_bytes(LINES)
+    hint = bridge(tmp_path, "init").stdout.partition("bridge mapping infer ")[2].partition(" > ")[0]
+    assert shlex.split(hint) == [name]
+    (tmp_path / "bridge.toml").unlink()
+    done = bridge(tmp_path, "init", "--log", name)
+    assert done.returncode == 0, done.stderr
+    [mapping] = load(config=None, redis=None, env={}, cwd=tmp_path).mappings
+    assert mapping.claims(name)
+    assert not mapping.claims("a.log")
 
 
 def test_init_mistakes(tmp_path: Path) -> None:
@@ -148,7 +204,7 @@ def test_init_mistakes(tmp_path: Path) -> None:
         assert done.returncode == 2, done.stdout
         assert said in done.stderr
         assert not (tmp_path / "bridge.toml").exists()
-    away = bridge(tmp_path, "init", "--redis", "redis://127.0.0.1:1/0")
+    away = bridge(tmp_path, "init", "--mapping", "hestai-message", "--redis", "redis://127.0.0.1:1/0")
     assert away.returncode == 0
     assert "is the server running?" in away.stdout
 
@@ -175,7 +231,7 @@ def test_completion(tmp_path: Path, shell: str, words: str) -> None:
 
 def test_loud_and_quiet(tmp_path: Path) -> None:
     """-v and -q together are refused; an unknown crash point is told, not a trace."""
-    bridge(tmp_path, "init")
+    bridge(tmp_path, "init", "--mapping", "hestai-message")
     assert bridge(tmp_path, "-v", "run", "-q").returncode == 2
     wrong = bridge(tmp_path, "status", env={"BRIDGE_CRASH_AT": "bogus"})
     assert wrong.returncode == 2
@@ -345,7 +401,7 @@ def test_real_log(tmp_path: Path) -> None:
 
 def test_status_starts_nothing(tmp_path: Path) -> None:
     """`status` in a fresh folder says that nothing runs, exits 5 and starts no server."""
-    bridge(tmp_path, "init")
+    bridge(tmp_path, "init", "--mapping", "hestai-message")
     found = bridge(tmp_path, "status")
     assert found.returncode == 5
     assert "the embedded server does not run" in found.stdout

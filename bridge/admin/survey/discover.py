@@ -1,22 +1,32 @@
-"""Discovers for `bridge init` the files in a folder that a known mapping names, or whose lines it would translate."""
+"""Discovers for `bridge init` the files in a folder that known mappings name, and proposes mappings for others."""
 
 from __future__ import annotations
 
 import os
 import re
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from bridge.admin.survey.check_lines import CheckReport, check_file, check_folder, is_regular
-from bridge.core.errors import SourceError
+from bridge.admin.survey.propose import TriedProposal, propose
+from bridge.core.errors import ConfigError, SourceError
 from bridge.core.mapping import Mapping
+from bridge.core.strict_models import validated
 from bridge.files.folder import MessageFolder
 
-DISCOVERY_BYTES = 1 << 16
-DISCOVERY_FILES = 200
 DEPTH = 2
-"""For files that no mapping names: how many bytes of each are tried, how many files, and how many levels of folders."""
+"""How many levels of folders are searched for files that no mapping names."""
+
+TRIED_BYTES, PROPOSED = 1 << 24, 20
+"""Bytes of an unknown log on which a proposed mapping is tried, and most mappings that are proposed."""
+
+ENOUGH = 0.5
+"""Share of a log's lines that must translate for a mapping to be proposed for it."""
+
+ALIKE = 3
+"""Files of one ending in a folder below, from which on one mapping is proposed for all of them."""
 
 
 @dataclass(slots=True)
@@ -35,16 +45,17 @@ class MappingFiles:
 class Discovery:
     """Holds what discovery found in a folder for `bridge init`, by mapping.
 
-    `near`: files of another name whose lines a mapping would translate. `names`: all files that no mapping names.
+    `proposals`: mappings for logs that no mapping names, each with the path it was proposed for. `names`: all files
+    that no mapping names and none was proposed for.
     """
 
     found: list[MappingFiles]
-    near: list[tuple[Path, Mapping, CheckReport]]
+    proposals: list[tuple[Path, TriedProposal]]
     names: list[str]
 
 
 def discover(root: Path, mappings: list[Mapping]) -> Discovery:
-    """Discovers in a folder the files that the mappings name, and other files whose lines a mapping would translate.
+    """Discovers in a folder the files that the mappings name, and proposes mappings for other logs.
 
     Why a file cannot be read stands in `MappingFiles.unread`.
     """
@@ -64,13 +75,46 @@ def discover(root: Path, mappings: list[Mapping]) -> Discovery:
                 except SourceError as error:
                     files.unread.append(str(error))
         found.append(files)
-    near = []
-    others = [path for path in _files(root) if path not in claimed]
-    for path in others[:DISCOVERY_FILES]:
-        best = closest(mappings, path)
-        if best is not None:
-            near.append((path, *best))
-    return Discovery(found, near, [str(path.relative_to(root)) for path in others])
+    unknown = {str(path.relative_to(root)): path for path in _files(root) if path not in claimed}
+    proposals = _proposals(root, unknown, {path.parent for path in claimed})
+    return Discovery(found, proposals, sorted(unknown))
+
+
+def _proposals(root: Path, unknown: dict[str, Path], taken: set[Path]) -> list[tuple[Path, TriedProposal]]:
+    """Proposes mappings for the logs among unknown files, by their paths below the root; takes those out of `unknown`.
+
+    `taken`: folders of which a mapping names files already. A log comes before the files whose names say that they are
+    pieces of one, or one of many.
+    """
+    found: list[tuple[Path, TriedProposal]] = []
+    for name in sorted(unknown, key=lambda name: (bool(re.search(r"\d", Path(name).name)), name)):
+        if name not in unknown or len(found) >= PROPOSED:
+            continue
+        path = unknown[name]
+        alike = [other for other in unknown.values() if other.parent == path.parent and other.suffix == path.suffix]
+        of = path.parent if path.parent not in {root, *taken} and len(alike) >= ALIKE else path
+        try:
+            tried = propose(of, root, TRIED_BYTES)
+        except (SourceError, ConfigError):
+            continue
+        if not _is_of_messages(tried):
+            continue
+        mapping = validated(Mapping, tried.tables, str(of))
+        for other in [other for other in unknown if mapping.claims(other)]:
+            del unknown[other]
+        found.append((of, tried))
+    return found
+
+
+def _is_of_messages(tried: TriedProposal) -> bool:
+    """Whether a proposal reads most of what it was tried on, and finds times, or JSON, in it: else it is mere text."""
+    form, checked = tried.tables.get("format", {}), tried.checked
+    if form.get("codec") not in ("jsonl", "delimited", "regex", "document"):
+        return False
+    if form["codec"] == "document" and "timestamp" not in tried.tables.get("message", {}):
+        return False
+    enough = checked.translated > ENOUGH * (checked.translated + checked.rejected)
+    return enough and (form["codec"] == "jsonl" or "no_time" not in form)
 
 
 def _folder(files: MappingFiles, root: Path, claimed: set[Path]) -> MappingFiles:
@@ -94,46 +138,6 @@ def _folder(files: MappingFiles, root: Path, claimed: set[Path]) -> MappingFiles
     return files
 
 
-def closest(mappings: list[Mapping], path: Path) -> tuple[Mapping, CheckReport] | None:
-    """Finds the log mapping that translates the most of a file's first lines, for discovery; None: none fits.
-
-    A mapping fits where it translates more lines than it rejects.
-    """
-    logs = [mapping for mapping in mappings if mapping.kind.lines]
-    tried = [(log, check) for log in logs if (check := _sampled(log, path)) is not None]
-    return max(tried, key=lambda pair: pair[1].translated) if tried else None
-
-
-_PLAIN_PATH = re.compile(r"[\w. -]+(/[\w. -]+)*")
-
-
-def own_mapping(text: str, mapping: Mapping, file: str) -> tuple[str, str]:
-    """Rewrites a mapping's TOML text for another log of the same format, with a name and stream of its own.
-
-    Returns the text and that name. Raises ValueError for a file whose name would mean something in a glob.
-    """
-    if not _PLAIN_PATH.fullmatch(file):
-        raise ValueError(f"{file!a} holds more than letters, digits, spaces and . _ - /")
-    name = re.sub(r"[^A-Za-z0-9_-]", "-", Path(file).name.partition(".")[0])[:64] or "log"
-    old = mapping.source.path
-    for was, now in (
-        (f'name = "{mapping.name}"', f'name = "{name}"'), (f'"{old}"', f'"{file}"'),
-        (f'"{old}.*"', f'"{file}.*"'), (f'"{old}-*"', f'"{file}-*"'),
-        (f'key = "{mapping.stream.key}"', f'key = "{name}:messages"'),
-    ):  # fmt: skip
-        text = text.replace(was, now)
-    return text, name
-
-
-def _sampled(mapping: Mapping, path: Path) -> CheckReport | None:
-    """Checks how an unknown file's first lines translate by a mapping; None where most do not."""
-    try:
-        check = check_file(mapping, path, 1, DISCOVERY_BYTES)
-    except SourceError:
-        return None
-    return check if check.translated > check.rejected else None
-
-
 def _files(root: Path) -> Iterator[Path]:
     """Yields the regular files that are not hidden, in a folder and the folders below, down to `DEPTH` levels."""
     for folder, folders, names in os.walk(root):
@@ -141,5 +145,17 @@ def _files(root: Path) -> Iterator[Path]:
         deep = len(here.relative_to(root).parts)
         folders[:] = sorted(name for name in folders if not name.startswith(".")) if deep + 1 < DEPTH else []
         for name in sorted(names):
-            if not name.startswith(".") and is_regular(here / name) and name != "bridge.toml":
-                yield here / name
+            path = here / name
+            if not name.startswith(".") and is_regular(path) and not _is_own(path):
+                yield path
+
+
+def _is_own(path: Path) -> bool:
+    """Whether a file is the bridge's own: its configuration, or a mapping."""
+    if path.suffix != ".toml":
+        return False
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return path.name == "bridge.toml"
+    return path.name == "bridge.toml" or ("source" in tables and "stream" in tables)

@@ -32,7 +32,7 @@ DELIMITERS = ("|", "\t", " | ", ";", ",")
 NEARLY = 0.97
 """An earlier pattern, which finds more fields, is taken if it fits this share of the lines that the best one fits."""
 
-FEW_SHARE = 0.2
+FEW_SHARE, SEVERAL = 0.2, 10
 TRIED = 1000
 """Lines on which every candidate is tried; the best ones are tried on all lines of the sample."""
 
@@ -88,14 +88,22 @@ def doubts_about_time(best: Proposal, lines: Sequence[bytes]) -> None:
     elif not _zoned(form, stamps):
         behind = _behind(best, lines)
         than = "; if they were written east of it, the last hours count as a year ago" if yearless else ""
-        why = f"{behind} behind the time looks like a zone that cannot be read" if behind else "the lines name none"
+        some = "some lines name" if any(map(_named_zone, stamps[:200])) else "the lines name"
+        why = f"{behind} behind the time looks like a zone that cannot be read" if behind else f"{some} none"
         best.doubts.append(f"timezone: {why}; UTC is taken{than}")
 
 
 def _zoned(form: str, stamps: Sequence[bytes]) -> bool:
     if form != "iso8601":
         return form in EPOCHS or re.search("%[zZ]", form) is not None
-    return all(re.search(rb"([Zz]|UTC|GMT|[+-]\d\d(:?\d\d)?)$", stamp) for stamp in stamps[:200])
+    return all(map(_named_zone, stamps[:200]))
+
+
+def _named_zone(stamp: bytes) -> bool:
+    return (
+        re.search(rb":[\d.,]+ ?([Zz]|UTC|GMT|[+-]\d\d(:?\d\d)?)$|\dT\d{6}.*([Zz]|[+-]\d\d:?(\d\d)?)$", stamp)
+        is not None
+    )
 
 
 def _behind(best: Proposal, lines: Sequence[bytes]) -> str:
@@ -135,12 +143,13 @@ def _columns(lines: Sequence[bytes]) -> Iterator[Proposal]:
         raw = delimiter.encode()
         heading = _heading(lines[0].split(raw)) if lines else []
         counts = Counter(line.count(raw) + 1 for line in lines)
-        most = [n for n in sorted(counts) if sum(m for k, m in counts.items() if k >= n) >= 0.9 * len(lines)]
+        enough = min(0.9 * len(lines), max(2, len(lines) - 1))
+        most = [n for n in sorted(counts) if sum(m for k, m in counts.items() if k >= n) >= enough]
         wide = max(most, default=1)
         wide = len(heading) if 3 <= len(heading) <= wide else wide  # what goes beyond it is in the last column
         if wide < 3 or wide > 40:
             continue
-        steady = counts[wide] >= 0.9 * len(lines)
+        steady = counts[wide] >= enough
         rows = [line.split(raw, wide - 1) for line in lines if line.count(raw) >= wide - 1]
         proposal = _of_columns(delimiter, rows, heading, steady=steady and len(heading) in (0, max(most, default=1)))
         if proposal is not None:
@@ -169,7 +178,7 @@ def _of_columns(delimiter: str, rows: list[list[bytes]], heading: list[str], *, 
     at, form = stamps[0]
     rest = [i for i in range(len(columns)) if i != at]
     data = rest[-1]
-    if steady:  # else the last column holds delimiters, so it is the text
+    if steady and len(body) >= SEVERAL:  # else the last column holds delimiters, or nothing tells which one is the text
         data = max(
             rest, key=lambda i: (len(set(columns[i])) > max(3, FEW_SHARE * len(body)), sum(map(len, columns[i])))
         )

@@ -57,12 +57,15 @@ class TriedProposal:
         return not (self.proposal.doubts or self.checked.rejected or self.checked.damage or not self.checked.translated)
 
 
-def propose(path: Path, root: Path) -> TriedProposal:
-    """Proposes a mapping for a log or a folder, by a path below `root`. Raises SourceError, ConfigError."""
-    return _of_folder(path, root) if path.is_dir() else _of_log(path, root)
+def propose(path: Path, root: Path, most: int = TRIED_BYTES) -> TriedProposal:
+    """Proposes a mapping for a log or a folder, by a path below `root`, and tries it on `most` bytes of its files.
+
+    Raises SourceError, ConfigError.
+    """
+    return _of_folder(path, root, most) if path.is_dir() else _of_log(path, root, most)
 
 
-def _of_log(path: Path, root: Path) -> TriedProposal:
+def _of_log(path: Path, root: Path, most: int) -> TriedProposal:
     lines = sampled(path)
     if not any(line.strip() for line in lines):
         raise SourceError("is empty", where=str(path), hint="give a file with some lines in it")
@@ -77,7 +80,7 @@ def _of_log(path: Path, root: Path) -> TriedProposal:
         _one_stream(proposal)
     else:
         source["rotated"] = _rotated(base, path.parent)
-    name = _name(Path(base).name.partition(".")[0], "log")
+    name = _name(str(Path(base).parent / Path(base).name.partition(".")[0]), "log")
     tables: dict[str, Any] = {
         "name": name, "source": source, "format": proposal.format,
         **({"message": proposal.message} if proposal.message else {}), "stream": {"key": f"{name}:messages"},
@@ -87,7 +90,7 @@ def _of_log(path: Path, root: Path) -> TriedProposal:
     if inside and not mapping.claims(file):
         raise AssertionError(f"{mapping.source.path} does not match {file}")
     files = _files_of(mapping, root) if inside else [path]
-    return _tried(tables, proposal, mapping, files or [path])
+    return _tried(tables, proposal, mapping, files or [path], most)
 
 
 def sampled(path: Path) -> list[bytes]:
@@ -115,9 +118,11 @@ def sampled(path: Path) -> list[bytes]:
     return lines
 
 
-def _tried(tables: dict[str, Any], proposal: Proposal, mapping: Mapping, files: Sequence[Path]) -> TriedProposal:
-    """Tries a proposed mapping on the lines of files, the largest number of bytes at most."""
-    checked, left, tried = CheckReport(), TRIED_BYTES, 0
+def _tried(
+    tables: dict[str, Any], proposal: Proposal, mapping: Mapping, files: Sequence[Path], most: int
+) -> TriedProposal:
+    """Tries a proposed mapping on the lines of files, up to `most` bytes."""
+    checked, left, tried = CheckReport(), most, 0
     for file in files:
         if left <= 0:
             break
@@ -195,7 +200,7 @@ def _files_of(mapping: Mapping, root: Path) -> list[Path]:
 # -- folders -------------------------------------------------------------------------------------------------
 
 
-def _of_folder(path: Path, root: Path) -> TriedProposal:
+def _of_folder(path: Path, root: Path, most: int) -> TriedProposal:
     folder = MessageFolder(path.resolve(), "**/*")
     files, left = list[tuple[str, bytes]](), FOLDER_BYTES
     names: Iterable[bytes] = (found_file.name for some in folder.scan() for found_file in some)
@@ -226,12 +231,12 @@ def _of_folder(path: Path, root: Path) -> TriedProposal:
     mapping = validated(Mapping, tables, str(path))
     where = root.resolve() if inside else path.resolve().parent
     if found.kind == "log":
-        return _tried(tables, proposal, mapping, _files_of(mapping, where))
-    checked = check_folder(mapping, where, 0, most=TRIED_BYTES)
+        return _tried(tables, proposal, mapping, _files_of(mapping, where), most)
+    checked = check_folder(mapping, where, 0, most=most)
     if checked.repeated:
         proposal.doubts.append(
             f"id: {counted(checked.repeated, 'file')} of those tried have the identity of another one, and would be "
             "taken for it: choose another field for message.id, or leave it out"
         )
     many = checked.translated + checked.rejected
-    return TriedProposal(tables, proposal, checked, many, checked.size < TRIED_BYTES)
+    return TriedProposal(tables, proposal, checked, many, checked.size < most)

@@ -81,10 +81,11 @@ class ReadLines:
     def order(self, codec: Codec, latest: int) -> Sequence[int]:
         """Returns the keys by which read lines are merged with other files' lines.
 
-        A line that is no message goes with the one before it.
+        A line that is no message, or tells no time, goes with the one before it; a file's first ones with the next.
         """
         if not self.keys:
             self._rows, self._times = codec.decode(self.lines.lines)
+            latest = latest or next(filter(None, self._times), 0)
             self.keys = [*accumulate(self._times, max, initial=latest)][1:]
         return self.keys
 
