@@ -85,12 +85,14 @@ def show(given: Options, number: int) -> None:
 
 @command.command("retry")
 @click.argument("numbers", nargs=-1, type=NUMBER, metavar="[NUMBER]...")
+@click.option("--records", is_flag=True, help="Take whole JSON records out of lines that hold several, or a torn one")
 @verb
-def retry(given: Options, numbers: tuple[int, ...]) -> int:
+def retry(given: Options, numbers: tuple[int, ...], records: bool) -> int:
     """Try them all, or those of these numbers, once more with the mapping as it is now.
 
     Each goes over exactly once, however often this is run or killed, and is marked as late: it stands behind its
-    neighbours. The bridge must not run meanwhile. Exits 3 when some still cannot be translated.
+    neighbours. The bridge must not run meanwhile. Exits 3 when some still cannot be translated. With --records a line
+    of JSON that is no message is searched for whole ones: each goes over, what is left of the line stays.
     """
     import time
 
@@ -120,7 +122,7 @@ def retry(given: Options, numbers: tuple[int, ...]) -> int:
                 shared = MappingContext(mapping, settings)
                 try:
                     work = QuarantineRetry(shared, ledger, dialler(settings), time.time, time.sleep)
-                    for done in work.run(wanted[mapping.name]):
+                    for done in work.run(wanted[mapping.name], records=records):
                         where, reason = done.where or None, done.reason or None
                         results.append({"number": done.number, "where": where, "reason": reason, "before": False})
                 finally:
@@ -243,7 +245,7 @@ def _facts(mapping: Mapping, quarantined: QuarantinedMessage) -> dict[str, Any]:
         "where": _where(quarantined),
         "file": quarantined.name or None,
         "generation": quarantined.generation or None,
-        "offset": quarantined.offset if quarantined.direction == "forward" else None,
+        "offset": quarantined.offset if quarantined.direction != "mirror" else None,
         "entry": quarantined.entry_id or None,
         "reason": quarantined.reason,
         "noted": noted,

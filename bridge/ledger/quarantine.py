@@ -20,9 +20,9 @@ KEPT_LINE_BYTES = 1 << 16
 class QuarantinedMessage:
     """A message in quarantine, a line or an entry that could not be translated.
 
-    `direction` is forward or mirror; `entry_id` is empty for a line. `reason` is what is wrong, and after a colon the
-    particulars. `number` is what a person calls the message by; `retried` says where it went at last. `lost`: Redis
-    lost this entry, nobody removed it.
+    `direction` is forward, mirror, or record: a whole record within a quarantined line. `entry_id` is empty for lines
+    and records. `reason` is what is wrong, and after a colon the particulars. `number` is what a person calls the
+    message by; `retried` says where it went at last. `lost`: Redis lost this entry, nobody removed it.
     """
 
     direction: str
@@ -44,6 +44,9 @@ class QuarantinedMessage:
         """The kind of reason for which a message is in quarantine, without the particulars."""
         return self.reason.partition(":")[0]
 
+
+TAKEN_APART = "taken apart"
+"""Where a line went that held whole records and nothing else: each of them is a message of its own now."""
 
 _FACTS = "direction, name, generation, offset, entry_id, reason, {raw}, length, digest, id, noted_at"
 _RETRIED = ", coalesce(retried, ''), coalesce(lost, 0)"
@@ -168,6 +171,16 @@ def anything_aside(ledger: Ledger, stream: str) -> bool:
     ))  # fmt: skip
 
 
+def records_within(ledger: Ledger, stream: str, line: QuarantinedMessage) -> list[QuarantinedMessage]:
+    """Reads the records that were taken out of a quarantined line, wherever they went since."""
+    rows = ledger.rows(
+        f"SELECT {_MESSAGE_COLUMNS} FROM quarantine WHERE stream = ? AND direction = 'record' AND name = ?"
+        " AND generation = ? AND offset >= ? AND offset < ? ORDER BY offset",
+        (stream, line.name, line.generation, line.offset, line.offset + max(1, line.length)),
+    )
+    return [*map(_row, rows)]
+
+
 def rename_aside(
     ledger: Ledger, stream: str, quarantined_message: QuarantinedMessage, is_gone: Callable[[str], bool]
 ) -> bool:  # fmt: skip
@@ -211,11 +224,14 @@ def still_aside(ledger: Ledger, stream: str, direction: str, name: str = "") -> 
 
 
 def kept_lines(ledger: Ledger, stream: str, name: str) -> tuple[dict[tuple[int, int], int], set[tuple[int, bytes]]]:
-    """Reads which lines of a source are in quarantine: lengths by generation and offset, and lengths with bytes."""
+    """Reads which lines of a source are in quarantine: lengths by generation and offset, and lengths with bytes.
+
+    A line that was taken apart is among them: it is no message by itself.
+    """
     rows = ledger.rows(
         "SELECT generation, offset, length, raw FROM quarantine WHERE stream = ? AND direction = 'forward'"
-        " AND name = ? AND retried IS NULL",
-        (stream, name),
+        " AND name = ? AND (retried IS NULL OR retried = ?)",
+        (stream, name, TAKEN_APART),
     )
     return {(row[0], row[1]): row[2] for row in rows}, {(row[2], bytes(row[3])) for row in rows}
 
@@ -239,7 +255,7 @@ def in_doubt(ledger: Ledger, stream: str, *, lost: bool) -> list[QuarantinedMess
     Their `retried` is an entry ID. Where Redis `lost` something, also what is still in quarantine.
     """
     rows = ledger.rows(
-        f"SELECT {_SHORT} FROM quarantine WHERE stream = ? AND (direction = 'forward' AND retried LIKE '%-%'"
+        f"SELECT {_SHORT} FROM quarantine WHERE stream = ? AND (direction != 'mirror' AND retried LIKE '%-%'"
         " OR ? AND retried IS NULL)",
         (stream, lost),
     )

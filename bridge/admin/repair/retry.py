@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from bridge.admin.repair.out_of_order import OutOfOrderSender
 from bridge.core.codecs import Codec
+from bridge.core.codecs.jsonl import JsonlCodec, whole_records
 from bridge.core.errors import SourceError
 from bridge.core.failpoints import failpoint
 from bridge.core.model import (
@@ -29,11 +30,22 @@ from bridge.core.model import (
     before,
     hex_digest,
     parse_id,
+    shown,
     without_mark,
 )
+from bridge.core.wording import counted
 from bridge.engine.mirror import Mirror
 from bridge.kinds.mapping_context import MappingContext
-from bridge.ledger.quarantine import QuarantinedMessage, mark_retried, note_reason, quarantined_number
+from bridge.ledger.quarantine import (
+    KEPT_LINE_BYTES,
+    TAKEN_APART,
+    QuarantinedMessage,
+    add_quarantined,
+    mark_retried,
+    note_reason,
+    quarantined_number,
+    records_within,
+)
 from bridge.ledger.ranges import WrittenEntry, intents_of, range_of, written_above
 from bridge.ledger.sources import sources_of
 from bridge.ledger.spool_recovery import forget_aside
@@ -75,8 +87,10 @@ class QuarantineRetry:
         self._stream = shared.mapping.stream.key
         self._late: OutOfOrderSender
 
-    def run(self, wanted: list[QuarantinedMessage]) -> Iterator[RetriedMessage]:
+    def run(self, wanted: list[QuarantinedMessage], *, records: bool = False) -> Iterator[RetriedMessage]:
         """Retries the given quarantined messages, and yields for each where it is now, or why it stays in quarantine.
+
+        `records`: whole JSON records are first taken out of lines that are none, each as a message of its own.
 
         Only their facts are needed; the bytes that quarantine kept are read when a message's turn comes. May be run
         again after an error. Raises RedisLost, RedisRefused, NotOwner, TargetError, LedgerError.
@@ -87,7 +101,9 @@ class QuarantineRetry:
         )
         try:
             self._late.own()
-            lines = [kept for kept in wanted if kept.direction == "forward"]
+            lines = [kept for kept in wanted if kept.direction != "mirror"]
+            for done in self._taken_apart(lines) if records else ():
+                yield done
             for done in self._lines(connection, lines) if self._shared.folder is None else self._files(lines):
                 yield self._noted(done)
             entries = [kept for kept in wanted if kept.direction == "mirror"]
@@ -121,6 +137,10 @@ class QuarantineRetry:
     def _lines(self, connection: Connection, wanted: list[QuarantinedMessage]) -> Iterator[RetriedMessage]:
         if not wanted:
             return
+        for kept in [kept for kept in wanted if kept.direction == "forward"]:
+            if records_within(self._ledger, self._stream, kept):
+                wanted.remove(kept)  # what is left of it: a record that stood within may have its place
+                yield RetriedMessage(kept.number, reason=kept.reason)
         stream, sources = self._shared.keys.stream, sources_of(self._ledger, self._stream)
         origins = {
             Origin(sources[kept.name].number, kept.generation, self._offset(kept)): kept
@@ -171,8 +191,53 @@ class QuarantineRetry:
         )
         return f"its file is gone: {kept} was kept, put that into the folder again (`bridge quarantine export` has it)"
 
+    def _taken_apart(self, wanted: list[QuarantinedMessage]) -> Iterator[RetriedMessage]:
+        """Takes whole records out of quarantined lines of JSON, into quarantine as messages of their own, to be sent.
+
+        A line that held nothing else has left; of any other the rest stays. Both lists change accordingly.
+        """
+        for kept in [kept for kept in wanted if kept.direction == "forward"]:
+            codec = self._shared.mapping.codec(kept.name)
+            line = self._bytes_of(self._whole(kept))
+            if not isinstance(codec, JsonlCodec) or isinstance(line, str):
+                continue
+            if isinstance(codec.decode((line,)).rows[0], tuple):
+                continue  # the mapping was mended: the line is a message by itself
+            found, left = whole_records(codec, line)
+            before = records_within(self._ledger, self._stream, kept)
+            known = {record.offset for record in before}
+            place, why = self._offset(kept), f"it stands within the line at offset {kept.offset}"
+            new = [
+                QuarantinedMessage("record", kept.name, kept.generation, place + at, "", why, record[:KEPT_LINE_BYTES],
+                                   len(record), hex_digest(record))
+                for at, record in found if place + at not in known
+            ]  # fmt: skip
+            if not found:
+                continue
+            failpoint("retry.records.before")
+            many = f"{counted(len(found), 'whole record')} taken out of it"
+            with self._ledger.transaction():
+                add_quarantined(self._ledger, self._stream, new, self._clock())
+                if left:
+                    note_reason(self._ledger, kept.number, f"{many}: left is {shown(left, 80)}")
+                else:
+                    mark_retried(self._ledger, kept.number, TAKEN_APART, self._clock())
+            failpoint("retry.records.after")
+            wanted.remove(kept)
+            numbers = {kept.number for kept in wanted}
+            now = records_within(self._ledger, self._stream, kept)
+            wanted += [record for record in now if not record.retried and record.number not in numbers]
+            yield RetriedMessage(
+                kept.number, "" if left else TAKEN_APART, f"{many}: left is {shown(left, 80)}" if left else ""
+            )
+
     def _row(self, kept: QuarantinedMessage, codec: Codec) -> Row | str:
         """Decodes a quarantined line into a row for the retry, or returns the reason why that fails."""
+        line = self._bytes_of(kept)
+        return line if isinstance(line, str) else codec.decode((line,)).rows[0]
+
+    def _bytes_of(self, kept: QuarantinedMessage) -> bytes | str:
+        """Returns all bytes of a quarantined line for the retry, or the reason why they are not to be had."""
         limit = self._shared.mapping.format.max_line_bytes
         if kept.length > limit:
             return f"over max_line_bytes: a line of {kept.length} bytes, the limit is {limit}"
@@ -181,7 +246,7 @@ class QuarantineRetry:
             raw = self._from_file(kept)
             if hex_digest(raw) != kept.digest:
                 return "only its first bytes were kept, and its file does not hold it any more"
-        return codec.decode((raw if kept.offset else without_mark(raw),)).rows[0]
+        return raw if kept.offset else without_mark(raw)
 
     def _offset(self, kept: QuarantinedMessage) -> int:
         """Returns where a quarantined line begins for the retry: behind a UTF-8 mark that was kept as part of it."""

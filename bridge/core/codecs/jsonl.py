@@ -7,6 +7,7 @@ duplicate keys, lone surrogates and white space come through as they were writte
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from json.decoder import scanstring  # type: ignore[attr-defined]
 from typing import Any
@@ -21,6 +22,10 @@ STRINGS = json.JSONDecoder(parse_int=len, parse_float=len)
 """A JSON decoder for use where only strings count: a number may have more digits than Python converts."""
 
 _SPACE = " \t\r\n"
+_BETWEEN = _SPACE + "\0"
+"""What may stand between two records on one line: blanks, and bytes of zero that a crash left."""
+
+_OPENS = re.compile(r"\{")
 
 
 class JsonlCodec(Codec):
@@ -105,8 +110,68 @@ def parsed(raw: bytes) -> tuple[str, dict[str, Any]] | str:
     return (text, value) if isinstance(value, dict) else "not a JSON object"
 
 
-def _skip(text: str, at: int) -> int:
-    while at < len(text) and text[at] in _SPACE:
+def record_at(raw: bytes) -> bytes:
+    """Returns the whole JSON object with which bytes begin; empty: they begin with none."""
+    text = raw.decode("utf-8", "surrogateescape")
+    end = _object_end(text, 0)
+    return text[:end].encode("utf-8", "surrogateescape")
+
+
+def whole_records(codec: JsonlCodec, line: bytes) -> tuple[list[tuple[int, bytes]], bytes]:
+    """Finds the whole records in a line of JSONL that is none itself: where each begins, in bytes; and what is left.
+
+    They stand at the line's beginning, one behind the other, with nothing but blanks and zero bytes between; or behind
+    a torn one, up to the line's end. What is within a torn record is none: of those behind one, all tell their time.
+    What is left is without blanks and zero bytes at its ends.
+    """
+    text = line.decode("utf-8", "surrogateescape")
+    first, at = _chain(text, 0)
+    behind: list[tuple[int, int]] = []
+    if at < len(text):
+        for start in (match.start() for match in _OPENS.finditer(text, at + 1)):
+            some, end = _chain(text, start)
+            if some and end == len(text) and all(_tells_time(codec, text[a:b]) for a, b in some):
+                behind = some
+                break
+    found, left, done = list[tuple[int, bytes]](), [], 0
+    for begin, end in [*first, *behind]:
+        record = text[begin:end].encode("utf-8", "surrogateescape")
+        if isinstance(codec.decode((record,)).rows[0], str):
+            continue
+        found.append((len(text[:begin].encode("utf-8", "surrogateescape")), record))
+        left.append(text[done:begin])
+        done = end
+    rest = [part.strip(_BETWEEN) for part in (*left, text[done:])]
+    return found, " ".join(filter(None, rest)).encode("utf-8", "surrogateescape")
+
+
+def _chain(text: str, at: int) -> tuple[list[tuple[int, int]], int]:
+    """Finds objects that follow each other from a place on, and the place behind the last one and what may follow."""
+    found = []
+    at = _skip(text, at, _BETWEEN)
+    while end := _object_end(text, at):
+        found.append((at, end))
+        at = _skip(text, end, _BETWEEN)
+    return found, at
+
+
+def _object_end(text: str, at: int) -> int:
+    """Returns where the JSON object that begins at a place ends; 0: none begins there."""
+    if not text.startswith("{", at):
+        return 0
+    try:
+        return STRINGS.raw_decode(text, at)[1]
+    except (ValueError, RecursionError):
+        return 0
+
+
+def _tells_time(codec: JsonlCodec, record: str) -> bool:
+    [row] = codec.decode((record.encode("utf-8", "surrogateescape"),)).rows
+    return isinstance(row, tuple) and row[1] != b""
+
+
+def _skip(text: str, at: int, over: str = _SPACE) -> int:
+    while at < len(text) and text[at] in over:
         at += 1
     return at
 

@@ -154,11 +154,10 @@ class OriginClaims:
             self._sink.unverifiable(1, here.damage())
             return
         line = self._codec.encode(row) if self._codec.invertible and not isinstance(row, OddFields) else None
-        missing = MissingLine(
+        self._sink.missing(MissingLine(
             self.name, self._ids[i], row, line if isinstance(line, bytes) else None, place,
             self._all.get(place >> SHIFT), self._gap, stray=stray, excused=excused or self._ids[i] in self.late,
-        )  # fmt: skip
-        self._sink.missing(missing)
+        ))  # fmt: skip
 
     # -- files -----------------------------------------------------------------------------------------------
 
@@ -382,6 +381,7 @@ class OriginClaims:
                 self._missing(k)
                 unit = around(at, self._places[k] + self._shift, self._rows[k], self._codec)
                 if unit is not None and unit[2] and isinstance(self._codec.decode(unit[2:]).rows[0], str):
+                    del at[here.places[unit[0]]]  # several entries may be of one line
                     self._extra(here, unit)  # no message: perhaps what became of the entry's line
                     broken |= {*range(*unit[:2])}
             mine = list(range(*units[i][:2])) if i < len(units) else []

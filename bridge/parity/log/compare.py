@@ -20,6 +20,7 @@ from bridge.parity.log.expected_line import ExpectedLine
 from bridge.parity.log.items import SHIFT, ComparedFile, ExtraLine, MissingLine, PassedLines, size_of
 from bridge.parity.log.matches import LineMatches
 from bridge.parity.log.page_columns import Rows, late_among, parted
+from bridge.parity.log.records_in_lines import without_records
 from bridge.parity.log.relocated_entries import RelocatedEntries
 from bridge.parity.log.tally import ComparisonTally, Expectations
 from bridge.parity.log.witness_check import WitnessCheck
@@ -253,13 +254,14 @@ class Comparison:
         if not (self._extras or self._missing):
             return
         tally, due = self.tally, self._due
+        self._missing = without_records(self._missing, self._codec_of, self.came_late)
         self._missing = [missing for missing in self._missing if not self._went_with_its_file(missing)]
         if tally.uncounted and due.late is not None:  # late entries' lines may be among those only counted
             self._missing = [missing for missing in self._missing if not missing.excused]
         found = classify(self._extras, self._missing, self._codec_of, aside=due.aside, both=due.both, seen=self._seen)
-        left, told = due.acknowledged.without(found.differences)
-        tally.acknowledged += len(found.differences) - len(left)
-        tally.differences = sorted(left, key=lambda told: (told.source, told.place if told.place >= 0 else 1 << 62))
+        kept, told = due.acknowledged.without(found.differences)
+        tally.acknowledged += len(found.differences) - len(kept)
+        tally.differences = sorted(kept, key=lambda told: (told.source, told.place if told.place >= 0 else 1 << 62))
         for extra, kind in found.accounted:
             if self.account.found(extra.file, extra.place) or not extra.broken:
                 self.accounted(extra.file, kind, len(extra.line) + 1)
@@ -297,12 +299,11 @@ class Comparison:
 
     def _seen(self, lines: Iterable[bytes], places: Iterable[tuple[str, int]]) -> FreshLook:
         """Reads the compared files once more, for lines of given bytes and for the lines at given places."""
-        wanted, asked = set(lines), set(places)
-        left_over = {(extra.file.source, extra.place) for extra in self._extras}
+        asked, left_over = set(places), {(extra.file.source, extra.place) for extra in self._extras}
         if not (self.tally.compared or asked):
             return FreshLook({}, {})
         files = [*self._files.items(), *self._rest.items()]
-        return look_again(files, self._codec_of, wanted, asked, left_over)
+        return look_again(files, self._codec_of, set(lines), asked, left_over)
 
     @property
     def may_be_trimmed(self) -> bool:
