@@ -198,28 +198,28 @@ def _seconds_left(report: Report) -> float | None:
 
 
 def _beginning(report: Report) -> str:
+    from bridge.core.wording import percent
+
     before, size = report.total("before"), report.total("bytes")
     files = counted(len(report.sources), "source")
     if not size:
         return f"{report.mapping}: nothing to import, {files} without a byte"
-    goes_on = (
-        f", goes on at {100 * before / size:.0f} %: {before:,} of them are in the stream already" if before else ""
-    )
+    goes_on = f", goes on at {percent(before, size)}: {before:,} of them are in the stream already" if before else ""
     return f"{report.mapping}: {counted(size, 'byte')} of {files}{goes_on}"
 
 
 def _so_far(report: Report) -> str:
-    from bridge.core.wording import duration
+    from bridge.core.wording import duration, percent
 
     size, left = report.total("bytes"), _seconds_left(report)
-    share = f"{100 * report.total('done') / size:.0f} %" if size else "100 %"
+    share = percent(report.total("done"), size)
     ends = f", about {duration(left)} left" if left is not None else ""
     return f"{share}, {counted(report.lines, report.noun)}, {report.rate:,.0f}/s{ends}"
 
 
 def summary(report: Report) -> str:
     """Summarises for people, in a few rows, what an import brought over."""
-    from bridge.core.wording import duration
+    from bridge.core.wording import duration, percent
 
     entries, rejected, clamped = report.total("entries"), report.total("rejected"), report.total("clamped")
     word = {"done": "imported", "running": "importing", "interrupted": "interrupted", "failed": "stopped"}[report.state]
@@ -249,7 +249,7 @@ def summary(report: Report) -> str:
         )
     if report.state != "done" and report.total("bytes"):
         size, done = report.total("bytes"), report.total("done")
-        rows.append(f"  so far   {done:,} of {counted(size, 'byte')} ({100 * done / size:.0f} %)")
+        rows.append(f"  so far   {done:,} of {counted(size, 'byte')} ({percent(done, size)})")
     return "\n".join(rows)
 
 

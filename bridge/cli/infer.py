@@ -62,6 +62,8 @@ def _translated(tried: TriedProposal) -> list[str]:
         said.append(f"{count:,} do not, {reason}: {checked.noun} {numbers[0]}: {shown(example, 60)}")
     if checked.translated:
         said.append(f"Roles: {_most(checked.roles)}; types: {_most(checked.types)}.")
+    if checked.identities:
+        said.append(f"Each is known by its identity: {len(checked.identities):,} different ones.")
     if checked.earliest is not None and checked.latest is not None:
         said.append(f"From {_moment(checked.earliest)} to {_moment(checked.latest)}.")
     return said

@@ -139,12 +139,13 @@ def retry(given: Options, numbers: tuple[int, ...], records: bool) -> int:
 
 def _render(results: list[dict[str, Any]], left: int) -> None:
     from bridge.cli.screen import console, safe
+    from bridge.ledger.quarantine import TAKEN_APART
 
     out = console()
     for result in results:
         said = f"stays: {result['reason']}" if result["reason"] else f"now {result['where']}"
         out.print(safe(f"{result['number']}: {'went over before, ' * result['before']}{said}"), soft_wrap=True)
-    went = sum(not row["reason"] and not row["before"] for row in results)
+    went = sum(not row["reason"] and not row["before"] and row["where"] != TAKEN_APART for row in results)
     click.echo(f"{counted(went, 'message')} went over, {left} in quarantine" if results else "nothing is in quarantine")
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bridge.cli.common import Options, emit, emit_line, of_root, verb
-from bridge.core.wording import counted
+from bridge.core.wording import counted, percent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -277,7 +277,7 @@ def _imported(report: dict[str, Any], found: Status) -> str:
     if report["clamped"]:
         said += f", {report['clamped']:,} clamped"
     if state != "done" and report["bytes"]:
-        said += f"; {100 * report['done'] / report['bytes']:.0f} % of {counted(report['bytes'], 'byte')}"
+        said += f"; {percent(report['done'], report['bytes'])} of {counted(report['bytes'], 'byte')}"
     return said + (f"; {report['errors'][0]}" if report["errors"] else "")
 
 

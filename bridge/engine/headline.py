@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from bridge.core.wording import clock, duration
+from bridge.core.wording import clock, duration, percent
 from bridge.engine.lag import Lag
 from bridge.engine.status import Status
 from bridge.kinds.log.edit_summary import in_words
@@ -72,7 +72,7 @@ def _not_running(status: Status, waiting: str, failed: list[str]) -> tuple[str, 
             if mapping.imported and mapping.imported["state"] == "running"
         ]
         shares = [
-            f"{100 * report['done'] / report['bytes']:.0f} % of {report['mapping']}"
+            f"{percent(report['done'], report['bytes'])} of {report['mapping']}"
             for report in reports
             if report["bytes"]
         ]

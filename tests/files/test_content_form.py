@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from bridge.files.content_form import ENDS_HEAD, HEAD, not_lines, packing_of
 from bridge.streams.embedded.binary import find
+from tests.kinds.test_no_time import MINE, PREVIOUS
 from tests.support.rig import Rig, line, wait_until
 
 zstandard = pytest.importorskip("zstandard")
@@ -205,3 +206,69 @@ def test_any_bytes_are_told(raw: bytes, suffix: str) -> None:
     assert isinstance(not_lines(raw), str)
     text = raw.translate(None, bytes([*range(9), *range(14, 32), 127]))
     assert packing_of(b"a" + text, suffix) == ""
+
+
+INDENTED = {
+    "an object on several lines": b'{\n  "role": "a",\n  "timestamp": "2026-03-01T10:00:00Z"\n}\n',
+    "objects one after the other": b'{\n  "a": 1\n}\n{\n  "a": 2\n}\n',
+    "a list of objects": b'[\n  {"a": 1},\n  {"a": 2}\n]\n',
+    "a list of objects by lines": b'[\n{"a": 1},\n{"a": 2}\n]\n',
+    "a list that begins with an object": b'[{\n  "a": 1\n}]\n',
+    "an object whose first field stands beside the brace": b'{ "a": 1,\n  "b": {\n    "c": 2 } }\n',
+    "with CR": b'{\r\n  "a": 1\r\n}\r\n',
+    "a brace alone, so far": b"{\n",
+}
+BY_LINES = {
+    "records": b'{"a": 1}\n{"b": 2}\n',
+    "one record": b'{"a": 1, "b": [1,\t2]}\n',
+    "a torn brace before a record": b'{\n{"a": 1}\n',
+    "a torn record": b'{"a": 1, \n{"a": 2}\n',
+    "lists": b"[1, 2]\n[3]\n",
+    "blank lines first": b'\n\n{"a": 1}\n',
+}
+
+
+@pytest.mark.parametrize("name", INDENTED)
+def test_indented_json(name: str) -> None:
+    """JSON that goes over several lines is no JSON by lines, and is text for any other codec."""
+    assert "indented over several lines" in not_lines(INDENTED[name], json=True)
+    assert not not_lines(INDENTED[name])
+
+
+@pytest.mark.parametrize("name", BY_LINES)
+def test_json_by_lines(name: str) -> None:
+    """JSON with a record a line is read by lines, broken ones among them."""
+    assert not not_lines(BY_LINES[name], json=True)
+
+
+def test_indented_json_is_never_cut(mem: Rig) -> None:
+    """A log of indented JSON is set aside as one file by each command, and carried once it is written by lines."""
+    (mem.path / "mine.toml").write_text(MINE.format(PREVIOUS))
+    mem.write_config(mapping="mine.toml")
+    mem.log.write_bytes(INDENTED["objects one after the other"] * 300)
+    report = mem.once()
+    assert (mem.datas(), report.quarantined, report.unaccounted, report.errors) == ([], 0, (), ())
+    said = "indented over several lines"
+    for args, code in (
+        (("files",), 0), (("import-history", "--dry-run"), 3), (("mapping", "infer", "files/messages.log"), 1),
+        (("mapping", "check", "mine.toml", "files/messages.log"), 3),
+    ):  # fmt: skip
+        done = mem.run(*args)
+        assert (done.returncode, said in done.stdout + done.stderr) == (code, True), done
+    mem.log.write_bytes(b'{"type": "t", "a": 1}\n{"type": "t", "a": 2}\n')
+    mem.once()
+    assert mem.datas() == [b'{"type": "t", "a": 1}', b'{"type": "t", "a": 2}']
+    assert mem.parity().verdict == "equal"
+
+
+def test_indented_json_that_comes_line_by_line(rig: Rig) -> None:
+    """A log into which indented JSON is written line by line, while a bridge runs, gives no entry and no reject."""
+    (rig.path / "mine.toml").write_text(MINE.format(PREVIOUS))
+    rig.write_config(mapping="mine.toml")
+    rig.log.write_bytes(b"")
+    rig.ready(rig.start())
+    for part in INDENTED["an object on several lines"].splitlines(keepends=True):
+        with rig.log.open("ab") as file:
+            file.write(part)
+        wait_until(lambda: "indented over several lines" in rig.said(), rig.said, 20)
+    assert (rig.datas(), rig.run("quarantine", "list").stdout.count("messages.log")) == ([], 0)

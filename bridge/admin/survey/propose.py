@@ -34,9 +34,6 @@ TRIED_BYTES = 1 << 26
 FILES_SAMPLED, FOLDER_BYTES = 200, 1 << 24
 """How many files of a folder are sampled to infer a mapping, and how many bytes of all of them."""
 
-SESSION = re.compile(r"\d{4}-?\d\d-?\d\d|[0-9a-f]{8}-[0-9a-f]{4}-|[0-9a-f]{12,}", re.IGNORECASE)
-"""Matches in a file's name what says that there is one file for each day or session."""
-
 
 @dataclass(slots=True)
 class TriedProposal:
@@ -80,7 +77,9 @@ def _of_log(path: Path, root: Path, most: int) -> TriedProposal:
         _one_stream(proposal)
     else:
         source["rotated"] = _rotated(base, path.parent)
-    name = _name(str(Path(base).parent / Path(base).name.partition(".")[0]), "log")
+    if Path(base).name.startswith(".") and "name" in proposal.message.get("role", {}):
+        proposal.message["role"] = {"const": Path(base).name.lstrip(".").partition(".")[0] or "log"}
+    name = _name(str(Path(base).parent / Path(base).name.lstrip(".").partition(".")[0]), "log")
     tables: dict[str, Any] = {
         "name": name, "source": source, "format": proposal.format,
         **({"message": proposal.message} if proposal.message else {}), "stream": {"key": f"{name}:messages"},
