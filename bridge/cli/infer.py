@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,7 +26,7 @@ def as_toml(tried: TriedProposal) -> str:
     said += _translated(tried)
     said += [f"Note: {note}." for note in proposal.notes]
     said.append("Try it with `bridge mapping check THIS.toml`.")
-    rows = [directive(".bridge", "mapping"), *(f"# {text}" for text in said), f"name = {_value(tried.tables['name'])}"]
+    rows = [directive(".bridge", "mapping"), *map(_comment, said), f"name = {_value(tried.tables['name'])}"]
     for table, keys in tried.tables.items():
         if isinstance(keys, dict):
             rows += ["", f"[{table}]", *(f"{key} = {_value(value)}" for key, value in keys.items())]
@@ -92,7 +91,20 @@ def _value(value: Any) -> str:
     text = str(value)
     if "\\" in text and "'" not in text and text.isprintable():
         return f"'{text}'"
-    return json.dumps(text, ensure_ascii=not text.isprintable())
+    return '"' + "".join(map(_escaped, text)) + '"'
+
+
+def _escaped(character: str) -> str:
+    """Escapes a character of a TOML basic string where it needs that. A lone surrogate has no form in TOML."""
+    if character in '"\\':
+        return f"\\{character}"
+    return character if character.isprintable() else f"\\U{ord(character):08X}"
+
+
+def _comment(text: str) -> str:
+    """Writes a text as a comment of one line, whatever stands in it."""
+    plain = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return f"# {plain}"
 
 
 def propose_file(path: Path) -> tuple[int, str, dict[str, Any]]:

@@ -67,7 +67,7 @@ def command(options: Options, mappings: tuple[str, ...], logs: tuple[str, ...], 
     import json
     import secrets
 
-    from bridge.admin.survey.discover import discover
+    from bridge.admin.survey.discover import PROPOSED, discover
     from bridge.cli.infer import as_facts
     from bridge.core.config import check_url, masked
     from bridge.core.errors import ConfigError
@@ -132,6 +132,8 @@ def command(options: Options, mappings: tuple[str, ...], logs: tuple[str, ...], 
         _show_proposal(out, of, tried, folder, taken=yes)
     if seen.names:
         _rest(out, seen)
+        if len(seen.proposals) >= PROPOSED:
+            out.print(safe(f"  after {PROPOSED} proposals no more files were looked at", "yellow"))
     out.print(safe(f"redis: {server}"))
     for name in begun:
         out.print(safe(f"  {name} is retired, says Redis: nothing of it is carried, see `bridge status`", "yellow"))
@@ -144,13 +146,13 @@ def command(options: Options, mappings: tuple[str, ...], logs: tuple[str, ...], 
 
 def _named_apart(proposals: list[tuple[Path, TriedProposal]], taken: set[str]) -> list[tuple[Path, TriedProposal]]:
     """Gives proposals for several logs different names, and streams, where their files are called the same."""
-    names = set(taken)
+    names = {"bridge", *map(str.lower, taken)}  # bridge.toml is the configuration
     for _, tried in proposals:
         name, n = tried.tables["name"], 1
-        while name in names:
+        while name.lower() in names:
             n += 1
             name = f"{tried.tables['name'][:60]}-{n}"
-        names.add(name)
+        names.add(name.lower())
         tried.tables["name"], tried.tables["stream"] = name, {"key": f"{name}:messages"}
     return proposals
 
@@ -163,7 +165,8 @@ def _written(here: Path, proposals: list[tuple[Path, TriedProposal]]) -> list[st
     files = [(f"{tried.tables['name']}.toml", as_toml(tried)) for _, tried in proposals]
     for name, _ in files:
         if (here / name).exists():
-            raise ConfigError("is there already and was left alone", where=str(here / name))
+            hint = f"take it with `--mapping ./{name}`, or move it away"
+            raise ConfigError("is there already and was left alone", where=str(here / name), hint=hint)
     for name, text in files:
         try:
             (here / name).write_text(text, encoding="utf-8")

@@ -74,6 +74,10 @@ def discover(root: Path, mappings: list[Mapping]) -> Discovery:
                     files.files.append((path, check_file(mapping, path, 3)))
                 except SourceError as error:
                     files.unread.append(str(error))
+        checks = [check for _, check in files.files]
+        if any(check.rejected for check in checks) and not any(check.translated for check in checks):
+            claimed -= {path for path, _ in files.files}  # files that happen to have such a name
+            files.files = []
         found.append(files)
     unknown = {str(path.relative_to(root)): path for path in _files(root) if path not in claimed}
     proposals = _proposals(root, unknown, {path.parent for path in claimed})
@@ -92,12 +96,15 @@ def _proposals(root: Path, unknown: dict[str, Path], taken: set[Path]) -> list[t
             continue
         path = unknown[name]
         alike = [other for other in unknown.values() if other.parent == path.parent and other.suffix == path.suffix]
-        of = path.parent if path.parent not in {root, *taken} and len(alike) >= ALIKE else path
-        try:
-            tried = propose(of, root, TRIED_BYTES)
-        except (SourceError, ConfigError):
-            continue
-        if not _is_of_messages(tried):
+        whole = [path.parent] if path.parent not in {root, *taken} and len(alike) >= ALIKE else []
+        for of in [*whole, path]:
+            try:
+                tried = propose(of, root, TRIED_BYTES)
+            except (SourceError, ConfigError):
+                continue
+            if _is_of_messages(tried):
+                break
+        else:
             continue
         mapping = validated(Mapping, tried.tables, str(of))
         for other in [other for other in unknown if mapping.claims(other)]:
@@ -109,12 +116,11 @@ def _proposals(root: Path, unknown: dict[str, Path], taken: set[Path]) -> list[t
 def _is_of_messages(tried: TriedProposal) -> bool:
     """Whether a proposal reads most of what it was tried on, and finds times, or JSON, in it: else it is mere text."""
     form, checked = tried.tables.get("format", {}), tried.checked
-    if form.get("codec") not in ("jsonl", "delimited", "regex", "document"):
+    if "codec" not in form or tried.proposal.timeless:
         return False
     if form["codec"] == "document" and "timestamp" not in tried.tables.get("message", {}):
         return False
-    enough = checked.translated > ENOUGH * (checked.translated + checked.rejected)
-    return enough and (form["codec"] == "jsonl" or "no_time" not in form)
+    return checked.translated > ENOUGH * (checked.translated + checked.rejected)
 
 
 def _folder(files: MappingFiles, root: Path, claimed: set[Path]) -> MappingFiles:

@@ -9,9 +9,16 @@ from typing import Any
 
 from bridge.admin.survey.infer_json import is_object, json_objects
 from bridge.admin.survey.infer_log import doubts_about_time, infer
+from bridge.admin.survey.proposal import Proposal
 from bridge.core.globs import literal
 
 IDENTITIES = ("uuid", "id", "message_id", "msg_id", "guid", "key")
+GLOBAL = ("uuid", "guid")
+"""Names of fields that say that no other document has the same value."""
+
+SHORTEST_IDENTITY = 8
+"""Characters in which identities differ at least, if they are no counters."""
+
 ALIKE_SHARE = 0.8
 """Share of the sampled files that must be alike."""
 
@@ -46,8 +53,15 @@ def infer_folder(name: str, files: Sequence[tuple[str, bytes]]) -> FolderProposa
     suffixes = [path.rpartition(".")[2] if "." in path.rpartition("/")[2] else "" for path, _ in files]
     common = max(sorted(set(suffixes)), key=suffixes.count) if suffixes else ""
     deep = "**/" if any("/" in path for path, _ in files) else ""
-    alike = common and suffixes.count(common) >= ALIKE_SHARE * len(files)
+    alike = common and suffixes.count(common) >= (0.5 if f".{common}" in OF_LINES else ALIKE_SHARE) * len(files)
     glob = f"{deep}*.{literal(common)}" if alike else f"{deep}*"
+    if alike and suffixes.count(common) < len(files):
+        others = [path for (path, _), suffix in zip(files, suffixes, strict=True) if suffix != common]
+        found = infer_folder(name, [file for file, suffix in zip(files, suffixes, strict=True) if suffix == common])
+        if not all(path.rpartition("/")[2].startswith("index") for path in others):
+            found.doubts.append(f"source.path: {len(others)} of {len(files)} files end otherwise, and are left out")
+        found.exclude += [path for path in others if path.endswith(f".{common}")]
+        return found
     objects = [(path, value) for path, raw in files if (value := _object(path, raw)) is not None]
     if len(objects) >= ALIKE_SHARE * len(files):
         return _documents(glob, files, objects)
@@ -101,18 +115,39 @@ def _documents(
             found.notes.append(f"{name}: nothing in the files looks like one, so it is a constant; edit message.{name}")
         else:
             found.message[name] = told
-    if proposal is not None and "no_time" not in proposal.format:
+    timed = _with_time(proposal, [value for _, value in objects])
+    if 0 < timed < ALIKE_SHARE * len(objects):
+        found.doubts.append(
+            f"timestamp: {timed} of {len(objects)} files tell one, but it is the time of writing for all"
+        )
+    elif 0 < timed < len(objects):
+        found.doubts.append(f"timestamp: {len(objects) - timed} of {len(objects)} files tell none, and are quarantined")
+    if proposal is not None and timed >= ALIKE_SHARE * len(objects):
         found.message["timestamp"] = proposal.message["timestamp"]
         doubts_about_time(proposal, lines)
         found.doubts += proposal.doubts
         if proposal.format["timestamp"] != "iso8601":
             found.format["timestamp"] = proposal.format["timestamp"]
     else:
-        found.notes.append("timestamp: nothing in all of the files looks like one, so it is the time of writing")
+        found.notes.append("timestamp: it is the time of writing")
     _identity(found, [value for _, value in objects])
     odd = sorted({path for path, _ in files} - {path for path, _ in objects})
     found.exclude = [path for path in odd if path.rpartition("/")[2].startswith("index")]
     return found
+
+
+def _with_time(proposal: Proposal | None, objects: Sequence[dict[str, Any]]) -> int:
+    """Counts the documents that tell their time where a proposal looks for it."""
+    section = proposal.message["timestamp"] if proposal is not None else {}
+    pointers = section.get("pointers") or [pointer for pointer in [section.get("pointer")] if pointer is not None]
+    return sum(any(_at(value, pointer) is not None for pointer in pointers) for value in objects)
+
+
+def _at(value: Any, pointer: str) -> Any:
+    for token in pointer.split("/")[1:]:
+        name = token.replace("~1", "/").replace("~0", "~")
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
 
 
 def _identity(found: FolderProposal, objects: Sequence[dict[str, Any]]) -> None:
@@ -125,14 +160,27 @@ def _identity(found: FolderProposal, objects: Sequence[dict[str, Any]]) -> None:
         values = [value.get(key) for value in objects]
         if not all(isinstance(value, str | int) for value in values) or len(set(map(str, values))) != len(values):
             continue
-        if all(isinstance(value, int) or str(value).isdigit() for value in values):
+        if key not in GLOBAL and _may_be_counter([*map(str, values)]):
             counters.append(key)
             continue
         found.message = {"id": {"pointer": f"/{key}"}, **found.message}
         return
     if counters:
-        found.notes.append(f"id: {counters[0]} is a number that may begin anew, so it is not taken for an identity")
+        found.notes.append(f"id: {counters[0]} may begin anew elsewhere, so it is not taken for an identity")
     found.notes.append("id: no field is an identity: a file that is rewritten will be another message")
+
+
+def _may_be_counter(values: Sequence[str]) -> bool:
+    """Whether values that differ may be counted: what they do not have in common is short, or digits alone."""
+    begin, end = _in_common(values), _in_common([value[::-1] for value in values])
+    own = [value[begin : max(begin, len(value) - end)] for value in values]
+    return min(map(len, own)) < SHORTEST_IDENTITY or all(part.isdigit() for part in own)
+
+
+def _in_common(values: Sequence[str]) -> int:
+    """Counts the characters with which all values begin."""
+    first, last = min(values), max(values)
+    return next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
 
 
 def _object(path: str, raw: bytes) -> dict[str, Any] | None:

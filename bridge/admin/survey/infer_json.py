@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from bridge.admin.survey.log_forms import DAYLESS, TIMES
+from bridge.admin.survey.log_forms import ABBREVIATIONS, DAYLESS, TIMES
 from bridge.admin.survey.proposal import Proposal, judged, with_constants
 from bridge.core.codecs.timestamps import EPOCHS, clock_for
 from bridge.core.wording import counted
@@ -34,6 +34,9 @@ LONGEST_WORD = 64
 
 MOST_WORDS, FEW_SHARE = 20, 0.2
 """Values of a field, in number or as a share of the records, up to which they may be roles or types."""
+
+MOSTLY = 0.8
+"""Share of a field's values that are times of one form; the others will be told apart as rejects."""
 
 RARE_SHARE = 0.3
 """Share of the records below which a field that tells a role, or a type, is taken only where no other does."""
@@ -112,7 +115,7 @@ def _timestamp(proposal: Proposal, records: _Records) -> None:
             "name the field in message.timestamp if there is one"
         )
         proposal.message["timestamp"] = {"pointer": "/timestamp"}
-        proposal.format["no_time"] = "previous"
+        proposal.format["no_time"], proposal.timeless = "previous", True
         return
     main = [pair for pair in ranked if len(records.values[pair[0]]) >= 0.8 * len(records.values[ranked[0][0]])]
     first, form = min(main, key=lambda pair: (rank(last_name(pair[0]), STAMPS), pair[0].count("/")))
@@ -121,12 +124,24 @@ def _timestamp(proposal: Proposal, records: _Records) -> None:
         if other == form and pointer != first and set(records.places[pointer]) - told:
             pointers.append(pointer)
             told |= set(records.places[pointer])
+    if not known:
+        proposal.doubts.append(f"timestamp: no field is called as times are; {first} is taken")
+    better = [p for p in records.values if p not in pointers and _is_better(p, first) and p not in dict(found)]
+    if better:
+        proposal.doubts.append(f"timestamp: {better[0]} cannot be read as a time in all records; {first} is taken")
     proposal.format["timestamp"] = form
     proposal.message["timestamp"] = {"pointers": pointers} if len(pointers) > 1 else {"pointer": first}
     if missing := records.count - len(told):
         proposal.format["no_time"] = "previous"
         many = counted(missing, "record")
         proposal.notes.append(f"timestamp: {many} of {records.count:,} tried have none, and are carried behind others")
+
+
+def _is_better(pointer: str, chosen: str) -> bool:
+    """Whether a field's name says sooner than the chosen one's that it is a record's time."""
+    place = rank(last_name(pointer), STAMPS)
+    deeper = pointer.count("/") - chosen.count("/")
+    return place < len(STAMPS) and (place + 10 * deeper < rank(last_name(chosen), STAMPS) or deeper < 0)
 
 
 def _role_and_type(proposal: Proposal, records: _Records) -> None:
@@ -145,10 +160,10 @@ def _role_and_type(proposal: Proposal, records: _Records) -> None:
             )
 
 
-def _unlikely(records: _Records, wanted: Sequence[str], pointer: str) -> tuple[bool, bool, int, int]:
-    """Orders the pointers to a role, or a type: the likeliest first."""
+def _unlikely(records: _Records, wanted: Sequence[str], pointer: str) -> tuple[bool, bool, int]:
+    """Orders the pointers to a role, or a type: the likeliest first. A level deeper counts as much as ten names."""
     rare, depth = len(records.values[pointer]) < RARE_SHARE * records.count, pointer.count("/")
-    return rare, depth > SHALLOW, rank(last_name(pointer), wanted), depth
+    return rare, depth > SHALLOW, rank(last_name(pointer), wanted) + 10 * depth
 
 
 def _scalars(value: Any, pointer: str) -> Iterator[tuple[str, Any]]:
@@ -169,15 +184,16 @@ def time_of(values: Sequence[Any], name: str = "") -> str:
 
     Numbers are times only in a field whose name says so, where it has a name.
     """
-    texts = [str(value).encode() for value in values if not isinstance(value, bool)]
+    texts = [str(value).encode("utf-8", "surrogatepass") for value in values if not isinstance(value, bool)]
     for look, form in TIMES:
-        if form in DAYLESS or not all(re.fullmatch(look.encode(), text) for text in texts[:50]):
+        fit = [text for text in texts if re.fullmatch(look.encode(), text)] if form not in DAYLESS else []
+        if not fit or len(fit) < MOSTLY * len(texts):
             continue
         try:
-            clock_for(form, "UTC")(texts)
+            clock_for(form, "UTC", dict.fromkeys(ABBREVIATIONS, "+00:00"))(fit)
         except ValueError:
             continue
-        if form in EPOCHS and not (is_plausible(form, texts) and (not name or rank(name, STAMPS) < len(STAMPS))):
+        if form in EPOCHS and not (is_plausible(form, fit) and (not name or rank(name, STAMPS) < len(STAMPS))):
             continue
         return form
     return ""
@@ -193,6 +209,6 @@ def _words(values: Sequence[Any], *, numbers: bool) -> bool:
     """Whether the values of a field are few different short words, or numbers, such as roles and types are."""
     if not all(isinstance(value, str) or (numbers and isinstance(value, int)) for value in values):
         return False
-    words = set(map(str, values))
-    short = all(0 < len(word) <= LONGEST_WORD and "\n" not in word for word in words)
-    return short and len(words) <= max(MOST_WORDS, FEW_SHARE * len(values))
+    words = {word for word in map(str, values) if word}
+    short = all(len(word) <= LONGEST_WORD and word.isprintable() for word in words)
+    return bool(words) and short and len(words) <= max(MOST_WORDS, FEW_SHARE * len(values))

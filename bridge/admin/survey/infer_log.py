@@ -25,14 +25,20 @@ from bridge.admin.survey.log_forms import (
     WITHOUT_TIME,
     ZONE_LIKE,
 )
-from bridge.admin.survey.proposal import Proposal, judged, rows_of, with_constants
+from bridge.admin.survey.proposal import CONTINUES, Proposal, codec_of, judged, rows_of, with_constants
 from bridge.core.codecs.timestamps import EPOCHS
+from bridge.core.model import shown
+from bridge.core.wording import counted
 
 DELIMITERS = ("|", "\t", " | ", ";", ",")
 NEARLY = 0.97
 """An earlier pattern, which finds more fields, is taken if it fits this share of the lines that the best one fits."""
 
-FEW_SHARE, SEVERAL = 0.2, 10
+FEW_SHARE, SEVERAL, CUT_SHARE = 0.2, 10, 0.05
+_DECIMAL_COMMA = re.compile(rb"\d\d:\d\d:\d\d,\d{3}(?!\d)")
+KNOWN_COLUMNS = (["role", "timestamp", "type", "data"], ["timestamp", "type", "data"])
+"""The orders of columns that HestAI's programs use, so that none of them is a guess."""
+
 TRIED = 1000
 """Lines on which every candidate is tried; the best ones are tried on all lines of the sample."""
 
@@ -44,14 +50,14 @@ def infer(lines: Sequence[bytes]) -> Proposal:
     if best is None:
         few = some[:: -(-len(some) // TRIED)] if len(some) > TRIED else some
         found = [judged(proposal, some) for proposal in (*_columns(few), *_patterns(few))]
-        best = max(found, key=lambda proposal: (round(proposal.share, 2), "data" not in proposal.message), default=None)
+        best = max(found, key=_worth, default=None)
         if best is None or best.share < 0.3:
             best = _without_time(some)
         doubts_about_time(best, some)
     elif "no_time" not in best.format or "pointers" in best.message["timestamp"]:
         doubts_about_time(best, some)
-    if best.share < 0.9:
-        best.doubts.insert(0, f"only {100 * best.share:.0f} % of the lines tried translate: look at the others")
+    if "continuation" in best.format:
+        _doubts_about_continuation(best, some)
     for name, how in (("role", "it is the file's name"), ("type", "it is a constant")):
         if {"const", "name"} & set(best.message.get(name, {})):
             best.notes.append(f"{name}: nothing in the lines looks like one, so {how}; edit message.{name}")
@@ -66,6 +72,24 @@ def infer(lines: Sequence[bytes]) -> Proposal:
     return best
 
 
+def _worth(proposal: Proposal) -> tuple[float, int]:
+    """Orders proposals: by the share of lines that translate, then by how many of role and type lines tell."""
+    constants = sum(bool({"const", "name"} & set(proposal.message.get(name, {}))) for name in ("role", "type"))
+    return round(proposal.share, 2), -constants
+
+
+def _doubts_about_continuation(best: Proposal, lines: Sequence[bytes]) -> None:
+    """Notes that lines continue the message before them, and doubts it where one looks like a message of its own."""
+    others = [line for line, row in zip(lines, codec_of(best).decode(lines).rows, strict=True) if isinstance(row, str)]
+    best.notes.append(f"continuation: {counted(len(others), 'line')} of those tried go on with the message before")
+    looks = re.compile("|".join(look for look, form in TIMES if form not in (*DAYLESS, *EPOCHS)).encode())
+    odd = [line for line in others if looks.search(line[:60]) or not CONTINUES.match(line)]
+    if odd:
+        best.doubts.append(
+            f"continuation: {counted(len(odd), 'line')} may be no part of the message before: {shown(odd[0], 60)}"
+        )
+
+
 def doubts_about_time(best: Proposal, lines: Sequence[bytes]) -> None:
     """Adds to a proposal what its times leave open: zone, year, day, and the order of month and day."""
     form = best.format["timestamp"]
@@ -73,6 +97,10 @@ def doubts_about_time(best: Proposal, lines: Sequence[bytes]) -> None:
     stamps = [row[1] for row in rows if row[1]]
     if not stamps:
         return
+    if len(stamps) >= SEVERAL and len(set(stamps)) == 1:
+        best.doubts.append("timestamp: it is the same in all lines tried")
+    if best.format.get("pattern", "").startswith(".*?"):
+        best.doubts.append("timestamp: it stands within the text, and may be something else than the message's time")
     if form in AMBIGUOUS:
         best.doubts.append(f"timestamp: {AMBIGUOUS[form]}, see format.timestamp")
     yearless = "%" in form and not re.search("%[Yy]", form)
@@ -128,6 +156,7 @@ def _without_time(lines: Sequence[bytes]) -> Proposal:
         form = {"codec": "regex", "pattern": f"(?P<timestamp>){around}", "timestamp": "iso8601", "no_time": "previous"}
         tried.append(judged(Proposal(form, with_constants({}, *groups)), lines))
     chosen = next((candidate for candidate in tried if candidate.share >= NEARLY), tried[-1])
+    chosen.timeless = True
     chosen.doubts = [
         "no time was found that most lines have, so they are carried in their order, without one",
         "if they have one, write format.pattern with a group (?P<timestamp>…) that matches it, and format.timestamp",
@@ -149,11 +178,31 @@ def _columns(lines: Sequence[bytes]) -> Iterator[Proposal]:
         wide = len(heading) if 3 <= len(heading) <= wide else wide  # what goes beyond it is in the last column
         if wide < 3 or wide > 40:
             continue
-        steady = counts[wide] >= enough
+        if delimiter == "," and sum(1 for line in lines if _DECIMAL_COMMA.search(line[:60])) >= 0.5 * len(lines):
+            continue
+        whole = _uncut(delimiter, [line.split(raw, wide - 1) for line in lines if line.count(raw) >= wide - 1])
+        steady, wide = counts[wide] >= enough and whole == wide, whole
+        if wide < 3:
+            continue
         rows = [line.split(raw, wide - 1) for line in lines if line.count(raw) >= wide - 1]
         proposal = _of_columns(delimiter, rows, heading, steady=steady and len(heading) in (0, max(most, default=1)))
         if proposal is not None:
             yield judged(proposal, lines)
+
+
+def _uncut(delimiter: str, rows: list[list[bytes]]) -> int:
+    """Returns how many columns there are if the first one that cuts a text takes the rest of the line.
+
+    A text is cut where a quote or a bracket opens in a column and closes in a later one, or, between bars, where blanks
+    stand around the bar.
+    """
+    for n in range(len(rows[0]) - 1 if rows else 0):
+        cells = [row[n] for row in rows]
+        open_ended = sum(cell.count(b'"') % 2 == 1 or cell.count(b"{") != cell.count(b"}") for cell in cells)
+        padded = sum(cell != cell.strip() for cell in cells) if delimiter == "|" else 0
+        if open_ended > CUT_SHARE * len(cells) or padded > CUT_SHARE * len(cells):
+            return n + 1
+    return len(rows[0]) if rows else 0
 
 
 def _heading(cells: list[bytes]) -> list[str]:
@@ -172,7 +221,8 @@ def _of_columns(delimiter: str, rows: list[list[bytes]], heading: list[str], *, 
     titled = bool(heading)
     heading = heading or [""] * len(rows[0])
     columns = [[row[i].decode("utf-8", "replace") for row in body] for i in range(len(rows[0]))]
-    stamps = [(i, form) for i, values in enumerate(columns) if (form := time_of(values))]
+    stamps = [(i, form) for i, values in enumerate(columns) if (form := time_of(values, heading[i]))]
+    stamps.sort(key=lambda stamp: len(body) >= SEVERAL and len(set(columns[stamp[0]])) == 1)
     if not stamps or (delimiter == " | " and _padded(columns)):
         return None
     at, form = stamps[0]
@@ -191,10 +241,12 @@ def _of_columns(delimiter: str, rows: list[list[bytes]], heading: list[str], *, 
         by_look = [i for i in few if i not in names and name == "type" and _levels(columns[i])]
         if by_name or by_look:
             names[by_name[0][1] if by_name else by_look[0]] = name
+    guessed = []
     for name in ("type", "role") if len(few) == 1 else ("role", "type"):
         left = [i for i in few if i not in names and any(columns[i])]
         if name not in names.values() and left:
             names[left[0]] = name
+            guessed.append(name)
     titles = {i: re.sub(r"[^a-z0-9]+", "_", heading[i]).strip("_") for i in range(len(columns))}
     taken = set(names.values()) | {"origin"}
     for i in range(len(columns)):
@@ -205,7 +257,12 @@ def _of_columns(delimiter: str, rows: list[list[bytes]], heading: list[str], *, 
     form_table = {"codec": "delimited", "delimiter": delimiter, "columns": [names[i] for i in range(len(columns))],
                   "timestamp": form}  # fmt: skip
     notes = ["columns: the first line is a heading, and no message: it goes into quarantine"] if titled else []
-    return Proposal(form_table, with_constants({}, *names.values()), notes=notes)
+    doubts = []
+    if guessed and [names[i] for i in range(len(columns))] not in KNOWN_COLUMNS:
+        doubts.append(f"columns: {' and '.join(guessed)} guessed, from a column with few different values")
+    if any(row[-1].endswith(b"\r") for row in body) and names[len(columns) - 1] != "data":
+        doubts.append(f"columns: lines end with CR, which is part of the last column, {names[len(columns) - 1]}")
+    return Proposal(form_table, with_constants({}, *names.values()), doubts=doubts, notes=notes)
 
 
 def _padded(columns: Sequence[Sequence[str]]) -> bool:
@@ -231,14 +288,16 @@ def _patterns(lines: Sequence[bytes]) -> Iterator[Proposal]:
         if sum(1 for line in lines if re.search(rb"(?<!\d)" + look.encode(), line[:120])) < 0.1 * len(lines):
             continue
         tried: list[Proposal] = []
-        for around in AROUND:
+        for around in AROUND[:-1] if form in EPOCHS else AROUND:  # a number within a text is no time
             pattern = around.replace("@", f"(?P<timestamp>{look})", 1)
             groups = re.findall(r"\(\?P<(\w+)>", pattern)
             proposal = Proposal({"codec": "regex", "pattern": pattern, "timestamp": form}, with_constants({}, *groups))
             judged(proposal, lines)
             if around not in FEW_NAMES or _few([row[0].decode("utf-8", "replace") for row in rows_of(proposal, lines)]):
                 tried.append(proposal)
-        best = max(candidate.share for candidate in tried)
+        best = max((candidate.share for candidate in tried), default=0.0)
+        if not best:
+            continue
         chosen = next(candidate for candidate in tried if candidate.share >= NEARLY * best)
         rows = rows_of(chosen, lines)
         if rows and (form not in EPOCHS or is_plausible(form, [row[1] for row in rows])):

@@ -49,7 +49,9 @@ TIMES: tuple[tuple[str, str], ...] = (
     (r"\d{4}/\d\d/\d\d \d\d:\d\d:\d\d", "%Y/%m/%d %H:%M:%S"),
     (r"\d{4}\.\d\d\.\d\d \d\d:\d\d:\d\d", "%Y.%m.%d %H:%M:%S"),
     (r"\d\d\.\d\d\.\d{4} \d\d:\d\d:\d\d", "%d.%m.%Y %H:%M:%S"),
-    (r"\d{1,2}/\d{1,2}/\d{4},? \d{1,2}:\d\d:\d\d [AP]M", "%m/%d/%Y %I:%M:%S %p"),
+    (r"\d{1,2}/\d{1,2}/\d{4} \d{1,2}:\d\d:\d\d [AP]M", "%m/%d/%Y %I:%M:%S %p"),
+    (r"\d{1,2}/\d{1,2}/\d{4}, \d{1,2}:\d\d:\d\d [AP]M", "%m/%d/%Y, %I:%M:%S %p"),
+    (r"(?<!\d)\d\d-\d\d-\d{4} \d\d:\d\d:\d\d", "%d-%m-%Y %H:%M:%S"),
     (r"\d\d/\d\d/\d{4} \d\d:\d\d:\d\d", "%m/%d/%Y %H:%M:%S"),
     (r"\d\d/\d\d/\d{4} \d\d:\d\d:\d\d", "%d/%m/%Y %H:%M:%S"),
     (r"\d\d/\d\d/\d\d \d\d:\d\d:\d\d", "%y/%m/%d %H:%M:%S"),
@@ -70,6 +72,9 @@ TIMES: tuple[tuple[str, str], ...] = (
 """Patterns of times, each with its `format.timestamp`; one that stands earlier is preferred."""
 
 AMBIGUOUS = {
+    "%d-%m-%Y %H:%M:%S": "day or month first",
+    "%m/%d/%Y %I:%M:%S %p": "month or day first",
+    "%m/%d/%Y, %I:%M:%S %p": "month or day first",
     "%m/%d/%Y %H:%M:%S": "month or day first",
     "%d/%m/%Y, %H:%M": "month or day first",
     "%d/%m/%Y, %H:%M:%S": "month or day first",
@@ -80,7 +85,8 @@ DAYLESS = ("%H:%M:%S", "%H:%M")
 _WORD = r"[\w.$@/-]+(?:::[\w]+)*"
 AROUND: tuple[str, ...] = (
     # Apache and nginx access: common and combined
-    r'(?P<client>\S+) (?P<ident>\S+) (?P<user>\S+) \[@\] (?P<data>"(?P<type>\S+) (?P<path>\S*).*?" (?P<status>\d+).*)',
+    r"(?P<client>\S+) (?P<ident>\S+) (?P<user>\S+) \[@\] "
+    r'(?P<data>"(?P<type>\S+?)(?: (?P<path>\S*).*?)?" (?P<status>\d+).*)',
     # Apache error, 2.4 and 2.2; nginx error
     r"\[@\] \[(?P<role>\w*):(?P<type>\w+)\] (?:\[pid (?P<pid>[\d:tid ]+)\] )?(?P<data>.*)",
     r"\[@\] \[(?P<type>[a-z]+)\] (?P<data>.*)",
@@ -114,6 +120,7 @@ AROUND: tuple[str, ...] = (
     rf"\[@\]\[(?P<type>{LEVEL}) *\]\[(?P<role>[^\]]+?) *\] ?(?P<data>.*)",
     rf"[DIWEFA], \[@ #(?P<pid>\d+)\] +(?P<type>{LEVEL}) -- (?P<role>[^:]*): (?P<data>.*)",
     rf"@ \| (?P<type>{LEVEL}) *\| (?P<role>[\w.$<>-]+):(?P<function>[\w<>]+):(?P<line>\d+) - (?P<data>.*)",
+    rf"@ +\| (?P<type>{LEVEL}) *\| (?P<role>[^|]+?) *\| (?P<data>.*)",
     # log4j and its kin: Hadoop, HDFS, ZooKeeper, Spark; Python; Rust
     rf"@ +(?P<type>{LEVEL}) +\[(?P<thread>[^\]]*)\] (?P<role>{_WORD}) *[:-] (?P<data>.*)",
     rf"@ +(?P<type>{LEVEL}) +\[(?P<thread>[^\]]*)\] (?P<role>[a-z]\w*(?:\.[\w$]+)+) (?P<data>.*)",
@@ -138,9 +145,9 @@ AROUND: tuple[str, ...] = (
     # chats
     r"\[?@\]? (?:<[ @+%&~]?(?P<role>[^>]+)>|(?P<type>-!-|-->|<--|\*+)) (?P<data>.*)",
     # key=value, in any order: the whole line is data
-    r'(?=.*\b(?:component|logger|service|module|app)="?(?P<role>[\w.-]+))(?=.*\b(?:level|lvl|severity)="?(?P<type>\w+))'
+    r'(?=.*?\b(?:component|logger|service|module|app)="?(?P<role>[\w.-]+))(?=.*?\b(?:level|lvl|severity)="?(?P<type>\w+))'
     r'.*?\b(?:time|ts|timestamp|t)="?@.*',
-    r'(?=.*\b(?:level|lvl|severity)="?(?P<type>\w+)).*?\b(?:time|ts|timestamp|t)="?@.*',
+    r'(?=.*?\b(?:level|lvl|severity)="?(?P<type>\w+)).*?\b(?:time|ts|timestamp|t)="?@.*',
     # a name, in brackets or with a colon, if there are few of them; else anything behind a time
     r"\[?@\]? +\[(?P<role>[^\]]+)\]:? +(?P<data>.*)",
     r"\[?@\]?(?: -)? (?P<role>[\w.$@/-]+(?: [\w.-]+){0,2}): (?P<data>.*)",

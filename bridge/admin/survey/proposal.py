@@ -16,7 +16,9 @@ from bridge.core.codecs.regexp import RegexCodec
 from bridge.core.codecs.timestamps import clock_for, or_none
 from bridge.core.model import Row
 
-CONTINUES = re.compile(rb"\s|Caused by|Traceback|\.\.\. |at |[\w.]+(?:Error|Exception)\b|\}|\)|$")
+CONTINUES = re.compile(
+    rb"\s|Caused by|Traceback|\.\.\. |at [\w.$<>]+\(|[\w.]+(?:Error|Exception)\b|[a-z]\w*(?:\.\w+)+: |\}|\)|$"
+)
 """Matches the beginning of a line that probably continues the message before it, such as a stack trace's."""
 
 
@@ -31,6 +33,8 @@ class Proposal:
     format: dict[str, Any]
     message: dict[str, dict[str, Any]] = field(default_factory=dict)
     share: float = 0.0
+    timeless: bool = False
+    """Whether no time was found in any line."""
     doubts: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -24,12 +25,20 @@ from bridge.files.content_form import is_binary, not_lines
 from bridge.files.folder import MessageFolder
 from bridge.files.generation import open_regular
 from bridge.files.piece_age import bare
+from bridge.files.temporary_names import leftover
 
 SAMPLE_BYTES = 1 << 18
 """Bytes of a log that are sampled to infer a mapping, at each of the beginning, the middle and the end."""
 
+DAY = 86_400
+"""Seconds by which a time may lie ahead of the clock, as zones differ."""
+
 TRIED_BYTES = 1 << 26
 """Bytes of all files on which the inferred mapping is tried."""
+
+_DATE = r"\d{4}-?\d\d-?\d\d[\d._T-]*"
+_PIECE = re.compile(r"\.(\d[\w.-]*|gz|bz2|xz|zst|bak|old)$")
+"""Matches the end of a rotated piece's name."""
 
 FILES_SAMPLED, FOLDER_BYTES = 200, 1 << 24
 """How many files of a folder are sampled to infer a mapping, and how many bytes of all of them."""
@@ -79,6 +88,10 @@ def _of_log(path: Path, root: Path, most: int) -> TriedProposal:
         source["rotated"] = _rotated(base, path.parent)
     if Path(base).name.startswith(".") and "name" in proposal.message.get("role", {}):
         proposal.message["role"] = {"const": Path(base).name.lstrip(".").partition(".")[0] or "log"}
+    if leftover(path.name):
+        proposal.doubts.insert(0, "source.path: files of such a name are never read, as editors and writers leave them")
+    if not several and base != file and not (root / base).exists():
+        proposal.doubts.append(f"source.path: there is no {shown(os.fsencode(base), 80)} beside it")
     name = _name(str(Path(base).parent / Path(base).name.lstrip(".").partition(".")[0]), "log")
     tables: dict[str, Any] = {
         "name": name, "source": source, "format": proposal.format,
@@ -86,8 +99,6 @@ def _of_log(path: Path, root: Path, most: int) -> TriedProposal:
     }  # fmt: skip
     _mirror(tables, proposal, lines, base, several=several)
     mapping = validated(Mapping, tables, str(path))
-    if inside and not mapping.claims(file):
-        raise AssertionError(f"{mapping.source.path} does not match {file}")
     files = _files_of(mapping, root) if inside else [path]
     return _tried(tables, proposal, mapping, files or [path], most)
 
@@ -105,7 +116,7 @@ def sampled(path: Path) -> list[bytes]:
         if why := not_lines(begin, json=True):
             raise SourceError(f"is {why}", where=str(path))
         if is_binary(begin):
-            raise SourceError("is no text: nothing in it ends as a line of text does", where=str(path))
+            raise SourceError("is no text: control characters stand all over it", where=str(path))
         lines = without_mark(begin).split(b"\n")
         lines = lines[:-1] if len(lines) > 1 else lines
         if opened.packed is None:
@@ -129,6 +140,13 @@ def _tried(
         left -= report.size
         checked.add(report)
         tried += 1
+    total = checked.translated + checked.rejected
+    if checked.rejected:
+        proposal.doubts.insert(
+            0, f"{counted(checked.rejected, 'line')} of {total:,} are no messages so, see the reasons"
+        )
+    if checked.latest is not None and checked.latest > (time.time() + DAY) * 1000:
+        proposal.doubts.append("timestamp: some times are still to come, so it may be something else than a time")
     if checked.clamped:
         proposal.notes.append(f"order: {counted(checked.clamped, 'line')} of those tried stand behind a later time")
     return TriedProposal(tables, proposal, checked, tried, tried == len(files) and left > 0)
@@ -141,6 +159,8 @@ def _mirror(
     template = template_of(proposal, [line for line in lines if line])
     if several:
         proposal.notes.append("mirror: there are several files, so [mirror] has to say which one entries go back into")
+    elif proposal.timeless:
+        proposal.notes.append("mirror: nothing tells that these lines are messages, so entries do not go into the file")
     elif template is None:
         proposal.notes.append("mirror: no template writes these lines back exactly, so entries do not go into the file")
     else:
@@ -175,13 +195,15 @@ def _rotated(base: str, folder: Path) -> list[str]:
     name = Path(base).name
     stem, dot, suffix = name.rpartition(".")
     beside = {entry.name for entry in os.scandir(folder)} - {name}
-    found = [f"{literal(base)}.*"]
+    others = [other for other in beside if other.startswith(f"{name}.")]
+    found = [f"{literal(base)}.*" if all(map(_PIECE.search, others)) else f"{literal(base)}.[0-9]*"]
     if any(other.startswith(f"{name}-") for other in beside):
         found.append(f"{literal(base)}-*")
-    for mark in "-._":
-        piece = re.compile(rf"{re.escape(stem)}{re.escape(mark)}\d[\d.T_-]*\.{re.escape(suffix)}(\.(gz|bz2|xz|zst))?")
-        if dot and stem and any(map(piece.fullmatch, beside)):
-            found.append(f"{literal(base.removesuffix(name) + stem)}{mark}[0-9]*.{literal(suffix)}*")
+    for mark, numbers, digits in (("-", _DATE, 4), ("_", _DATE, 4), (".", r"\d[\d._T-]*", 1)):
+        piece = re.compile(rf"{re.escape(stem + mark)}{numbers}\.{re.escape(suffix)}(\.(gz|bz2|xz|zst))?")
+        if dot and stem and any(map(piece.fullmatch, beside)):  # `worker-1.log` is another worker's log
+            before = literal(base.removesuffix(name) + stem)
+            found.append(f"{before}{mark}{'[0-9]' * digits}*.{literal(suffix)}*")
     return found
 
 
@@ -193,7 +215,7 @@ def _files_of(mapping: Mapping, root: Path) -> list[Path]:
     """Lists the files that a proposed mapping of logs names below the root: rotated pieces first."""
     globs = (*mapping.source.rotated, mapping.source.path)
     found = {path: None for glob in globs for path in sorted(root.glob(glob))}
-    return [path for path in found if is_regular(path) and bare(path.name) != "" and not path.name.startswith(".")]
+    return [path for path in found if is_regular(path) and mapping.claims(str(path.relative_to(root)))]
 
 
 # -- folders -------------------------------------------------------------------------------------------------
@@ -221,8 +243,11 @@ def _of_folder(path: Path, root: Path, most: int) -> TriedProposal:
         source["rotated"] = [f"{source['path']}.*"]
         if len(files) > 1:
             _one_stream(proposal)
-    if found.exclude:
-        source["exclude"] = [f"{base}{literal(excluded)}" for excluded in found.exclude]
+    excluded = [f"{base}{literal(path)}" for path in found.exclude]
+    if not base and found.glob.endswith(("*", ".toml")):
+        excluded.append("*.toml")  # the bridge's own configuration
+    if excluded:
+        source["exclude"] = excluded
     tables: dict[str, Any] = {
         "name": name, "source": source, **({"format": found.format} if found.format else {}),
         **({"message": found.message} if found.message else {}), "stream": {"key": f"{name}:messages"},

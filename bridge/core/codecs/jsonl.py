@@ -25,6 +25,9 @@ _SPACE = " \t\r\n"
 _BETWEEN = _SPACE + "\0"
 """What may stand between two records on one line: blanks, and bytes of zero that a crash left."""
 
+_GOES_ON, _WITHIN = ("}", "]", ","), (":", "[", ",")
+"""What follows, and what precedes, an object that stands within another one or within a list."""
+
 _OPENS = re.compile(r"\{")
 
 
@@ -121,14 +124,19 @@ def whole_records(codec: JsonlCodec, line: bytes) -> tuple[list[tuple[int, bytes
     """Finds the whole records in a line of JSONL that is none itself: where each begins, in bytes; and what is left.
 
     They stand at the line's beginning, one behind the other, with nothing but blanks and zero bytes between; or behind
-    a torn one, up to the line's end. What is within a torn record is none: of those behind one, all tell their time.
-    What is left is without blanks and zero bytes at its ends.
+    a torn one, up to the line's end. What may stand within a torn record is none: what a bracket or a comma follows, or
+    a colon, a bracket or a comma precedes; and of those behind a torn one, all tell their time. What is left is without
+    blanks and zero bytes at its ends.
     """
     text = line.decode("utf-8", "surrogateescape")
     first, at = _chain(text, 0)
+    if text.startswith(_GOES_ON, at):  # the end of a record whose beginning stands in another line
+        first, at = [], 0
     behind: list[tuple[int, int]] = []
     if at < len(text):
         for start in (match.start() for match in _OPENS.finditer(text, at + 1)):
+            if text[:start].rstrip(_SPACE).endswith(_WITHIN):
+                continue
             some, end = _chain(text, start)
             if some and end == len(text) and all(_tells_time(codec, text[a:b]) for a, b in some):
                 behind = some
