@@ -15,10 +15,11 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bridge.core.config import Settings, check_url, load, masked
+from bridge.core.config import Settings, load
 from bridge.core.errors import BridgeError, ConfigError
 from bridge.core.failpoints import failpoint
 from bridge.core.model import paired
+from bridge.core.server_address import check_url, masked
 from bridge.streams.components import COMPONENTS
 from bridge.streams.connect import Connection
 from bridge.streams.copy_keys import KEY_TYPES, MERGE, KeyContent, copy, held, kind_of, names

@@ -27,7 +27,7 @@ _GLOBAL = (
     click.option(
         "--config", metavar="FILE", help="bridge.toml to use [./bridge.toml, then the user's config directory]"
     ),
-    click.option("--redis", metavar="URL", help="embedded, redis://, rediss:// or unix://"),
+    click.option("--redis", metavar="URL", help="embedded, redis://, rediss://, unix:// or sentinel://"),
     click.option("--json", "as_json", is_flag=True, help="Results as JSON on stdout"),
     click.option("-v", "--verbose", is_flag=True, help="Log more"),
     click.option("-q", "--quiet", is_flag=True, help="Log only errors"),

@@ -34,7 +34,7 @@ root = {root}
 mappings = {mappings}
 
 [redis]
-# "embedded" is a server of the bridge's own; else redis://, rediss:// or unix://.
+# "embedded" is a server of the bridge's own; else redis://, rediss://, unix:// or sentinel://.
 url = {url}
 
 [state]
@@ -69,10 +69,10 @@ def command(options: Options, mappings: tuple[str, ...], logs: tuple[str, ...], 
 
     from bridge.admin.survey.discover import PROPOSED, discover
     from bridge.cli.infer import as_facts
-    from bridge.core.config import check_url, masked
     from bridge.core.errors import ConfigError
     from bridge.core.mapping import Mapping, load_mapping, shipped_names
     from bridge.core.schemas import directive
+    from bridge.core.server_address import check_url, masked
     from bridge.core.strict_models import validated
 
     if options.config:
@@ -331,17 +331,19 @@ def _of_log(here: Path, folder: Path, log: str) -> tuple[Path, TriedProposal]:
 
 def _server(url: str) -> tuple[bool, str]:
     """Checks for `bridge init` whether the Redis server is there; returns that, and that in words."""
-    from bridge.core.config import masked
     from bridge.core.errors import BridgeError
+    from bridge.core.server_address import masked, sentinel_address
     from bridge.streams.connect import Connection
     from bridge.streams.embedded.binary import find
+    from bridge.streams.sentinel import Sentinels
 
     try:
         if url == "embedded":
             binary = find()
             version = ".".join(map(str, binary.version))
             return True, f"embedded, {binary.flavour} {version}; `bridge run` starts it"
-        Connection(url, timeout=2).close()
+        address = sentinel_address(url)
+        (Connection(url, timeout=2) if address is None else Sentinels(address, timeout=2).dial()).close()
         return True, f"{masked(url)}, it answers"
     except BridgeError as error:
         return False, f"{masked(url)}: {error.what}" + (f" (try: {error.hint})" if error.hint else "")

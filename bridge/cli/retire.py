@@ -267,8 +267,8 @@ def unretire(options: Options, mapping: str, place: str | None, execute: bool, r
 @verb
 def runbook(options: Options) -> None:
     """Write the plan for these components: in which order, with which commands, what to see, and how to go back."""
-    from bridge.core.config import masked
     from bridge.core.errors import BridgeError
+    from bridge.core.server_address import masked
     from bridge.cutover.gate import GateFacts, durable
     from bridge.cutover.runbook import RunbookMapping
     from bridge.cutover.runbook import runbook as written

@@ -28,7 +28,8 @@ def _state_dir(given: Options) -> Path:
 @verb
 def start(given: Options) -> None:
     """Start it; it stays until `bridge server stop`."""
-    from bridge.core.config import find_config, masked
+    from bridge.core.config import find_config
+    from bridge.core.server_address import masked
     from bridge.streams.embedded import embedded_server
 
     state = _state_dir(given)

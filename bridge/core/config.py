@@ -13,7 +13,7 @@ from collections.abc import Mapping as MappingType
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import quote
 
 import platformdirs
 from pydantic import Field, field_validator
@@ -21,16 +21,25 @@ from pydantic import Field, field_validator
 from bridge.core.errors import ConfigError
 from bridge.core.mapping import Mapping, load_mapping
 from bridge.core.path_rules import Paths
+from bridge.core.server_address import check_url
 from bridge.core.strict_models import Strict, validated
 
-SCHEMES = ("embedded", "redis", "rediss", "unix")
 ROLE = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 class RedisSection(Strict):
-    """The table `[redis]` of bridge.toml: the url of the server, or `embedded`."""
+    """The table `[redis]` of bridge.toml: the url of the server, or `embedded`, and the Sentinels' own user."""
 
     url: str = "embedded"
+    sentinel_user: str = ""
+    sentinel_password: str = ""
+
+    @property
+    def sentinel_login(self) -> str:
+        """User and password of the Sentinels as a url has them, with the `@` behind; empty where they want none."""
+        if not (self.sentinel_user or self.sentinel_password):
+            return ""
+        return f"{quote(self.sentinel_user, safe='')}:{quote(self.sentinel_password, safe='')}@"
 
 
 class StateSection(Strict):
@@ -110,6 +119,8 @@ class Settings:
     mappings: tuple[Mapping, ...]
     components: MappingType[str, frozenset[str]]
     """The roles that each component writes as."""
+    sentinel_login: str = ""
+    """User and password of the Sentinels as a url has them, with the `@` behind; empty where they want none."""
     log_format: str = "text"
     paths: Paths = field(default_factory=Paths)
     """The path rules of `[[paths]]`: how each side names the same artifact."""
@@ -133,46 +144,6 @@ class Settings:
             where=str(self.path),
             hint=f"did you mean '{near[0]}'?" if near else f"mappings: {', '.join(names)}",
         )
-
-
-def masked(url: str) -> str:
-    """Masks the password in a configured Redis URL as `***`, and drops the query, which may carry a password too."""
-    if "://" not in url:
-        return url
-    parts = urlsplit(url)
-    if not parts.netloc:
-        return f"{parts.scheme}://{parts.path}"
-    userinfo, at, host = parts.netloc.rpartition("@")
-    user, colon, _ = userinfo.partition(":")
-    return urlunsplit((parts.scheme, f"{user}{':***' if colon else ''}{at}{host}", parts.path, "", ""))
-
-
-def check_url(url: str, where: str) -> str:
-    """Checks a configured Redis URL and returns it unchanged; raises ConfigError for one that the bridge cannot use.
-
-    The scheme must be one the bridge speaks, database and port must be numbers.
-    """
-    scheme = "embedded" if url == "embedded" else url.partition("://")[0]
-    if "://" not in url and difflib.get_close_matches(url, ["embedded"], 1):
-        if url != "embedded":
-            raise ConfigError(f"redis url {url!r} is not known", where=where, hint="did you mean embedded?")
-        return url
-    if "://" not in url and re.fullmatch(r"[\w.-]+(:\d+)?(/\d+)?", url) and url != "embedded":
-        raise ConfigError(f"redis url {url!r} names no scheme", where=where, hint=f"did you mean redis://{url}?")
-    if scheme not in SCHEMES or (scheme != "embedded" and "://" not in url):
-        raise ConfigError(
-            f"redis url {masked(url)!r}: scheme {scheme!r} is not supported yet",
-            where=where,
-            hint="use embedded, redis://host:6379/0, rediss://… or unix:///path/to/socket",
-        )
-    database = urlsplit(url).path.strip("/")
-    if scheme in ("redis", "rediss") and database and not database.isdigit():
-        raise ConfigError(f"redis url {masked(url)!r}: database {database!r} is no number", where=where)
-    try:
-        _ = urlsplit(url).port
-    except ValueError as error:
-        raise ConfigError(f"redis url {masked(url)!r} is not usable: {error}", where=where) from None
-    return url
 
 
 def find_config(flag: str | None, env: MappingType[str, str], cwd: Path) -> Path | None:
@@ -236,7 +207,7 @@ def load(
         raise ConfigError(said, where=str(path), hint=hint)
     return Settings(
         path=path, instance=file.instance, root=root, state_dir=state_dir(env, cwd, base / file.state.dir),
-        redis_url=check_url(url, source), mappings=mappings,
+        redis_url=check_url(url, source), sentinel_login=file.redis.sentinel_login, mappings=mappings,
         components={name: frozenset(component.roles) for name, component in file.components.items()},
         log_format=log_format, paths=paths, metrics_port=file.metrics.port if file.metrics is not None else None,
     )  # fmt: skip

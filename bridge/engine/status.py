@@ -12,9 +12,10 @@ from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from bridge.core.config import Settings, masked
+from bridge.core.config import Settings
 from bridge.core.errors import BridgeError, LedgerError, RedisLost, RedisRefused, SourceError
 from bridge.core.model import ZERO_ID, Checkpoint, EntryId, Position, format_id, shown
+from bridge.core.server_address import masked
 from bridge.core.state_directory import lock_holder
 from bridge.engine.account.accountant import Accountant
 from bridge.engine.account.standing import FilesAccount

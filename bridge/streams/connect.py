@@ -16,8 +16,8 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, BusyLoadingError, RedisError
 from redis.retry import Retry
 
-from bridge.core.config import masked
 from bridge.core.errors import ConfigError, RedisLost, RedisRefused
+from bridge.core.server_address import masked
 from bridge.streams.resp import pack
 
 Reply = Any

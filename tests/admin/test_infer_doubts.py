@@ -52,6 +52,8 @@ DOUBTED: dict[str, tuple[bytes, str]] = {
         "may be no part of the message before"),
     "columns of few values": (_lines(lambda n: f"{T % n}\tGET\t/a/{n}\t200"), "guessed"),
     "CR behind the type": (_lines(lambda n: f"{T % n},hello number {n},alice,INFO", end="\r\n"), "lines end with CR"),
+    "a zone that nobody knows": (_lines(lambda n: f"2026-07-01 10:00:{n:02} BRST said {n}"), "BRST behind the time looks like"),
+    "a zone by its region": (_lines(lambda n: f"2026-07-01 10:00:{n:02} [Europe/Madrid] x"), "Europe/Madrid behind the time"),
     "lines that are no messages": (_lines(lambda n: f"{T % n}|INFO|app|said {n}" if n else "-- begin --"), "are no messages"),
 }  # fmt: skip
 

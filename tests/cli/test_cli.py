@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from bridge.cli import cli
-from bridge.core.config import ConfigFile, load, masked
+from bridge.core.config import ConfigFile, load
 from bridge.core.errors import ConfigError
+from bridge.core.server_address import masked
 from bridge.streams.embedded import binary, embedded_server
 from tests.support import zygote
 from tests.support.project import ROOT

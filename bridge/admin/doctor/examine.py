@@ -9,8 +9,9 @@ from contextlib import closing
 from bridge.admin.doctor import installation, machine, redis_server, retired_mappings
 from bridge.admin.doctor.finding import Finding, asked
 from bridge.admin.doctor.unaccounted_files import look_at_files
-from bridge.core.config import Settings, masked
+from bridge.core.config import Settings
 from bridge.core.errors import BridgeError
+from bridge.core.server_address import masked
 from bridge.streams.connect import Connection
 from bridge.streams.embedded import embedded_server
 

@@ -10,9 +10,10 @@ from typing import Any
 
 from bridge.admin.stream_files import ASIDE_FILE, ENTRIES_FILE, StreamFiles
 from bridge.continuity.archive_reader import ArchiveReader
-from bridge.core.config import Settings, masked
+from bridge.core.config import Settings
 from bridge.core.mapping import Mapping
 from bridge.core.model import ZERO_ID, format_id
+from bridge.core.server_address import masked
 from bridge.ledger.archive_index import parts_of
 from bridge.ledger.store import Ledger
 from bridge.parity.report import page

@@ -1,0 +1,111 @@
+"""Finds the master that Redis Sentinels name, as the official rules for clients say, and dials it.
+
+The rules: https://redis.io/docs/latest/develop/reference/sentinel-clients/. The Sentinels are asked in turn, at each
+dial anew; the first that knows the name answers for all, and is asked first the next time. What it names must say by
+ROLE that it is a master: it may have been demoted, and not know it yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from bridge.core.errors import BridgeError, RedisLost, RedisRefused
+from bridge.core.model import shown
+from bridge.core.server_address import SentinelAddress, masked
+from bridge.streams.connect import Connection, EntryBudget
+
+ASK_SECONDS = 1.0
+"""Seconds that one Sentinel has to answer, as another one may know."""
+
+
+Told = TypeVar("Told")
+
+
+class Sentinels:
+    """The Sentinels of one master: asked for the master at each dial.
+
+    `login`: the Sentinels' own user and password as a url has them, with the `@` behind; empty: they want none.
+    """
+
+    def __init__(self, address: SentinelAddress, login: str = "", *, timeout: float = 5.0) -> None:
+        self._address = address
+        self._hosts = [*address.hosts]
+        self._login = login
+        self._timeout = timeout
+
+    def dial(self, budget: EntryBudget | None = None) -> Connection:
+        """Dials the master. Raises RedisLost where no Sentinel answers or knows it, or no master is elected yet."""
+        host, port = self.master()
+        connection = Connection(self._address.master_url(host, port), timeout=self._timeout, budget=budget)
+        try:
+            role = connection.call("ROLE")[0]
+        except BridgeError:
+            connection.close()
+            raise
+        if role != b"master":
+            connection.close()
+            said = f"{host}:{port} says that it is a {role.decode(errors='replace')}"
+            raise self._lost(f"no master is elected: {said}", "wait for the Sentinels' election")
+        return connection
+
+    def master(self) -> tuple[str, int]:
+        """Asks the Sentinels for the master's host and port. Raises RedisLost, RedisRefused."""
+        known: set[str] = set()
+        answered, said = 0, ""
+        for host, port in [*self._hosts]:
+            try:
+                found = self.ask(
+                    host, port, lambda sentinel: sentinel.call("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.name)
+                )
+                if found is None:
+                    answered += 1
+                    known |= self._names(host, port)
+                    continue
+            except RedisLost as error:
+                said = said or error.what
+                continue
+            self._hosts.remove((host, port))
+            self._hosts.insert(0, (host, port))
+            return bytes(found[0]).decode(), int(found[1])
+        if answered:
+            others = ", ".join(sorted(known)) or "none"
+            raise self._lost(f"no sentinel knows {self.name!r} (they know: {others})", "is the name in the url right?")
+        many = len(self._hosts)
+        raise self._lost(f"none of {many} sentinels answers: {said}", "are they running, and reachable?")
+
+    @property
+    def name(self) -> str:
+        """The name by which the Sentinels know the master."""
+        return self._address.name
+
+    @property
+    def hosts(self) -> tuple[tuple[str, int], ...]:
+        """Host and port of each Sentinel, as the url names them."""
+        return self._address.hosts
+
+    def ask(self, host: str, port: int, question: Callable[[Connection], Told]) -> Told:
+        """Asks one Sentinel something over a connection of its own. Raises RedisLost, RedisRefused."""
+        url = self._address.sentinel_url(host, port, self._login)
+        connection = Connection(url, timeout=min(ASK_SECONDS, self._timeout))
+        try:
+            return question(connection)
+        except RedisRefused as error:
+            if error.code in ("NOAUTH", "NOPERM", "WRONGPASS"):
+                error.hint = "the Sentinels have users of their own: redis.sentinel_user and redis.sentinel_password"
+            raise
+        finally:
+            connection.close()
+
+    def _named(self, sentinel: Connection) -> list[bytes] | None:
+        found: list[bytes] | None = sentinel.call("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.name)
+        return found
+
+    def _names(self, host: str, port: int) -> set[str]:
+        """Asks a Sentinel for the names of the masters that it knows."""
+        masters = self.ask(host, port, lambda sentinel: sentinel.call("SENTINEL", "MASTERS"))
+        return {shown(dict(zip(facts[0::2], facts[1::2], strict=True)).get(b"name", b"?"), 80) for facts in masters}
+
+    def _lost(self, what: str, hint: str) -> RedisLost:
+        hosts = ",".join(f"{host}:{port}" for host, port in self._address.hosts)
+        return RedisLost(what, where=masked(f"{self._address.scheme}://{hosts}/{self.name}"), hint=hint)

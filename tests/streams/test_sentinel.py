@@ -1,0 +1,166 @@
+"""Redis behind Sentinels: the master is found at each dial, and a failover loses and doubles nothing that it need not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import partial
+from threading import Event, Thread
+
+import pytest
+
+from bridge.core.config import RedisSection
+from bridge.core.errors import ConfigError, RedisLost
+from bridge.core.server_address import check_url, masked, sentinel_address
+from bridge.streams.embedded.binary import Binary
+from bridge.streams.sentinel import Sentinels
+from tests.support.rig import Rig, line, wait_until
+from tests.support.sentinel_group import NAME, SentinelGroup, free_port
+
+
+@pytest.mark.parametrize(
+    ("url", "hosts", "name", "master"),
+    [
+        ("sentinel://h1,h2:26380/shop/0", (("h1", 26379), ("h2", 26380)), "shop", "redis://10.0.0.1:7/0"),
+        ("sentinel://u:p%40w@h1/shop", (("h1", 26379),), "shop", "redis://u:p%40w@10.0.0.1:7/"),
+        ("sentinels://[::1]:1,h2:2/my%20shop/3", (("::1", 1), ("h2", 2)), "my shop", "rediss://10.0.0.1:7/3"),
+        ("sentinels://h1/shop/0?ssl_ca_certs=/ca", (("h1", 26379),), "shop", "rediss://10.0.0.1:7/0?ssl_ca_certs=/ca"),
+    ],
+)
+def test_addresses(url: str, hosts: tuple[tuple[str, int], ...], name: str, master: str) -> None:
+    """The url names Sentinels, the master's name, a database and the master's user; a password is never shown."""
+    address = sentinel_address(check_url(url, "here"))
+    assert address is not None
+    assert (address.hosts, address.name, address.master_url("10.0.0.1", 7)) == (hosts, name, master)
+    assert "p%40w" not in masked(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("sentinel://h1,h2", "the master's name is missing"),
+        ("sentinel://h1/shop/x", "database 'x' is no number"),
+        ("sentinel:///shop/0", "'' is no host and port"),
+        ("sentinel://h1:0/shop", "is no host and port"),
+        ("sentinel://h1:70000/shop", "is no host and port"),
+        ("sentinel://h 1/shop", "is no host and port"),
+        ("sentinel://h1,,h2/shop", "'' is no host and port"),
+        ("cluster://h1", "not supported yet"),
+    ],
+)
+def test_wrong_addresses(url: str, said: str) -> None:
+    """A url that cannot be used is a configuration error that says why."""
+    with pytest.raises(ConfigError, match=said):
+        check_url(url, "here")
+
+
+def test_the_sentinels_own_user() -> None:
+    """User and password of the Sentinels go into their urls alone, whatever characters they hold."""
+    address = sentinel_address("sentinel://:master@h1/shop/0")
+    assert address is not None
+    section = RedisSection(sentinel_user="watch", sentinel_password="a/b@c")
+    assert address.sentinel_url("h1", 1, section.sentinel_login) == "redis://watch:a%2Fb%40c@h1:1/"
+    assert address.master_url("h2", 2) == "redis://:master@h2:2/0"
+    assert RedisSection().sentinel_login == ""
+
+
+@pytest.fixture
+def group(binary: Binary) -> Iterator[SentinelGroup]:
+    made = SentinelGroup(binary, password="secret")
+    yield made
+    made.close()
+
+
+def test_what_sentinels_cannot_say(group: SentinelGroup) -> None:
+    """No Sentinel, an unknown name, a master that is none any more: each is said, and by which command it may be seen."""
+
+    def fails(url: str) -> str:
+        address = sentinel_address(url)
+        assert address is not None
+        with pytest.raises(RedisLost) as caught:
+            Sentinels(address, timeout=2).dial()
+        return caught.value.what
+
+    away = [free_port() for _ in range(3)]
+    assert "none of 3 sentinels answers" in fails(f"sentinel://{','.join(f'127.0.0.1:{port}' for port in away)}/shop/0")
+    known = f"127.0.0.1:{group.sentinel_ports[0]}"
+    assert fails(f"sentinel://{known}/shopp/0") == "no sentinel knows 'shopp' (they know: shop)"
+    assert group.connect().call("ROLE")[0] == b"master"
+    mixed = sentinel_address(f"sentinel://:secret@127.0.0.1:{away[0]},{known}/{NAME}/0")
+    assert mixed is not None
+    sentinels = Sentinels(mixed)
+    assert [sentinels.master()[1] for _ in range(2)] == [group.ports[0]] * 2, "one that is away is passed over"
+    group.ask(group.ports[0], "REPLICAOF", "127.0.0.1", str(group.ports[1]))
+    assert "no master is elected" in fails(group.url)
+
+
+def _more(lines: list[bytes], goal: int) -> bool:
+    return len(lines) >= goal
+
+
+def _arrived(group: SentinelGroup, port: int, goal: int) -> bool:
+    return group.length(port, "hestai:messages") >= goal
+
+
+def test_a_failover_under_load(rig: Rig, group: SentinelGroup) -> None:
+    """The master is killed twice under load: each line is in the stream once, in order, and both sides are EQUAL."""
+    child = rig.ready(rig.start(url=group.url))
+    file_born: list[bytes] = []
+    stop = Event()
+
+    def write() -> None:
+        while not stop.wait(0.01):
+            file_born.append(b"line-%d" % len(file_born))
+            with rig.log.open("ab") as file:
+                file.write(line(file_born[-1]))
+
+    writer = Thread(target=write)
+    writer.start()
+    try:
+        for _ in range(2):
+            goal = len(file_born) + 50
+            wait_until(partial(_more, file_born, goal), "lines")
+            dead = group.master()
+            elected = group.fail_over()
+            goal = len(file_born) + 50
+            wait_until(partial(_arrived, group, elected, goal), rig.said)
+            group.start_server(dead, of=elected)
+            wait_until(partial(group.is_linked, dead), "the old master", 30)
+    finally:
+        stop.set()
+        writer.join()
+    connection = group.connect()
+    rows = wait_until(
+        lambda: (
+            found if len(found := connection.call("XRANGE", "hestai:messages", "-", "+")) >= len(file_born) else None
+        ),
+        rig.said,
+    )
+    assert [fields[7] for _, fields in rows] == file_born
+    connection.call("XADD", "hestai:messages", "*", "role", "ui", "timestamp", "2026-03-02T09:14:06Z", "type", "say",
+                    "data", "from Redis")  # fmt: skip
+    wait_until(lambda: rig.log.read_bytes().endswith(b"from Redis\n"), rig.said)
+    connection.close()
+    rig.stop(child)
+    done = rig.run("parity", "--json", "--redis", group.url)
+    assert json.loads(done.stdout)["verdict"] == "equal", done
+
+
+def test_every_command_finds_the_master(rig: Rig, group: SentinelGroup) -> None:
+    """Import, run, status, parity, doctor, tail, locate, quarantine, trim and snapshot work behind Sentinels."""
+    rig.write_config(extra=f'[redis]\nurl = "{group.url}"')
+    rig.log.write_bytes(line(b"one") + b"broken\n" + line(b"two"))
+    for args, code in (
+        (("import-history", "--dry-run"), 3), (("import-history",), 0), (("run", "--dual", "--once"), 0), (("status",), 0),
+        (("parity",), 0), (("tail", "-n", "2"), 0), (("locate", "messages.log:1"), 0), (("quarantine", "list"), 0),
+        (("quarantine", "retry"), 3), (("trim",), 0), (("acl",), 0), (("journal",), 0), (("files",), 0),
+    ):  # fmt: skip
+        done = rig.run(*args)
+        assert done.returncode == code, (args, done)
+        assert "secret" not in done.stdout + done.stderr
+    done = rig.run("doctor")
+    assert done.returncode in (0, 3), done
+    for port in group.sentinel_ports:
+        group.kill(port)
+    done = rig.run("parity")
+    assert (done.returncode, "none of 3 sentinels answers" in done.stderr) == (5, True), done

@@ -1,0 +1,165 @@
+"""A master, its replicas and the Sentinels that watch them, on loopback, for tests of failovers."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import tempfile
+from functools import partial
+from pathlib import Path
+
+from bridge.core.errors import BridgeError, RedisLost
+from bridge.core.server_address import sentinel_address
+from bridge.streams.connect import Connection
+from bridge.streams.embedded.binary import Binary
+from bridge.streams.sentinel import Sentinels
+from tests.support.rig import wait_until
+
+NAME = "shop"
+DOWN_MS = 500
+"""After how long without an answer the Sentinels take the master for dead."""
+
+
+def free_port() -> int:
+    """A port of the loopback address that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class SentinelGroup:
+    """See the module. `password`: what the servers want, and no Sentinel."""
+
+    def __init__(self, binary: Binary, *, replicas: int = 2, sentinels: int = 3, password: str = "") -> None:
+        self.binary, self.password = binary, password
+        self._folder = Path(tempfile.mkdtemp(prefix="sg-"))
+        self.processes: dict[int, subprocess.Popen[bytes]] = {}
+        self.ports = [free_port() for _ in range(1 + replicas)]
+        self.sentinel_ports = [free_port() for _ in range(sentinels)]
+        for port in self.ports:
+            self.start_server(port, of=self.ports[0] if port != self.ports[0] else 0)
+        for port in self.ports[1:]:
+            wait_until(partial(self.is_linked, port), "a replica", 20)
+        for port in self.sentinel_ports:
+            self._start_sentinel(port)
+        wait_until(self._agree, "the Sentinels", 20)
+
+    def _agree(self) -> bool:
+        """Whether every Sentinel knows all replicas and all other Sentinels."""
+        for port in self.sentinel_ports:
+            told = self.ask(port, "SENTINEL", "MASTER", NAME)
+            facts = dict(zip(told[0::2], told[1::2], strict=True)) if isinstance(told, list) else {}
+            if facts.get(b"num-slaves") != b"%d" % (len(self.ports) - 1):
+                return False
+            if facts.get(b"num-other-sentinels") != b"%d" % (len(self.sentinel_ports) - 1):
+                return False
+        return True
+
+    def start_server(self, port: int, *, of: int = 0) -> None:
+        """Starts a server, as the replica of another one where `of` names it."""
+        folder = self._folder / str(port)
+        folder.mkdir(exist_ok=True)
+        args = ["--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--appendonly", "yes", "--save", "",
+                "--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"]  # fmt: skip
+        if self.password:
+            args += ["--requirepass", self.password, "--masterauth", self.password]
+        if of:
+            args += ["--replicaof", "127.0.0.1", str(of)]
+        self._run(port, args)
+
+    def _start_sentinel(self, port: int) -> None:
+        folder = self._folder / str(port)
+        folder.mkdir()
+        rows = [f"port {port}", "bind 127.0.0.1", f'dir "{folder}"',
+                f"sentinel monitor {NAME} 127.0.0.1 {self.ports[0]} {len(self.sentinel_ports) // 2 + 1}",
+                f"sentinel down-after-milliseconds {NAME} {DOWN_MS}", f"sentinel failover-timeout {NAME} 2000",
+                f"sentinel parallel-syncs {NAME} 4"]  # fmt: skip
+        if self.password:
+            rows.append(f"sentinel auth-pass {NAME} {self.password}")
+        config = folder / "sentinel.conf"
+        config.write_text("\n".join(rows) + "\n")
+        self._run(port, [str(config), "--sentinel"])
+
+    def _run(self, port: int, args: list[str]) -> None:
+        log = (self._folder / f"{port}.log").open("ab")
+        self.processes[port] = subprocess.Popen([str(self.binary.path), *args], stdout=log, stderr=log)
+        log.close()
+        wait_until(lambda: self.answers(port), lambda: (self._folder / f"{port}.log").read_text()[-2000:], 20)
+
+    def answers(self, port: int) -> bool:
+        """Whether a process of the group answers."""
+        return self.ask(port, "PING") == b"PONG"
+
+    def ask(self, port: int, *args: str) -> object:
+        """What a process of the group says to a command; None where it is not there."""
+        try:
+            connection = Connection(self._url(port), timeout=2)
+        except BridgeError:
+            return None
+        try:
+            return connection.call(*args)
+        except RedisLost:
+            return None
+        finally:
+            connection.close()
+
+    def _url(self, port: int) -> str:
+        login = f":{self.password}@" if self.password and port in self.ports else ""
+        return f"redis://{login}127.0.0.1:{port}/0"
+
+    def info(self, port: int, name: str) -> str:
+        """A field of a server's INFO replication."""
+        told = self.ask(port, "INFO", "replication")
+        rows = dict(row.split(":", 1) for row in (told or b"").decode().splitlines() if ":" in row)  # type: ignore[attr-defined]
+        return str(rows.get(name, ""))
+
+    def is_linked(self, port: int) -> bool:
+        """Whether a replica has its master."""
+        return self.info(port, "master_link_status") == "up"
+
+    def length(self, port: int, key: str) -> int:
+        """How many entries a server has in a stream."""
+        found = self.ask(port, "XLEN", key)
+        return found if isinstance(found, int) else 0
+
+    @property
+    def url(self) -> str:
+        """The url by which a bridge finds the master."""
+        hosts = ",".join(f"127.0.0.1:{port}" for port in self.sentinel_ports)
+        login = f":{self.password}@" if self.password else ""
+        return f"sentinel://{login}{hosts}/{NAME}/0"
+
+    def master(self) -> int:
+        """The port of the master, as the Sentinels name it now."""
+        address = sentinel_address(self.url)
+        assert address is not None
+        return Sentinels(address).master()[1]
+
+    def connect(self) -> Connection:
+        """A connection to the master, as the bridge makes one."""
+        address = sentinel_address(self.url)
+        assert address is not None
+        return Sentinels(address).dial()
+
+    def fail_over(self) -> int:
+        """Kills the master, waits for the election of another one, and returns its port."""
+        dead = self.master()
+        self.kill(dead)
+        wait_until(lambda: self.master() != dead, "an election", 30)
+        elected = self.master()
+        wait_until(lambda: self.info(elected, "role") == "master", "the elected one", 20)
+        return elected
+
+    def kill(self, port: int) -> None:
+        """Kills a process of the group."""
+        self.processes[port].kill()
+        self.processes[port].wait()
+
+    def close(self) -> None:
+        """Ends all that was started."""
+        for process in self.processes.values():
+            process.kill()
+        for process in self.processes.values():
+            process.wait()
+        shutil.rmtree(self._folder, ignore_errors=True)
