@@ -9,6 +9,7 @@ from threading import Event, Thread
 
 import pytest
 
+from bridge.admin.doctor.failover import SentinelWord, replicas, sentinels
 from bridge.core.config import RedisSection
 from bridge.core.errors import ConfigError, RedisLost
 from bridge.core.server_address import check_url, masked, sentinel_address
@@ -125,7 +126,7 @@ def test_a_failover_under_load(rig: Rig, group: SentinelGroup) -> None:
             goal = len(file_born) + 50
             wait_until(partial(_arrived, group, elected, goal), rig.said)
             group.start_server(dead, of=elected)
-            wait_until(partial(group.is_linked, dead), "the old master", 30)
+            wait_until(partial(group.is_linked, dead), partial(group.told, dead), 60)
     finally:
         stop.set()
         writer.join()
@@ -146,6 +147,13 @@ def test_a_failover_under_load(rig: Rig, group: SentinelGroup) -> None:
     assert json.loads(done.stdout)["verdict"] == "equal", done
 
 
+def _checks(rig: Rig) -> dict[str, tuple[str, str]]:
+    """What the doctor says, by check: verdict and evidence."""
+    told = json.loads(rig.run("doctor", "--json").stdout)
+    rows = told if isinstance(told, list) else told["checks"]
+    return {row["check"]: (row["verdict"], row["evidence"]) for row in rows}
+
+
 def test_every_command_finds_the_master(rig: Rig, group: SentinelGroup) -> None:
     """Import, run, status, parity, doctor, tail, locate, quarantine, trim and snapshot work behind Sentinels."""
     rig.write_config(extra=f'[redis]\nurl = "{group.url}"')
@@ -158,9 +166,50 @@ def test_every_command_finds_the_master(rig: Rig, group: SentinelGroup) -> None:
         done = rig.run(*args)
         assert done.returncode == code, (args, done)
         assert "secret" not in done.stdout + done.stderr
-    done = rig.run("doctor")
-    assert done.returncode in (0, 3), done
-    for port in group.sentinel_ports:
+    assert _checks(rig)["sentinels"] == (
+        "good",
+        f"3 Sentinels, all name 127.0.0.1:{group.ports[0]} and could elect another one",
+    )
+    verdict, said = _checks(rig)["replication"]
+    assert (verdict, said.partition(";")[0]) == ("note", "min-replicas-to-write is 0")
+    assert "2 replicas online" in said
+    group.ask(group.ports[0], "CONFIG", "SET", "min-replicas-to-write", "1")
+    group.ask(group.ports[0], "CONFIG", "SET", "min-replicas-max-lag", "2")
+    assert _checks(rig)["replication"] == ("good", "2 replicas online")
+    for port in group.ports[1:]:
         group.kill(port)
+    wait_until(lambda: _checks(rig)["replication"][0] == "bad", "the doctor")
+    assert "no replica is online" in _checks(rig)["replication"][1]
+    for port in group.sentinel_ports[1:]:
+        group.kill(port)
+    wait_until(lambda: "NOQUORUM" in _checks(rig)["sentinels"][1], lambda: str(_checks(rig)), 20)
+    assert "does not answer" in _checks(rig)["sentinels"][1]
+    group.kill(group.sentinel_ports[0])
     done = rig.run("parity")
     assert (done.returncode, "none of 3 sentinels answers" in done.stderr) == (5, True), done
+
+
+def test_what_the_doctor_says_of_sentinels() -> None:
+    """Sentinels that name different masters, are too few, or have no quorum are told, with what to do."""
+    fine = SentinelWord("a:1", "", "m:1", 3, "OK 3 usable Sentinels")
+    assert sentinels([fine, fine]).verdict == "good"
+    apart = sentinels([fine, SentinelWord("b:1", "", "m:2", 3, "OK 3 usable Sentinels")])
+    assert (apart.verdict, "m:1, m:2" in apart.evidence) == ("bad", True)
+    assert sentinels([SentinelWord("a:1", "", "m:1", 1, "OK 1 usable Sentinels")]).verdict == "note"
+    assert sentinels([SentinelWord("a:1", "", "m:1", 3, "NOQUORUM 1 usable")]).verdict == "bad"
+    assert sentinels([SentinelWord("a:1", "no answer")]).verdict == "bad"
+
+
+def test_what_the_doctor_says_of_replicas() -> None:
+    """A replica that is far behind or still loads, and a master that may go on alone for long, are worth knowing."""
+    rows = {
+        "role": "master",
+        "slave0": "ip=h,port=1,state=online,offset=5,lag=40",
+        "slave1": "ip=h,port=2,state=wait_bgsave",
+    }
+    found = replicas(rows, {"min-replicas-to-write": "1", "min-replicas-max-lag": "10"})
+    assert found.verdict == "note"
+    for said in ("h:1 is 40 s behind", "h:2 is wait_bgsave", "min-replicas-max-lag is 10 s", "1 replica online"):
+        assert said in found.evidence
+    assert replicas(rows, {}).verdict == "note"
+    assert replicas({"slave0": "ip=h,port=1,state=online,lag=0"}, {}).verdict == "unknown"

@@ -9,7 +9,7 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-from bridge.core.errors import BridgeError, RedisLost
+from bridge.core.errors import BridgeError
 from bridge.core.server_address import sentinel_address
 from bridge.streams.connect import Connection
 from bridge.streams.embedded.binary import Binary
@@ -99,7 +99,7 @@ class SentinelGroup:
             return None
         try:
             return connection.call(*args)
-        except RedisLost:
+        except BridgeError:  # it may still read its data
             return None
         finally:
             connection.close()
@@ -117,6 +117,11 @@ class SentinelGroup:
     def is_linked(self, port: int) -> bool:
         """Whether a replica has its master."""
         return self.info(port, "master_link_status") == "up"
+
+    def told(self, port: int) -> str:
+        """What a process of the group logged last, and what it says of its replication."""
+        log = (self._folder / f"{port}.log").read_text(errors="replace")
+        return f"{self.ask(port, 'INFO', 'replication')!r} {log[-3000:]}"
 
     def length(self, port: int, key: str) -> int:
         """How many entries a server has in a stream."""

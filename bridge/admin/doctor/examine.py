@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 
-from bridge.admin.doctor import installation, machine, redis_server, retired_mappings
+from bridge.admin.doctor import failover, installation, machine, redis_server, retired_mappings
 from bridge.admin.doctor.finding import Finding, asked
 from bridge.admin.doctor.unaccounted_files import look_at_files
 from bridge.core.config import Settings
 from bridge.core.errors import BridgeError
-from bridge.core.server_address import masked
+from bridge.core.server_address import masked, sentinel_address
 from bridge.streams.connect import Connection
 from bridge.streams.embedded import embedded_server
 
@@ -22,6 +22,7 @@ def examine(settings: Settings, dial: Callable[[], Connection]) -> list[Finding]
     A check that cannot look at its subject makes a finding with the verdict "unknown".
     """
     findings: list[Finding] = []
+    address = sentinel_address(settings.redis_url)
     try:
         with closing(dial()) as connection:
             findings += redis_server.examine(connection, settings, time.time)
@@ -31,6 +32,8 @@ def examine(settings: Settings, dial: Callable[[], Connection]) -> list[Finding]
             findings.append(asked("retired", lambda: retired_mappings.look(connection, settings)))
     except BridgeError as error:
         findings = [_silent(settings, error), asked("retired", lambda: retired_mappings.look(None, settings))]
+    if address is not None:
+        findings.append(asked("sentinels", lambda: failover.look_at_sentinels(settings, address)))
     findings.append(asked("account", lambda: look_at_files(settings)))
     findings.append(asked("outboxes", lambda: retired_mappings.look_at_outboxes(settings)))
     found, files = machine.examine(settings)

@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from bridge.admin.doctor import other_clients
+from bridge.admin.doctor import failover, other_clients
 from bridge.admin.doctor.finding import Finding, Judgement, ServerFacts, Verdict, asked, worst
 from bridge.core.config import Settings
 from bridge.core.errors import RedisRefused
 from bridge.core.model import parse_id
+from bridge.core.server_address import sentinel_address
 from bridge.core.wording import counted, duration, size
 from bridge.streams.connect import CLIENT_NAME, NEEDED, Connection
 from bridge.streams.reader import server_info, stream_info
@@ -309,5 +310,15 @@ def examine(connection: Connection, settings: Settings, now: Callable[[], float]
         ),
         asked("rights", lambda: other_clients.look_at_rights(connection)),
         asked("neighbours", lambda: other_clients.look_at_neighbours(connection, settings)),
-        other_clients.replication(facts),
+        other_clients.replication(facts)
+        if sentinel_address(settings.redis_url) is None
+        else asked("replication", lambda: failover.replicas(facts, _promised(connection))),
     ]
+
+
+def _promised(connection: Connection) -> dict[str, str]:
+    """Reads how many replicas a master wants before it takes a write; empty where it does not tell."""
+    try:
+        return config(connection, "min-replicas-to-write", "min-replicas-max-lag")
+    except RedisRefused:
+        return {}
