@@ -96,8 +96,10 @@ def sentinel_address(url: str, where: str = "") -> SentinelAddress | None:
     name, _, database = parts.path.strip("/").partition("/")
     if not name:
         raise _unusable(parts, "the master's name is missing", where, "sentinel://host1,host2/NAME/0")
-    if database and not database.isdigit():
+    if not re.fullmatch("[0-9]*", database):
         raise _unusable(parts, f"database {database!r} is no number", where, "sentinel://host1,host2/NAME/0")
+    if re.search(r"(?:^|&)db=", parts.query):
+        raise _unusable(parts, "the database stands behind the name", where, "sentinel://host1,host2/NAME/0")
     found = tuple(_host_and_port(parts, host, where) for host in hosts.split(","))
     return SentinelAddress(parts.scheme, login + at, found, unquote(name), database, parts.query)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bridge.core.codecs import Codec
+from bridge.core.codecs.jsonl import JsonlCodec, parsed
 from bridge.core.codecs.multiline import MultilineCodec
 from bridge.core.model import UTF8_MARK, hex_digest
 from bridge.files.generation import Generation, open_regular
@@ -47,11 +48,16 @@ def unclaimed(file: Generation, name: str, generation: int, claimed: set[int], c
         *whole, rest = (rest + data).split(b"\n")
         begins = codec.begins(whole) if isinstance(codec, MultilineCodec) else [True] * len(whole)
         for line, first in zip(whole, begins, strict=True):
-            mine = offset not in claimed if first else mine
+            mine = (offset not in claimed or _is_broken(line, codec)) if first else mine
             if line and mine:
                 lines.append(UnclaimedLine(name, generation, offset, line))
             offset += len(line) + 1
     return lines
+
+
+def _is_broken(line: bytes, codec: Codec) -> bool:
+    """Whether a line of JSON is no record: an entry that names its place was a record within it, which a retry took."""
+    return isinstance(codec, JsonlCodec) and bool(line) and isinstance(parsed(line), str)
 
 
 def no_messages(lines: list[UnclaimedLine], codec: Codec, limit: int) -> list[QuarantinedMessage]:

@@ -132,7 +132,8 @@ class Catalog:
 
     def _turned(self, listed: NamedFile, now: os.stat_result) -> bool:
         """Looks at a file again that is none of lines, or may be; returns whether it is the other now."""
-        if listed.told or not look_at_content(listed, now, json=self._of_json):
+        json = self._of_json and not self._claims.carried(listed.identity)  # else broken lines of it are in quarantine
+        if listed.told or not look_at_content(listed, now, json=json):
             return False
         mine = self._by_identity.setdefault(listed.identity, set())
         (mine.discard if listed.foreign else mine.add)(listed.name)

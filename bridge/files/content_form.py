@@ -6,6 +6,10 @@ Names tell nothing: a file that is text under a packed name is text, and a packe
 from __future__ import annotations
 
 import re
+from itertools import pairwise
+from json import loads
+
+from bridge.core.model import without_mark
 
 HEAD = 512
 """Bytes from a file's beginning that tell its form; a tar archive's first header has so many."""
@@ -78,9 +82,32 @@ def not_lines(head: bytes, *, json: bool = False) -> str:
         return f"text in UTF-{width}: convert it (`iconv -f UTF-{width} -t UTF-8`), and have its writer write UTF-8"
     if b"\n" not in head and head.count(b"\r") > max(1, len(head) // LONGEST_CR_LINE):
         return "text whose lines end with CR alone: convert it (`tr '\\r' '\\n'`)"
-    if json and _INDENTED.match(head):
+    if json and _is_indented(without_mark(head)):
         return "JSON that is indented over several lines: write each object on one line (`jq -c .`)"
     return ""
+
+
+def _is_indented(head: bytes) -> bool:
+    """Whether a file begins as JSON that goes over several lines, and not as records by lines of which one is broken.
+
+    A whole object that begins a line says that it is by lines, unless it is the last one of a list; where the first
+    line is more than a bracket, which may be torn, also one behind blanks.
+    """
+    if not _INDENTED.match(head):
+        return False
+    torn = head.split(b"\n", 1)[0].strip() not in (b"{", b"[", b"[{", b"")
+    for line, following in pairwise(head.split(b"\n")):
+        begins = line.lstrip().startswith(b"{") if torn else line.startswith(b"{")
+        if begins and not following.lstrip().startswith(b"]") and _is_object(line):
+            return False
+    return True
+
+
+def _is_object(line: bytes) -> bool:
+    try:
+        return isinstance(loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def is_binary(head: bytes) -> bool:

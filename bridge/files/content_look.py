@@ -27,8 +27,8 @@ def look_at_content(listed: NamedFile, now: os.stat_result, *, json: bool = Fals
         return False
     try:
         head = file.read(HEAD, 0)
-        if b"\n" not in head and not file.packed:
-            head = file.read(ENDS_HEAD, 0)
+        if (b"\n" not in head and not file.packed) or (json and not_lines(head, json=True)):
+            head = file.read(ENDS_HEAD, 0)  # more of it may tell that it is lines after all
     except SourceError:
         return False
     finally:

@@ -38,6 +38,10 @@ class KnownInodes:
         """Whether the device and inode are known: their file was ever seen to be a generation of a log."""
         return identity in self._logs
 
+    def carried(self, identity: Identity) -> bool:
+        """Whether a known inode's file is, or was, one of which something was carried."""
+        return any(known.at.offset for known in self._logs.get(identity, {}).values())
+
     def clear(self) -> None:
         """Forgets all known inodes, and so which files were seen to be which generations of which logs."""
         self._logs.clear()

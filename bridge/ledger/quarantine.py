@@ -224,7 +224,7 @@ def still_aside(ledger: Ledger, stream: str, direction: str, name: str = "") -> 
 
 
 def kept_lines(ledger: Ledger, stream: str, name: str) -> tuple[dict[tuple[int, int], int], set[tuple[int, bytes]]]:
-    """Reads which lines of a source are in quarantine: lengths by generation and offset, and lengths with bytes.
+    """Reads which lines of a source are in quarantine: lengths by generation and offset, and with first bytes.
 
     A line that was taken apart is among them: it is no message by itself.
     """
@@ -233,7 +233,7 @@ def kept_lines(ledger: Ledger, stream: str, name: str) -> tuple[dict[tuple[int, 
         " AND name = ? AND (retried IS NULL OR retried = ?)",
         (stream, name, TAKEN_APART),
     )
-    return {(row[0], row[1]): row[2] for row in rows}, {(row[2], bytes(row[3])) for row in rows}
+    return {(row[0], row[1]): row[2] for row in rows}, {(row[2], bytes(row[3])[:KEPT_LINE_BYTES]) for row in rows}
 
 
 def carried_aside(ledger: Ledger, stream: str, name: str) -> Iterator[tuple[int, int, bytes, int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from bridge.core.model import UTF8_MARK
 from bridge.ledger.quarantine import KEPT_LINE_BYTES, kept_lines, still_aside
 from bridge.ledger.ranges import range_at, range_digest
 from bridge.ledger.store import Ledger
@@ -40,6 +41,8 @@ def kept_back(view: Snapshot, ledger: Ledger | None, stream: str) -> Callable[[C
             return lengths.get((generation, offset)) == size - 1
         if (size - 1, line[:KEPT_LINE_BYTES]) in contents:
             return True
+        if offset == file.mark > 0 and (size - 1 + file.mark, (UTF8_MARK + line)[:KEPT_LINE_BYTES]) in contents:
+            return True  # an earlier version took the file's mark for a part of the line
         held = range_at(ledger, stream, name, generation, offset)
         if held is None or held.end < offset + size:
             return False
@@ -64,7 +67,9 @@ def set_aside(view: Snapshot, ledger: Ledger | None, stream: str) -> Callable[[E
         if isinstance(extra, ExtraLine):
             name = extra.file.source
             place = view.moved[name].back(extra.place) if name in view.moved else extra.place
-            return (place >> SHIFT, place & OFFSETS, "") in kept.get(name, {})
+            mark = extra.file.mark  # which an earlier version took for a part of the line
+            begins = {place & OFFSETS, 0 if place & OFFSETS == mark else place & OFFSETS}
+            return any((place >> SHIFT, begin, "") in kept.get(name, {}) for begin in begins)
         return extra.home < 0 and (0, 0, extra.entry.decode()) in kept[""]
 
     return aside

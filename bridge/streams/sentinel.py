@@ -8,6 +8,7 @@ ROLE that it is a master: it may have been demoted, and not know it yet.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from typing import TypeVar
 
 from bridge.core.errors import BridgeError, RedisLost, RedisRefused
@@ -52,7 +53,7 @@ class Sentinels:
     def master(self) -> tuple[str, int]:
         """Asks the Sentinels for the master's host and port. Raises RedisLost, RedisRefused."""
         known: set[str] = set()
-        answered, said = 0, ""
+        answered, said, refused = 0, "", list[RedisRefused]()
         for host, port in [*self._hosts]:
             try:
                 found = self.ask(
@@ -65,12 +66,17 @@ class Sentinels:
             except RedisLost as error:
                 said = said or error.what
                 continue
+            except RedisRefused as error:  # another one may know, and let us ask
+                refused.append(error)
+                continue
             self._hosts.remove((host, port))
             self._hosts.insert(0, (host, port))
             return bytes(found[0]).decode(), int(found[1])
         if answered:
             others = ", ".join(sorted(known)) or "none"
             raise self._lost(f"no sentinel knows {self.name!r} (they know: {others})", "is the name in the url right?")
+        if refused:
+            raise refused[0]
         many = len(self._hosts)
         raise self._lost(f"none of {many} sentinels answers: {said}", "are they running, and reachable?")
 
@@ -87,15 +93,13 @@ class Sentinels:
     def ask(self, host: str, port: int, question: Callable[[Connection], Told]) -> Told:
         """Asks one Sentinel something over a connection of its own. Raises RedisLost, RedisRefused."""
         url = self._address.sentinel_url(host, port, self._login)
-        connection = Connection(url, timeout=min(ASK_SECONDS, self._timeout))
         try:
-            return question(connection)
+            with closing(Connection(url, timeout=min(ASK_SECONDS, self._timeout))) as connection:
+                return question(connection)
         except RedisRefused as error:
             if error.code in ("NOAUTH", "NOPERM", "WRONGPASS"):
                 error.hint = "the Sentinels have users of their own: redis.sentinel_user and redis.sentinel_password"
             raise
-        finally:
-            connection.close()
 
     def _named(self, sentinel: Connection) -> list[bytes] | None:
         found: list[bytes] | None = sentinel.call("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.name)

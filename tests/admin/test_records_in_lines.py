@@ -49,6 +49,9 @@ LINES: dict[str, tuple[bytes, list[bytes], bytes]] = {
     "a letter of several bytes before": ("é".encode() + TORN + A, [A], "é".encode() + TORN),
     "bytes that are no UTF-8": (b"\xff" + TORN + A, [A], b"\xff" + TORN),
     "many braces": (b"{" * 3000 + A, [A], b"{" * 3000),
+    "a line full of braces": (b"{" * 900_000 + A, [A], b"{" * 900_000),
+    "a torn list of many objects": (b'{"x": [' + b'{"a": 1},' * 90_000 + A[:-1], [], b'{"x": [' + b'{"a": 1},' * 90_000 + A[:-1]),
+    "many objects that are none of ours": (b'x{"a": 1} ' * 90_000 + A, [A], (b'x{"a": 1} ' * 90_000).strip()),
 }  # fmt: skip
 
 
@@ -166,3 +169,28 @@ def test_redis_loses_what_went_over(rig: Rig) -> None:
     _retry(rig, "--records")
     assert sorted(rig.datas()) == sorted([record(7), record(8), A, B])
     assert rig.parity().verdict == "equal"
+
+
+def test_a_ledger_that_is_lost_afterwards(mem: Rig) -> None:
+    """Rebuilt from files and stream, the ledger has the broken lines in quarantine again, and both sides are EQUAL."""
+    mem.log.write_bytes(record(7) + b"\n" + A + B + b"\n" + A + TORN + b"\n" + TORN + C + b"\n" + record(8) + b"\n")
+    mem.once()
+    _retry(mem, "--records")
+    before = mem.datas()
+    for path in mem.settings().state_dir.glob("ledger*"):
+        path.unlink()
+    assert mem.run("repair", "--execute", "--redis", mem.url).returncode == 0
+    mem.once()
+    assert (mem.datas(), mem.parity().verdict) == (before, "equal")
+    _retry(mem, "--records")
+    assert (mem.datas(), mem.parity().verdict) == (before, "equal")
+
+
+@pytest.mark.parametrize("size", [60_000, 70_000, 300_000])
+def test_long_lines(mem: Rig, size: int) -> None:
+    """Lines of which quarantine keeps all, or the first bytes, are found there by parity, and taken apart alike."""
+    mem.log.write_bytes(record(7) + b"\n" + record(5) + record(6, text="z" * size) + b"\n" + record(8) + b"\n")
+    assert mem.once().quarantined == 1
+    assert mem.parity().verdict == "equal"
+    _retry(mem, "--records")
+    assert (len(mem.datas()), mem.parity().verdict) == (4, "equal")

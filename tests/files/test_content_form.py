@@ -217,8 +217,12 @@ INDENTED = {
     "an object whose first field stands beside the brace": b'{ "a": 1,\n  "b": {\n    "c": 2 } }\n',
     "with CR": b'{\r\n  "a": 1\r\n}\r\n',
     "a brace alone, so far": b"{\n",
+    "behind a UTF-8 mark": codecs.BOM_UTF8 + b'{\n  "a": 1\n}\n',
 }
 BY_LINES = {
+    "a bracket before records": b'[\n{"a": 1}\n{"a": 2}\n',
+    "an indented record before others": b'{\n  "start": 1\n}\n{"a": 1}\n{"a": 2}\n',
+    "a record torn behind a comma before indented ones": b'{"tags": ["a",\n {"a": 1}\n {"a": 2}\n',
     "records": b'{"a": 1}\n{"b": 2}\n',
     "one record": b'{"a": 1, "b": [1,\t2]}\n',
     "a torn brace before a record": b'{\n{"a": 1}\n',
@@ -272,3 +276,17 @@ def test_indented_json_that_comes_line_by_line(rig: Rig) -> None:
             file.write(part)
         wait_until(lambda: "indented over several lines" in rig.said(), rig.said, 20)
     assert (rig.datas(), rig.run("quarantine", "list").stdout.count("messages.log")) == ([], 0)
+
+
+def test_a_log_that_is_carried_stays_a_log(mem: Rig) -> None:
+    """A log of JSON of which something was carried is never set aside, whatever stands in its first lines."""
+    (mem.path / "mine.toml").write_text(MINE.format(PREVIOUS))
+    mem.write_config(mapping="mine.toml")
+    mem.log.write_bytes(b'{"tags": ["a",\n')
+    assert mem.once().quarantined == 1
+    for n in range(2):
+        with mem.log.open("ab") as file:
+            file.write(b' {"type": "t", "n": %d}\n' % n)
+        mem.once()
+    assert mem.datas() == [b' {"type": "t", "n": 0}', b' {"type": "t", "n": 1}']
+    assert mem.parity().verdict == "equal"

@@ -166,3 +166,28 @@ def test_a_mark_changes_no_line(raw: bytes, size: int) -> None:
         assert lines(UTF8_MARK + raw) is not None
     for at in whole.offsets:
         assert begins_line(lambda size, offset: (UTF8_MARK + raw)[offset : offset + size], at)
+
+
+def test_what_an_earlier_version_carried(mem: Rig) -> None:
+    """An entry that was made of a first line together with the mark, by an earlier version, is that line's: no difference."""
+    mem.log.write_bytes(UTF8_MARK + line(b"one") + line(b"two") + line(b"three"))
+    mem.once()
+    first = mem.entries()[0]
+    fields = [*first.fields]
+    fields[1], fields[-1] = UTF8_MARK + fields[1], b"1.1:0"
+    mem.redis.call("DEL", "hestai:messages")
+    rest = mem.entries()
+    assert rest == []
+    mem.redis.call("XADD", "hestai:messages", b"%d-%d" % first.id, *fields)
+    again = [
+        (b"two", UTF8_MARK + line(b"one") + line(b"two")),
+        (b"three", UTF8_MARK + line(b"one") + line(b"two") + line(b"three")),
+    ]
+    for n, (data, upto) in enumerate(again):
+        offset = len(upto) - len(line(data))
+        values = [*first.fields[:-3], data, b"origin", b"1.1:%d" % offset]
+        mem.redis.call("XADD", "hestai:messages", b"%d-%d" % (first.id[0], first.id[1] + 1 + n), *values)
+    result = mem.parity()
+    assert result.tally.differences == []
+    assert result.tally.file_born == 3
+    mem.balances(result.account)  # type: ignore[arg-type]

@@ -41,6 +41,8 @@ def test_addresses(url: str, hosts: tuple[tuple[str, int], ...], name: str, mast
     [
         ("sentinel://h1,h2", "the master's name is missing"),
         ("sentinel://h1/shop/x", "database 'x' is no number"),
+        ("sentinel://h1/shop/\u00b2", "is no number"),
+        ("sentinel://h1/shop?db=3", "the database stands behind the name"),
         ("sentinel:///shop/0", "'' is no host and port"),
         ("sentinel://h1:0/shop", "is no host and port"),
         ("sentinel://h1:70000/shop", "is no host and port"),
@@ -91,6 +93,9 @@ def test_what_sentinels_cannot_say(group: SentinelGroup) -> None:
     assert mixed is not None
     sentinels = Sentinels(mixed)
     assert [sentinels.master()[1] for _ in range(2)] == [group.ports[0]] * 2, "one that is away is passed over"
+    no_sentinel = sentinel_address(f"sentinel://:secret@127.0.0.1:{group.ports[1]},{known}/{NAME}/0")
+    assert no_sentinel is not None
+    assert Sentinels(no_sentinel).master()[1] == group.ports[0], "one that refuses is passed over"
     group.ask(group.ports[0], "REPLICAOF", "127.0.0.1", str(group.ports[1]))
     assert "no master is elected" in fails(group.url)
 

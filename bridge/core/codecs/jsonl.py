@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections import deque
 from collections.abc import Sequence
+from itertools import takewhile
 from json.decoder import scanstring  # type: ignore[attr-defined]
 from typing import Any
 
@@ -28,7 +30,9 @@ _BETWEEN = _SPACE + "\0"
 _GOES_ON, _WITHIN = ("}", "]", ","), (":", "[", ",")
 """What follows, and what precedes, an object that stands within another one or within a list."""
 
-_OPENS = re.compile(r"\{")
+_OPENS = re.compile(r'\{\s*["}]')
+MOST_STARTS = 1000
+"""The last places in a line at which a record behind a torn one may begin, which are tried: one that is none costs."""
 
 
 class JsonlCodec(Codec):
@@ -134,12 +138,17 @@ def whole_records(codec: JsonlCodec, line: bytes) -> tuple[list[tuple[int, bytes
         first, at = [], 0
     behind: list[tuple[int, int]] = []
     if at < len(text):
-        for start in (match.start() for match in _OPENS.finditer(text, at + 1)):
-            if text[:start].rstrip(_SPACE).endswith(_WITHIN):
-                continue
+        starts = (match.start() for match in _OPENS.finditer(text, at + 1))
+        outside = (start for start in starts if _before(text, start) not in _WITHIN)
+        reached = 0
+        for start in deque(outside, MOST_STARTS):
+            if start < reached:
+                continue  # within what was tried: it would end where that ended
             some, end = _chain(text, start)
-            if some and end == len(text) and all(_tells_time(codec, text[a:b]) for a, b in some):
-                behind = some
+            reached = end if some else 0
+            if some and end == len(text):
+                timed = [_tells_time(codec, text[a:b]) for a, b in some]
+                behind = some[len(some) - len([*takewhile(bool, reversed(timed))]) :]
                 break
     found, left, done = list[tuple[int, bytes]](), [], 0
     for begin, end in [*first, *behind]:
@@ -151,6 +160,13 @@ def whole_records(codec: JsonlCodec, line: bytes) -> tuple[list[tuple[int, bytes
         done = end
     rest = [part.strip(_BETWEEN) for part in (*left, text[done:])]
     return found, " ".join(filter(None, rest)).encode("utf-8", "surrogateescape")
+
+
+def _before(text: str, at: int) -> str:
+    """Returns the character before a place in a text, and before the blanks before it; empty: there is none."""
+    while at > 0 and text[at - 1] in _SPACE:
+        at -= 1
+    return text[at - 1 : at]
 
 
 def _chain(text: str, at: int) -> tuple[list[tuple[int, int]], int]:

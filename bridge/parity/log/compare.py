@@ -17,10 +17,10 @@ from bridge.parity.log.agreement_digest import AgreementDigest
 from bridge.parity.log.claims import OriginClaims
 from bridge.parity.log.classify import FreshLook, classify, look_again
 from bridge.parity.log.expected_line import ExpectedLine
+from bridge.parity.log.explained import explained
 from bridge.parity.log.items import SHIFT, ComparedFile, ExtraLine, MissingLine, PassedLines, size_of
 from bridge.parity.log.matches import LineMatches
 from bridge.parity.log.page_columns import Rows, late_among, parted
-from bridge.parity.log.records_in_lines import without_records
 from bridge.parity.log.relocated_entries import RelocatedEntries
 from bridge.parity.log.tally import ComparisonTally, Expectations
 from bridge.parity.log.witness_check import WitnessCheck
@@ -254,7 +254,7 @@ class Comparison:
         if not (self._extras or self._missing):
             return
         tally, due = self.tally, self._due
-        self._missing = without_records(self._missing, self._codec_of, self.came_late)
+        self._missing, self._extras = explained(self._missing, self._extras, self._codec_of, self)
         self._missing = [missing for missing in self._missing if not self._went_with_its_file(missing)]
         if tally.uncounted and due.late is not None:  # late entries' lines may be among those only counted
             self._missing = [missing for missing in self._missing if not missing.excused]
