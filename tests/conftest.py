@@ -37,7 +37,7 @@ SLOW = (
 """Modules with tests of half a minute: begun last, one of them would be waited for alone."""
 
 
-def _slow_ones_first(items: list[pytest.Item]) -> list[pytest.Item]:
+def _slow_tests_first(items: list[pytest.Item]) -> list[pytest.Item]:
     """Orders tests so that each of the workers, which begin with an even part of them each, begins with slow ones."""
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     slow = [item for item in items if item.path.stem in SLOW]
@@ -71,7 +71,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             "binary" in mark.args[0] for mark in item.iter_markers("parametrize")
         )
         (kept if mine or alone else dropped).append(item)
-    items[:] = _slow_ones_first(kept)
+    items[:] = _slow_tests_first(kept)
     if dropped:
         config.hook.pytest_deselected(items=dropped)
 
@@ -123,3 +123,11 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.fixture
+def mem(tmp_path: Path) -> Iterator[Rig]:
+    """A rig on the server that many short tests share, with a flushed database of its own; for no running bridge."""
+    made = Rig.shared(tmp_path, BINARIES[0])
+    yield made
+    made.close_shared()

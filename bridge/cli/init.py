@@ -332,18 +332,16 @@ def _of_log(here: Path, folder: Path, log: str) -> tuple[Path, TriedProposal]:
 def _server(url: str) -> tuple[bool, str]:
     """Checks for `bridge init` whether the Redis server is there; returns that, and that in words."""
     from bridge.core.errors import BridgeError
-    from bridge.core.server_address import masked, sentinel_address
-    from bridge.streams.connect import Connection
+    from bridge.core.server_address import masked
+    from bridge.streams.dial import url_dialler
     from bridge.streams.embedded.binary import find
-    from bridge.streams.sentinel import Sentinels
 
     try:
         if url == "embedded":
             binary = find()
             version = ".".join(map(str, binary.version))
             return True, f"embedded, {binary.flavour} {version}; `bridge run` starts it"
-        address = sentinel_address(url)
-        (Connection(url, timeout=2) if address is None else Sentinels(address, timeout=2).dial()).close()
+        url_dialler(url, timeout=2)().close()
         return True, f"{masked(url)}, it answers"
     except BridgeError as error:
         return False, f"{masked(url)}: {error.what}" + (f" (try: {error.hint})" if error.hint else "")

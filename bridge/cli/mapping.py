@@ -57,7 +57,7 @@ def show(given: Options, name: str) -> None:
 @click.option("--lines", default=5, show_default=True, help="How many first lines to show")
 @verb
 def check(given: Options, mapping: str, file: Path | None, lines: int) -> int:
-    """How the lines of FILE [the mapping's own, in this folder] translate under MAPPING. Exits 3 when some do not."""
+    """Show how lines of FILE [the mapping's own, in this folder] translate under MAPPING. Exits 3 when some do not."""
     from bridge.admin.survey.check_lines import check_file, check_folder
     from bridge.core.errors import ConfigError
     from bridge.core.mapping import load_mapping

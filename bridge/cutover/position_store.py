@@ -156,7 +156,10 @@ class PositionStore:
 
 
 def entry_id(given: str) -> EntryId:
-    """Parses the entry ID that `--from` gives as a component's position on the way back. Raises ConfigError."""
+    """Parses the entry ID that `bridge rollback --from` gives as a component's place in the stream.
+
+    Raises ConfigError.
+    """
     try:
         return parse_id(given.encode())
     except ValueError:

@@ -319,7 +319,7 @@ class Catalog:
         return bool(self._by_log.get(log))
 
     def names(self) -> list[str]:
-        """Lists every file in the catalog, sorted by its path below the root. Raises SourceError."""
+        """Lists every file that a mapping's catalog knows, sorted by its path below the root. Raises SourceError."""
         with self.lock:
             self.refresh()
             return sorted(self.named)

@@ -108,7 +108,7 @@ class PlainContent:
         return self._handle.read(max(0, min(size, self.size() - offset)), offset)
 
     def size(self) -> int:
-        """Returns the size in bytes that the content of an uncompressed file has now. Raises SourceError."""
+        """Returns how many bytes an open, uncompressed file of a log holds now. Raises SourceError."""
         size = self._handle.stat().st_size
         return self._void[0] if self._void is not None and size <= self._void[1] else size
 

@@ -39,7 +39,7 @@ class KnownInodes:
         return identity in self._logs
 
     def carried(self, identity: Identity) -> bool:
-        """Whether a known inode's file is, or was, one of which something was carried."""
+        """Whether forward has carried anything of a file of this device and inode, as a generation of some log."""
         return any(known.at.offset for known in self._logs.get(identity, {}).values())
 
     def clear(self) -> None:

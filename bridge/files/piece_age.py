@@ -184,7 +184,7 @@ def _written_later(piece: Piece, other: Piece, span: TimeSpan | None, its: TimeS
 
 
 def _began(piece: Piece) -> int:
-    """Returns a time at which a piece is sure to have been there, or its lines elsewhere, in ns since 1970."""
+    """Returns a time, in ns since 1970, by which a rotated piece lay in its folder, or its lines in another file."""
     return min(piece.born or piece.written, piece.written)
 
 

@@ -114,7 +114,7 @@ class EntryTranslator:
         return origin is not None and parse_origin(origin) is not None
 
     def set_aside(self, taken: MirrorBatch, entry: Entry, reason: str) -> bool:
-        """Adds an entry that cannot be translated to those for quarantine; False: the mirror must stop there."""
+        """Adds an entry that can be no line to a mirror batch, for quarantine; False: the mirror must stop."""
         raw = pack_fields(entry.fields)
         entry_id = format_id(entry.id).decode()
         if not self._stops:

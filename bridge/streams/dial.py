@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import partial
 
 from bridge.core.config import Settings
 from bridge.core.errors import RedisLost
@@ -30,6 +31,16 @@ class Backoff:
         self._tries = 0
 
 
+def url_dialler(
+    url: str, sentinel_login: str = "", *, timeout: float = 5.0, budget: EntryBudget | None = None
+) -> Callable[[], Connection]:  # fmt: skip
+    """Returns the function that dials the Redis server of a url, or the master that the url's Sentinels name."""
+    address = sentinel_address(url)
+    if address is not None:
+        return partial(Sentinels(address, sentinel_login, timeout=timeout).dial, budget)
+    return partial(Connection, url, timeout=timeout, budget=budget)
+
+
 def dialler(settings: Settings, *, timeout: float = 5.0, may_start: bool = True) -> Callable[[], Connection]:
     """Returns the function by which the bridge dials Redis: by url, through Sentinels, or the embedded one.
 
@@ -38,18 +49,15 @@ def dialler(settings: Settings, *, timeout: float = 5.0, may_start: bool = True)
     """
 
     budget = EntryBudget()
-    address = sentinel_address(settings.redis_url)
-    sentinels = Sentinels(address, settings.sentinel_login, timeout=timeout) if address is not None else None
+    dial_url = url_dialler(settings.redis_url, settings.sentinel_login, timeout=timeout, budget=budget)
 
     def dial() -> Connection:
         if settings.redis_url == "embedded":
             if not may_start and not embedded_server.running(settings.state_dir):
                 raise RedisLost("the embedded server does not run", hint="`bridge server start`")
             connection = embedded_server.dial(settings.state_dir, timeout, budget)
-        elif sentinels is not None:
-            connection = sentinels.dial(budget)
         else:
-            connection = Connection(settings.redis_url, timeout=timeout, budget=budget)
+            connection = dial_url()
         try:
             budget.met(connection)
         except RedisLost:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from bridge.core.mapping import Mapping
 from bridge.core.model import UTF8_MARK
 from bridge.core.strict_models import validated
 from bridge.files.lines import split
-from bridge.streams.embedded.binary import find
 from tests.admin.test_forms_of_lines import FORMS
 from tests.support.project import FIXTURES
 from tests.support.rig import Rig
@@ -140,13 +139,6 @@ def mapped(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Mapping,
         rows = mapping.codec("app.log").decode(first.read_bytes().split(b"\n")[:-1]).rows
         found[name] = mapping, [row for row in rows if not isinstance(row, str)]
     return found
-
-
-@pytest.fixture
-def mem(tmp_path: Path) -> Iterator[Rig]:
-    rig = Rig.shared(tmp_path, find())
-    yield rig
-    rig.close_shared()
 
 
 @pytest.mark.parametrize("name", ["log4j", "PostgreSQL", "records of several kinds", "a UTF-8 mark", "a name with brackets",

@@ -9,15 +9,13 @@ import io
 import lzma
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.files.content_form import ENDS_HEAD, HEAD, not_lines, packing_of
-from bridge.streams.embedded.binary import find
 from tests.kinds.test_no_time import MINE, PREVIOUS
 from tests.support.rig import Rig, line, wait_until
 
@@ -103,13 +101,6 @@ LINES = {
     "Latin-1": b"agent|2026-03-01T10:00:00Z|turn|\xe9t\xe9\n" * 20,
     "zeros between records": b'{"a":1}\n\0\0\0\0{"a":2}\n' * 30,
 }
-
-
-@pytest.fixture
-def mem(tmp_path: Path) -> Iterator[Rig]:
-    rig = Rig.shared(tmp_path, find())
-    yield rig
-    rig.close_shared()
 
 
 @pytest.mark.parametrize("name", PACKED)

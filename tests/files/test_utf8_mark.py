@@ -5,7 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,17 +15,9 @@ from hypothesis import strategies as st
 from bridge.core.mapping import Mapping, load_mapping
 from bridge.core.model import MARKED, UTF8_MARK
 from bridge.files.lines import begins_line, split, walk
-from bridge.streams.embedded.binary import find
 from tests.support.rig import Rig, line, wait_until
 
 JSONL = b'{"timestamp":"2026-03-01T10:00:0%dZ","role":"a","type":"t","n":%d}\n'
-
-
-@pytest.fixture
-def mem(tmp_path: Path) -> Iterator[Rig]:
-    rig = Rig.shared(tmp_path, find())
-    yield rig
-    rig.close_shared()
 
 
 def _roles(rig: Rig) -> list[bytes]:

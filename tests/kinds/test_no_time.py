@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +11,6 @@ from hypothesis import strategies as st
 
 from bridge.core.mapping import Mapping
 from bridge.engine.batch_encoder import history_times
-from bridge.streams.embedded.binary import find
 from tests.support.rig import Rig
 
 MINE = """
@@ -35,13 +32,6 @@ key = "hestai:messages"
 path = "messages.log"
 """
 PREVIOUS = 'no_time = "previous"'
-
-
-@pytest.fixture
-def mem(tmp_path: Path) -> Iterator[Rig]:
-    rig = Rig.shared(tmp_path, find())
-    yield rig
-    rig.close_shared()
 
 
 def _record(n: int, second: int | None) -> bytes:

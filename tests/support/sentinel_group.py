@@ -115,7 +115,7 @@ class SentinelGroup:
         return str(rows.get(name, ""))
 
     def is_linked(self, port: int) -> bool:
-        """Whether a replica has its master."""
+        """Whether the replica on a port has a link to its master."""
         return self.info(port, "master_link_status") == "up"
 
     def told(self, port: int) -> str:

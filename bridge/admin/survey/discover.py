@@ -43,7 +43,7 @@ class MappingFiles:
 
 @dataclass(slots=True)
 class Discovery:
-    """Holds what discovery found in a folder for `bridge init`, by mapping.
+    """Holds what `bridge init` discovered in a folder: the mappings' files, proposals for others, and the rest.
 
     `proposals`: mappings for logs that no mapping names, each with the path it was proposed for. `names`: all files
     that no mapping names and none was proposed for.

@@ -44,7 +44,7 @@ TRIED = 1000
 
 
 def infer(lines: Sequence[bytes]) -> Proposal:
-    """Infers the mapping that fits a log's lines best; the first line may be a heading of columns."""
+    """Infers from sample lines of a log the mapping that reads most of them; the first may be a heading of columns."""
     some = [line for line in lines if line.strip()]
     best = json_objects(some)
     if best is None:

@@ -39,10 +39,10 @@ class Proposal:
     notes: list[str] = field(default_factory=list)
 
 
-def codec_of(proposal: Proposal, zones: Sequence[str] = ABBREVIATIONS) -> Codec:
-    """Builds the codec that reads a log by a proposed mapping, in which the abbreviations `zones` are known ones."""
+def codec_of(proposal: Proposal) -> Codec:
+    """Builds the codec that reads a log by a proposed mapping, as if all abbreviated zones in its times were told."""
     rules = {name: _rule(row) for name, row in proposal.message.items()}
-    clock = clock_for(proposal.format["timestamp"], "UTC", dict.fromkeys(zones, "+00:00"))
+    clock = clock_for(proposal.format["timestamp"], "UTC", dict.fromkeys(ABBREVIATIONS, "+00:00"))
     if "no_time" in proposal.format:
         clock = or_none(clock)
         if "timestamp" in rules:

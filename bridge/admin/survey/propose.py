@@ -83,7 +83,7 @@ def _of_log(path: Path, root: Path, most: int) -> TriedProposal:
         proposal.doubts.append(f"source.path: {shown(os.fsencode(path.name))} looks like one of several files: {base}")
     if several:
         source["rotated"] = [f"{base}.*"]
-        _one_stream(proposal)
+        _note_shared_stream(proposal)
     else:
         source["rotated"] = _rotated(base, path.parent)
     if Path(base).name.startswith(".") and "name" in proposal.message.get("role", {}):
@@ -207,7 +207,7 @@ def _rotated(base: str, folder: Path) -> list[str]:
     return found
 
 
-def _one_stream(proposal: Proposal) -> None:
+def _note_shared_stream(proposal: Proposal) -> None:
     proposal.notes.append("stream.key: all files go into one stream, in the order of their times")
 
 
@@ -242,7 +242,7 @@ def _of_folder(path: Path, root: Path, most: int) -> TriedProposal:
     if found.kind == "log":
         source["rotated"] = [f"{source['path']}.*"]
         if len(files) > 1:
-            _one_stream(proposal)
+            _note_shared_stream(proposal)
     excluded = [f"{base}{literal(path)}" for path in found.exclude]
     if not base and found.glob.endswith(("*", ".toml")):
         excluded.append("*.toml")  # the bridge's own configuration

@@ -50,7 +50,7 @@ class JsonDocumentCodec(JsonlCodec):
         )
 
     def decode(self, lines: Sequence[bytes]) -> Decoded:
-        """Decodes each JSON document's bytes into a row, or the reason why it is no message."""
+        """Decodes JSON documents, each the bytes of a file, into a row each, or the reason why it is no message."""
         return super().decode([*map(without_mark, lines)])
 
     def encode(self, row: Row) -> bytes | str:

@@ -79,7 +79,7 @@ class ReadLines:
         return len(line) > limit or (bool(line) and isinstance(self._rows[i], str))
 
     def order(self, codec: Codec, latest: int) -> Sequence[int]:
-        """Returns the keys by which read lines are merged with other files' lines.
+        """Returns the times of read lines, in ms, never falling, by which other files' lines are merged with them.
 
         A line that is no message, or tells no time, goes with the one before it; a file's first ones with the next.
         """

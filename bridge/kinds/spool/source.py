@@ -253,7 +253,7 @@ class SpoolSource(Source):
         self._sending.discard(batch.position.generation)
 
     def remember(self) -> None:
-        """Notes in the ledger which batches of the spool are in the stream, and how far the spool was carried."""
+        """Notes in the ledger which batches of a spool landed in the stream, and how far it was carried."""
         self.progress.save()
         self._note_landed()
 

@@ -386,7 +386,7 @@ class Comparison:
         self.tally.quarantined += count
 
     def waiting(self, entry: EntryId) -> None:
-        """Counts in the comparison an entry that the mirror has not come to: in flight, or not mirrored at all."""
+        """Counts for parity a Redis-born entry without a line yet: in flight while a mirror runs, else not mirrored."""
         self.first_waiting = min(self.first_waiting or entry, entry)
         if self._due.dual:
             self.in_flight(1, entry[0])
