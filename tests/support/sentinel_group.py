@@ -17,7 +17,7 @@ from bridge.streams.sentinel import Sentinels
 from tests.support.rig import wait_until
 
 NAME = "shop"
-DOWN_MS = 500
+DOWN_MS = 1000
 """After how long without an answer the Sentinels take the master for dead."""
 
 
@@ -118,14 +118,17 @@ class SentinelGroup:
         """Whether the replica on a port has a link to its master."""
         return self.info(port, "master_link_status") == "up"
 
-    def told(self, port: int) -> str:
-        """What a process of the group logged last, and what it says of its replication."""
-        log = (self._folder / f"{port}.log").read_text(errors="replace")
-        return f"{self.ask(port, 'INFO', 'replication')!r} {log[-3000:]}"
+    def told(self) -> str:
+        """What each server logged last, and what it says of its replication."""
+        logs = {port: (self._folder / f"{port}.log").read_text(errors="replace") for port in self.ports}
+        return "\n".join(
+            f"{port}: {self.ask(port, 'INFO', 'replication')!r} {log[-2000:]}" for port, log in logs.items()
+        )
 
-    def length(self, port: int, key: str) -> int:
-        """How many entries a server has in a stream."""
-        found = self.ask(port, "XLEN", key)
+    def length(self, key: str) -> int:
+        """How many entries a stream has on the master; 0 where there is none."""
+        master = self._serving()
+        found = self.ask(master, "XLEN", key) if master else 0
         return found if isinstance(found, int) else 0
 
     @property
@@ -148,13 +151,24 @@ class SentinelGroup:
         return Sentinels(address).dial()
 
     def fail_over(self) -> int:
-        """Kills the master, waits for the election of another one, and returns its port."""
+        """Kills the master, waits until another one is elected and takes commands, and returns the dead one's port."""
         dead = self.master()
         self.kill(dead)
-        wait_until(lambda: self.master() != dead, "an election", 30)
-        elected = self.master()
-        wait_until(lambda: self.info(elected, "role") == "master", "the elected one", 20)
-        return elected
+        wait_until(lambda: self._serving() not in (0, dead), "an election", 30)
+        return dead
+
+    def _serving(self) -> int:
+        """The port of a master that is elected and knows it; 0 where there is none."""
+        try:
+            port = self.master()
+        except BridgeError:
+            return 0
+        return port if self.info(port, "role") == "master" else 0
+
+    def healed(self) -> bool:
+        """Whether there is a master and all other servers are linked to it, whichever the Sentinels elected last."""
+        master = self._serving()
+        return bool(master) and all(self.is_linked(port) for port in self.ports if port != master)
 
     def kill(self, port: int) -> None:
         """Kills a process of the group."""
