@@ -7,12 +7,15 @@ had sent them.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from bridge.core.config import Settings
 from bridge.core.mapping import Mapping
+from bridge.core.server_address import cluster_address, sentinel_address
+from bridge.streams.components import FIRST_COMPONENTS
 from bridge.streams.keys import Keys, health
+from bridge.streams.layout import permanent
 
 CONNECT = ("client|setname", "ping", "select", "time")
 
@@ -55,29 +58,41 @@ class User:
 def users(settings: Settings) -> list[User]:
     """Builds the ACL users: one for the bridge, and one for each component that bridge.toml declares."""
     mappings = settings.mappings
+    in_cluster = cluster_address(settings.redis_url) is not None
+    first = [] if in_cluster else [FIRST_COMPONENTS.decode()]
+    dialling = ["cluster|slots"] if in_cluster else ["role"] if sentinel_address(settings.redis_url) else []
     bridge = User(
         settings.instance if settings.instance.startswith("bridge") else f"bridge-{settings.instance}", "the bridge",
         (*(f"~{_literal(mapping.stream.key)}" for mapping in mappings),
          *(f"~bridge:{{{_literal(mapping.stream.key)}}}:*" for mapping in mappings),
-         "~bridge:components", f"~{_literal(health(settings.instance).decode())}"),
-        (*(_literal(mapping.notify) for mapping in mappings), "bridge:components"), (*CONNECT, *BRIDGE),
+         *(f"~{key}" for key in first), *_permanent(settings, first),
+         f"~{_literal(health(settings.instance).decode())}"),
+        (*(_literal(mapping.notify) for mapping in mappings),
+         *(_literal(Keys.of(mapping.stream.key).components.decode()) for mapping in mappings), *first),
+        (*CONNECT, *BRIDGE, *dialling),
     )  # fmt: skip
-    return [bridge, *(_component(name, mappings) for name in sorted(settings.components))]
+    return [bridge, *(_component(name, mappings, first, dialling) for name in sorted(settings.components))]
 
 
-def _component(name: str, mappings: Iterable[Mapping]) -> User:
+def _permanent(settings: Settings, first: Sequence[str]) -> Iterable[str]:
+    """Lists the rules for the heartbeats by which bridges of layout 1 leave the streams alone."""
+    for mapping in settings.mappings if first else ():
+        yield f"~{_literal(permanent(Keys.of(mapping.stream.key), settings.instance).decode())}"
+
+
+def _component(name: str, mappings: Iterable[Mapping], first: Sequence[str], dialling: Sequence[str]) -> User:
     keys: list[str] = []
     channels: list[str] = []
     for mapping in mappings:
         own = Keys.of(mapping.stream.key)
-        keys += [f"~{_literal(key.decode())}" for key in (own.stream, own.positions, own.producers)]
+        keys += [f"~{_literal(key.decode())}" for key in (own.stream, own.positions, own.producers, own.components)]
         keys += [f"~{_literal(own.meta.decode())}"]
         keys += [f"%R~{_literal(key.decode())}" for key in (own.checkpoint, own.generations, own.late, own.retired)]
-        channels.append(_literal(mapping.notify))
+        channels += [_literal(mapping.notify), _literal(own.components.decode())]
         if mapping.kind.latest:
             keys.append(f"~bridge:{{{_literal(mapping.stream.key)}}}:state:*")
-    return User(name, f"component {name}", (*keys, "~bridge:components"), (*channels, "bridge:components"),
-                (*CONNECT, *COMPONENT))  # fmt: skip
+    return User(name, f"component {name}", (*keys, *(f"~{key}" for key in first)), (*channels, *first),
+                (*CONNECT, *COMPONENT, *dialling))  # fmt: skip
 
 
 def _literal(text: str) -> str:

@@ -13,18 +13,21 @@ from bridge.core.errors import BridgeError
 from bridge.core.model import Origin, parse_id, parse_origin
 from bridge.kinds.mapping_context import MappingContext
 from bridge.ledger.store import Ledger
-from bridge.streams.connect import Connection
+from bridge.streams.dial import Connections
 
 _ID = re.compile(r"[0-9]{1,19}-[0-9]{1,19}")
 _PLACE = re.compile(r"(.+?)([:@])([0-9]{1,18})", re.DOTALL)
 
 
-def locate(settings: Settings, ledger: Ledger, connection: Connection, what: str, cwd: Path) -> list[MessagePlace]:
+def locate(settings: Settings, ledger: Ledger, servers: Connections, what: str, cwd: Path) -> list[MessagePlace]:
     """Locates a message in all mappings, by `FILE:LINE`, `FILE@OFFSET`, a whole file, an entry ID or an origin.
 
     Raises BridgeError when the message is nowhere.
     """
-    searches = [MessageFinder(MappingContext(mapping, settings), ledger, connection) for mapping in settings.mappings]
+    searches = [
+        MessageFinder(MappingContext(mapping, settings), ledger, servers.to(mapping.stream.key))
+        for mapping in settings.mappings
+    ]
     try:
         origin = parse_origin(os.fsencode(what))
         if _ID.fullmatch(what):

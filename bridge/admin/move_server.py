@@ -19,18 +19,17 @@ from bridge.core.config import Settings, load
 from bridge.core.errors import BridgeError, ConfigError
 from bridge.core.failpoints import failpoint
 from bridge.core.model import paired
-from bridge.core.server_address import check_url, masked
-from bridge.streams.components import COMPONENTS
+from bridge.core.server_address import check_url, cluster_address, masked
+from bridge.streams.components import FIRST_COMPONENTS
 from bridge.streams.connect import Connection
 from bridge.streams.copy_keys import KEY_TYPES, MERGE, KeyContent, copy, held, kind_of, names
+from bridge.streams.dial import url_dialler
 from bridge.streams.embedded import embedded_server
+from bridge.streams.keys import expires
 from bridge.streams.reader import durability, server_info
 
 PAUSE_MS = 10_000
 """Milliseconds for which CLIENT PAUSE stops writes on the embedded server; renewed as long as the move goes on."""
-
-EXPIRING_KEYS = (b":lease",)
-"""Suffixes of the bridge's keys that expire, and are not copied; a bridge's heartbeat in Redis is not copied either."""
 
 
 @dataclass(slots=True)
@@ -92,7 +91,10 @@ class ServerMove:
     def _target(self) -> Connection:
         if self._to == "embedded":
             raise ConfigError("--to names the server to move to", hint="--to redis://user:password@host:6379/0")
-        connection = Connection(self._to, timeout=30.0)
+        if cluster_address(self._to) is not None:
+            hint = "write the url into bridge.toml: `bridge run --dual` fills the cluster from the files"
+            raise ConfigError("move copies to one server, and this is a cluster", where=masked(self._to), hint=hint)
+        connection = url_dialler(self._to, b"", timeout=30.0)()
         try:
             connection.probe()
         except BaseException:
@@ -108,7 +110,7 @@ class ServerMove:
         self._look_at_clients(source, plan)
         self._look_at_target(target, plan)
         for key in names(source):
-            if key.endswith(EXPIRING_KEYS) or key.startswith(b"bridge:health:"):
+            if expires(key):
                 continue
             kind = kind_of(source, key)
             if kind not in (*KEY_TYPES, "none"):
@@ -161,7 +163,7 @@ class ServerMove:
             return
         if other == mine:
             plan.there.add(key)
-        elif key != COMPONENTS or other.kind != "hash":
+        elif key != FIRST_COMPONENTS or other.kind != "hash":
             hint = f"is it from elsewhere? Then choose another database; from an earlier try: DEL {_text(key)}"
             plan.reasons.append((f"it holds {_text(key)} already, another one", hint))
         else:  # the hash holds other bridges' components too
@@ -221,7 +223,7 @@ class ServerMove:
                 raise BridgeError(f"the copy of {_text(key)} is not what it was made of", where=plan.to, hint=hint)
         if missing:
             pairs = [name for key in missing for name in (self._prefix + key, key)]
-            how = ["merge" if key == COMPONENTS else "rename" for key in missing]
+            how = ["merge" if key == FIRST_COMPONENTS else "rename" for key in missing]
             failpoint("move.name.before")
             taken = target.call("EVAL", MERGE, len(pairs), *pairs, *how)
             failpoint("move.name.after")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -97,16 +97,15 @@ def _run(
 def _operator(options: Options) -> Iterator[Operator]:
     from bridge.cutover.operator import Operator
     from bridge.ledger.store import Ledger
-    from bridge.streams.dial import dialler
+    from bridge.streams.dial import Connections
 
     settings = of_root(options.settings())
     options.log(settings.log_format)
     with ExitStack() as stack:
         ledger = Ledger(settings.state_dir / "ledger.db")
         stack.callback(ledger.close)
-        connection = dialler(settings, may_start=False)()
-        stack.callback(connection.close)
-        operator = Operator(settings, ledger, connection, who(), threading.Event().wait)
+        servers = stack.enter_context(closing(Connections(settings, may_start=False)))
+        operator = Operator(settings, ledger, servers, who(), threading.Event().wait)
         stack.callback(operator.close)
         yield operator
 

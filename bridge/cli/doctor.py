@@ -26,11 +26,10 @@ def command(options: Options) -> int:
     """
     from bridge.admin.doctor.examine import examine
     from bridge.cli.screen import console, show
-    from bridge.streams.dial import dialler
 
     settings = options.settings()
     options.log(settings.log_format)
-    findings = examine(settings, dialler(settings, may_start=False))
+    findings = examine(settings)
     bad = [finding for finding in findings if finding.verdict == "bad"]
     if options.as_json:
         emit({"healthy": not bad, "checks": [finding.to_json() for finding in findings]})

@@ -341,7 +341,7 @@ def _server(url: str) -> tuple[bool, str]:
             binary = find()
             version = ".".join(map(str, binary.version))
             return True, f"embedded, {binary.flavour} {version}; `bridge run` starts it"
-        url_dialler(url, timeout=2)().close()
+        url_dialler(url, b"bridge", timeout=2)().close()
         return True, f"{masked(url)}, it answers"
     except BridgeError as error:
         return False, f"{masked(url)}: {error.what}" + (f" (try: {error.hint})" if error.hint else "")
@@ -359,15 +359,16 @@ def _begin(options: Options, path: Path) -> list[str]:
     from bridge.core.state_directory import private
     from bridge.ledger.process_nonces import note_begun
     from bridge.ledger.store import Ledger
-    from bridge.streams.dial import dialler
+    from bridge.streams.dial import Connections
     from bridge.streams.keys import Keys
     from bridge.streams.retired import ending_of
 
     settings, over = load(config=str(path), redis=options.redis, env=os.environ, cwd=path.parent), list[str]()
     with suppress(BridgeError, OSError):  # without a ledger the programs ask Redis first
         if settings.redis_url != "embedded":
-            with closing(dialler(settings, may_start=False)()) as connection:
-                over = [m.name for m in settings.mappings if ending_of(connection, Keys.of(m.stream.key)) is not None]
+            with closing(Connections(settings, may_start=False)) as servers:
+                keys = {m.name: Keys.of(m.stream.key) for m in settings.mappings}
+                over = [name for name, own in keys.items() if ending_of(servers.to(own.stream), own) is not None]
         elif (settings.state_dir / "server").exists():
             return []  # the embedded server knows what is retired, and is not started to be asked
         with closing(Ledger(private(settings.state_dir) / "ledger.db", create=True)) as ledger:

@@ -25,14 +25,14 @@ def command(options: Options, what: str) -> None:
     from bridge.cli.screen import console, safe
     from bridge.core.model import shown
     from bridge.ledger.store import Ledger
-    from bridge.streams.dial import dialler
+    from bridge.streams.dial import Connections
 
     settings = options.settings()
     with (
         closing(Ledger(settings.state_dir / "ledger.db")) as ledger,
-        closing(dialler(settings, may_start=False)()) as connection,
+        closing(Connections(settings, may_start=False)) as servers,
     ):
-        places = locate(settings, ledger, connection, what, Path.cwd())
+        places = locate(settings, ledger, servers, what, Path.cwd())
     if options.as_json:
         emit([place.to_json() for place in places])
         return

@@ -13,7 +13,6 @@ import click
 from bridge.cli.common import Options, complain, emit, emit_line, mapping_names, of_root, verb, who
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from threading import Event
 
     from bridge.core.config import Settings
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from bridge.ledger.store import Ledger
     from bridge.parity.result import ParityResult
     from bridge.parity.run_parity import ParityRunner
-    from bridge.streams.connect import Connection
 
 WATCH_SECONDS = 2.0
 """Seconds between two runs of `parity --watch`; more after a long run, so that runs take a tenth of the time."""
@@ -98,17 +96,15 @@ def _prove(
     from bridge.parity.prove import Interrupted
     from bridge.parity.result import verdict_of_all
     from bridge.parity.run_parity import ParityRunner
-    from bridge.streams.dial import dialler
 
     stop = stop_on_signals()
     tune_interpreter()
     with closing(_Progress(quiet=options.verbosity < 0 or watch)) as progress:
         proof = ParityRunner(settings, chosen, ledger, stop, progress, who(), max_rate=max_rate, stats=html is not None)
-        dial = dialler(settings, may_start=False)
         try:
             if watch:
-                return _watch(options, proof, dial, stop, full=full)
-            results = proof.run(dial)
+                return _watch(options, proof, stop, full=full)
+            results = proof.run()
         except Interrupted:
             progress.close()
             click.echo("bridge: interrupted: there is no verdict", err=True)
@@ -237,7 +233,7 @@ def _print(results: list[ParityResult]) -> None:
     say(f"{whole.upper()}{hint}", STYLES[level[whole]])
 
 
-def _watch(options: Options, proof: ParityRunner, dial: Callable[[], Connection], stop: Event, *, full: bool) -> int:
+def _watch(options: Options, proof: ParityRunner, stop: Event, *, full: bool) -> int:
     """Runs parity again and again until interrupted (`--watch`), and prints each new verdict as a line on stdout.
 
     With `--json` every run is a line.
@@ -256,7 +252,7 @@ def _watch(options: Options, proof: ParityRunner, dial: Callable[[], Connection]
         while not stop.is_set():
             begun = time.monotonic()
             try:
-                results = proof.run(dial, onwards=onwards)
+                results = proof.run(onwards=onwards)
                 onwards = True
                 said = "; ".join(f"{result.mapping}: {result.verdict}" for result in results)
                 at = time.strftime("%Y-%m-%dT%H:%M:%S%z")

@@ -121,7 +121,8 @@ def retry(given: Options, numbers: tuple[int, ...], records: bool) -> int:
             if wanted[mapping.name] or intents_of(ledger, mapping.stream.key):
                 shared = MappingContext(mapping, settings)
                 try:
-                    work = QuarantineRetry(shared, ledger, dialler(settings), time.time, time.sleep)
+                    dial = dialler(settings, mapping.stream.key)
+                    work = QuarantineRetry(shared, ledger, dial, time.time, time.sleep)
                     for done in work.run(wanted[mapping.name], records=records):
                         where, reason = done.where or None, done.reason or None
                         results.append({"number": done.number, "where": where, "reason": reason, "before": False})

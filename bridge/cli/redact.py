@@ -40,7 +40,7 @@ def command(options: Options, mapping: str, entries: tuple[str, ...], reason: st
         raise ConfigError("--execute needs a --reason", hint="it goes into the journal, for whoever asks later")
     with (
         closing(Ledger(settings.state_dir / "ledger.db")) as ledger,
-        closing(dialler(settings, may_start=True)()) as connection,
+        closing(dialler(settings, chosen.stream.key, may_start=True)()) as connection,
         closing(MappingContext(chosen, settings)) as shared,
     ):
         targets = redaction.plan(shared, ledger, connection, entries)

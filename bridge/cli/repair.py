@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +52,7 @@ def command(
     from bridge.engine.retired_files import retired_mapping
     from bridge.kinds.mapping_context import MappingContext
     from bridge.ledger.store import Ledger
-    from bridge.streams.dial import dialler
+    from bridge.streams.dial import Connections
 
     settings = of_root(options.settings())
     options.log(settings.log_format)
@@ -69,11 +69,11 @@ def command(
         ledger = Ledger(path, create=execute) if execute or path.exists() else None
         if ledger is not None:
             stack.callback(ledger.close)
-        connection = dialler(settings, may_start=execute)()
-        stack.callback(connection.close)
+        servers = stack.enter_context(closing(Connections(settings, may_start=execute)))
         for mapping in settings.mappings:
             shared = MappingContext(mapping, settings)
             stack.callback(shared.close)
+            connection = servers.to(mapping.stream.key)
             over = retired_mapping(shared, ledger, connection)
             work: _Repair | DeadFiles
             if over is not None:
@@ -119,14 +119,11 @@ def _say(
                 ledger, mappings, names, AS_EDIT if as_edit else AS_NEW, who(), reason or "", time.time(), click.echo
             )
             return 0
-        dial = dialler(settings, may_start=True)
-        results = [
-            (
-                shared,
-                check_of(shared.mapping)(shared.mapping, settings, dial, ledger, Event(), lambda read, of: None).run(),
-            )
-            for shared in mappings
-        ]
+        results = []
+        for shared in mappings:
+            dial = dialler(settings, shared.mapping.stream.key, may_start=True)
+            check = check_of(shared.mapping)(shared.mapping, settings, dial, ledger, Event(), lambda read, of: None)
+            results.append((shared, check.run()))
         count = acknowledge(ledger, results, names, who(), reason or "", time.time())
     if options.as_json:
         emit({"accepted": count})
@@ -165,11 +162,12 @@ class _Repair:
     def run(self) -> None:
         """Plans the repair of a mapping's ledger and of its differences, and carries the plans out with `--execute`."""
         from bridge.engine import rebuild_ledger
+        from bridge.streams.layout import is_owner
 
         ledger = self._ledger
         uuid = ledger.uuid if ledger is not None else b""
         keys, anew = self.shared.keys, False
-        if ledger is not None and self._connection.call("HGET", keys.meta, "owner") == uuid:
+        if ledger is not None and is_owner(self._connection.call("HGET", keys.meta, "owner"), uuid):
             anew = bool(self.shared.hold.doubt(self._connection, ledger))
         self.rebuilt = rebuild_ledger.plan(self._connection, self.shared, ledger, take_over=self._take_over, anew=anew)
         if self.rebuilt is not None and (not self._execute or ledger is None):
@@ -195,7 +193,7 @@ class _Repair:
         from bridge.streams.stream_metadata import read_metadata
 
         settings, mapping = self.shared.settings, self.shared.mapping
-        dial = dialler(settings, may_start=False)
+        dial = dialler(settings, mapping.stream.key, may_start=False)
         check = check_of(mapping)(mapping, settings, dial, self._ledger, Event(), lambda read, of: None)
         self.result = check.run()
         books = read_metadata(self._connection, self.shared.keys)
@@ -211,9 +209,8 @@ class _Repair:
         from bridge.streams.writer import REPAIRED
 
         settings = self.shared.settings
-        late = OutOfOrderSender(
-            self.shared, ledger, self._connection, REPAIRED, dialler(settings), time.time, time.sleep
-        )  # fmt: skip
+        dial = dialler(settings, self.shared.keys.stream)
+        late = OutOfOrderSender(self.shared, ledger, self._connection, REPAIRED, dial, time.time, time.sleep)
         late.own()
         if self.shared.mapping.mirror is not None:
             late.finished().close()

@@ -44,7 +44,7 @@ def retire(options: Options, mapping: str, execute: bool, reason: str, force: st
     with ExitStack() as stack:
         if execute:
             stack.enter_context(state_lock(settings.state_dir, "retire"))
-        ledger, connection = stack.enter_context(_both(settings))
+        ledger, connection = stack.enter_context(_both(settings, chosen))
         if end_mapping.is_retired(chosen, ledger):
             return _again(options, settings, chosen, ledger, connection, execute=execute)
         reasons = end_mapping.reasons(settings, chosen, ledger, connection, time.time())
@@ -147,14 +147,14 @@ def _end(
     from bridge.core.model import format_id
     from bridge.engine.once import once
     from bridge.parity.run_parity import ParityRunner
-    from bridge.streams.dial import dialler
 
     alone = replace(settings, mappings=(mapping,))
     drained = once(alone, dual=mapping.mirror is not None, stop=Event())
     for error in [error for report in drained for error in report.errors]:
         complain(error)
         return None
-    [result] = ParityRunner(alone, [mapping], ledger, Event(), lambda m, read, of: None, who()).run(dialler(settings))
+    proof = ParityRunner(alone, [mapping], ledger, Event(), lambda m, read, of: None, who())
+    [result] = proof.run(may_start=True)
     if result.verdict != "equal":
         click.echo(f"bridge: {mapping.name}: the last parity says '{result.verdict}': it is not retired", err=True)
         click.echo(f"  try: bridge parity {mapping.name}", err=True)
@@ -191,7 +191,7 @@ def purge(options: Options, mapping: str, execute: bool) -> None:
 
     settings = of_root(options.settings())
     chosen = settings.mapping(mapping)
-    with _both(settings) as (ledger, connection):
+    with _both(settings, chosen) as (ledger, connection):
         removed = remove(settings, chosen, ledger, connection, who(), really=execute)
         if not options.as_json:
             for what in removed:
@@ -234,7 +234,7 @@ def unretire(options: Options, mapping: str, place: str | None, execute: bool, r
     with ExitStack() as stack:
         if execute:
             stack.enter_context(state_lock(settings.state_dir, "unretire"))
-        ledger, connection = stack.enter_context(_both(settings))
+        ledger, connection = stack.enter_context(_both(settings, chosen))
         found, aside = begin_again.plan(settings, chosen, ledger, connection), None
         if execute and place is not None:
             aside = begin_again.execute(settings, chosen, ledger, connection, place, who(), reason)
@@ -267,24 +267,34 @@ def unretire(options: Options, mapping: str, place: str | None, execute: bool, r
 @verb
 def runbook(options: Options) -> None:
     """Write the plan for these components: in which order, with which commands, what to see, and how to go back."""
+    from contextlib import closing
+
     from bridge.core.errors import BridgeError
     from bridge.core.server_address import masked
     from bridge.cutover.gate import GateFacts, durable
     from bridge.cutover.runbook import RunbookMapping
     from bridge.cutover.runbook import runbook as written
     from bridge.ledger.retired import retired
-    from bridge.streams.components import ComponentModes, all_modes
+    from bridge.ledger.store import Ledger
+    from bridge.streams.components import ComponentHash, ComponentModes
+    from bridge.streams.dial import Connections
     from bridge.streams.reader import durability
 
     settings = options.settings()
     over: dict[str, float] = {}
     wrong, modes = "", dict[tuple[str, str], ComponentModes]()
     try:
-        with _both(settings) as (ledger, connection):
-            over = retired(ledger)
-            kept = durability(connection)
-            found = durable(GateFacts(aof=kept.aof, evicts=kept.evicts, failing=kept.failing))
-            wrong, modes = "; ".join(reason.what for reason in found), all_modes(connection)
+        with (
+            closing(Ledger(settings.state_dir / "ledger.db")) as ledger,
+            closing(Connections(settings, may_start=False)) as servers,
+        ):
+            over, said = retired(ledger), set[str]()
+            for mapping in settings.mappings:
+                connection, components = servers.to(mapping.stream.key), ComponentHash.of(mapping, settings)
+                kept = durability(connection)
+                said |= {r.what for r in durable(GateFacts(aof=kept.aof, evicts=kept.evicts, failing=kept.failing))}
+                modes |= {(name, mapping.name): now for name, now in components.all(connection).items()}
+            wrong = "; ".join(sorted(said))
     except BridgeError as error:
         wrong = f"it was not asked ({error})"
     left = [mapping for mapping in settings.mappings if mapping.stream.key not in over]
@@ -308,14 +318,14 @@ def runbook(options: Options) -> None:
 
 
 @contextmanager
-def _both(settings: Settings) -> Iterator[tuple[Ledger, Connection]]:
-    """Opens the ledger and a connection to Redis for `bridge retire` and the like, and closes both at the end."""
+def _both(settings: Settings, mapping: Mapping) -> Iterator[tuple[Ledger, Connection]]:
+    """Opens the ledger and a connection to a mapping's Redis, for `bridge retire` and the like; closes both."""
     from bridge.ledger.store import Ledger
     from bridge.streams.dial import dialler
 
     with ExitStack() as stack:
         ledger = Ledger(settings.state_dir / "ledger.db")
         stack.callback(ledger.close)
-        connection = dialler(settings, may_start=False)()
+        connection = dialler(settings, mapping.stream.key, may_start=False)()
         stack.callback(connection.close)
         yield ledger, connection

@@ -41,7 +41,7 @@ def command(options: Options, mapping: str, folder: Path, since: str | None, unt
         ledger = Ledger(path) if path.exists() else None
         if ledger is not None:
             stack.callback(ledger.close)
-        dial = dialler(settings, may_start=False)
+        dial = dialler(settings, chosen.stream.key, may_start=False)
         connection = stack.enter_context(closing(dial()))
         shared = MappingContext(chosen, settings)
         stack.callback(shared.close)

@@ -66,7 +66,7 @@ def command(
     if count is None and since is None:
         count = LINES
     keys = Keys.of(chosen.stream.key)
-    dial = dialler(settings, may_start=False)
+    dial = dialler(settings, chosen.stream.key, may_start=False)
     connection = dial()
     try:
         floor, before = read_trimmed(connection, keys).floor, None

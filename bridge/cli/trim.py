@@ -51,7 +51,8 @@ def command(options: Options, mappings: tuple[str, ...], execute: bool) -> int:
         for mapping in [mapping for mapping in chosen if mapping.stream.key in over]:
             click.echo(f"bridge: {mapping.name} is retired: the bridge trims it no more", err=True)
         for mapping in [mapping for mapping in chosen if mapping.stream.key not in over]:
-            retention = Retention(mapping, settings.state_dir, ledger, dialler(settings, may_start=False), time.time)
+            dial = dialler(settings, mapping.stream.key, may_start=False)
+            retention = Retention(mapping, settings.state_dir, ledger, dial, time.time)
             plan, done = retention.plan(), None
             if execute:
                 retention.confirm(who())

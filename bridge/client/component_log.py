@@ -104,7 +104,7 @@ class Log:
         self._pid = os.getpid()
         self._folder = settings.state_dir / "components" / component
         self._bookmark = Bookmark(settings.state_dir, component, mapping.name)
-        self._dial = dialler(settings, may_start=False)
+        self._dial = dialler(settings, mapping.stream.key, may_start=False)
         self._lock = RLock()
         number, self._slot = worker_slot(self._folder)
         self._shown = WorkerStatus(f"{settings.instance}-{number}")
@@ -115,7 +115,7 @@ class Log:
                                 lambda: self._keeper.unheard)  # fmt: skip
         self._shown.position = self._position
         self._keeper = Coordinator(
-            self._shared.keys, component, mapping.name, self._dial, most_known, self._shown, self._switched, self._work,
+            self._shared.components, component, self._dial, most_known, self._shown, self._switched, self._work,
             on_state or (lambda state: None), vouched.dead,
         )  # fmt: skip
         self._whence = ReadRouting(

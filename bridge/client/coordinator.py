@@ -13,10 +13,9 @@ from typing import Any
 
 from bridge.core.errors import BridgeError
 from bridge.core.logger import logger
-from bridge.streams.components import COMPONENTS, ComponentModes, field_of, modes_from_reply, packed_look
+from bridge.streams.components import LOOK, ComponentHash, ComponentModes, modes_from_reply
 from bridge.streams.connect import Connection, Refusal, refused
 from bridge.streams.dial import Backoff
-from bridge.streams.keys import Keys
 from bridge.streams.resp import pack
 
 TICK = 0.1
@@ -27,25 +26,6 @@ FIRST_WORD_SECONDS = 1.0
 
 HEARTBEAT_SECONDS = 2.0
 """Seconds between two heartbeats."""
-
-TELL = b"""if redis.call('EXISTS', KEYS[3]) == 0 then return 0 end
-redis.call('HSET', KEYS[2], ARGV[5], ARGV[6])
-if ARGV[4] == '' then return 1 end
-local raw = redis.call('HGET', KEYS[1], ARGV[1])
-local epoch = raw and cjson.decode(raw).epoch or 0
-if epoch == tonumber(ARGV[2]) then redis.call('HSET', KEYS[2], ARGV[3], ARGV[4]) end
-return 1"""
-"""Script that writes a worker's heartbeat, and its component's position if the epoch is still the same.
-
-So a position that a switch has written is not overwritten. Where the stream has no metadata of the bridge, nothing is
-written: there never was any, or it was purged.
-"""
-
-RESTORE = b"""if redis.call('EXISTS', KEYS[2]) == 0 then return 0 end
-local raw = redis.call('HGET', KEYS[1], ARGV[1])
-if raw and cjson.decode(raw).epoch >= tonumber(ARGV[2]) then return 0 end
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
-return 1"""
 
 
 @dataclass(slots=True)
@@ -74,7 +54,7 @@ class Coordinator:
     """
 
     def __init__(
-        self, keys: Keys, component: str, mapping: str, dial: Callable[[], Connection], most: ComponentModes,
+        self, components: ComponentHash, component: str, dial: Callable[[], Connection], most: ComponentModes,
         shown: WorkerStatus, on_switch: Callable[[ComponentModes], None], work: Callable[[], None],
         on_state: Callable[[str], object], dead: Callable[[], bool],
     ) -> None:  # fmt: skip
@@ -85,9 +65,9 @@ class Coordinator:
         self.tried = False
         self.shown = shown
         self.state = "connecting"
-        self._keys = keys
+        self._components = components
+        self._keys = components.keys
         self._component = component
-        self._mapping = mapping
         self._dial = dial
         self._most = most
         self._on_switch = on_switch
@@ -102,7 +82,7 @@ class Coordinator:
         self._told: dict[str, Any] = {}
         self._due = 0.0
         self._link: Connection | None = None
-        self._thread = Thread(target=self._run, name=f"{component}/{mapping}", daemon=True)
+        self._thread = Thread(target=self._run, name=f"{component}/{components.mapping}", daemon=True)
 
     @property
     def unheard(self) -> float:
@@ -171,26 +151,24 @@ class Coordinator:
                 logger.exception("%s: on_state failed", self._component)
 
     def _beat(self, link: Connection) -> None:
-        commands, now = [packed_look(self._component, self._mapping)], time.monotonic()
-        told = self._telling()
+        now, told = time.monotonic(), self._telling()
         due = now >= self._due or any(told[name] != self._told.get(name) for name in told if name != "at")
         if due:
             position = self.shown.position()
-            commands.append(pack(
-                "EVAL", TELL, 3, COMPONENTS, self._keys.positions, self._keys.meta,
-                field_of(self._component, self._mapping), self.shown.epoch, self._component,
-                "" if position is None else json.dumps(position), f"{self._component}/{self.shown.worker}",
-                json.dumps(told),
-            ))  # fmt: skip
-        replies, ended = self._asked(link, commands)
-        modes, self._server_ms = modes_from_reply(replies[0])
+            command = self._components.packed_tell(
+                link, self._component, self.shown.worker, json.dumps(told), self.shown.epoch,
+                "" if position is None else json.dumps(position),
+            )  # fmt: skip
+        else:
+            command = self._components.packed(link, LOOK, self._component)
+        reply, ended = self._asked(link, command)
+        modes, self._server_ms = modes_from_reply(reply)
         if due:
             self._told, self._due = told, now + HEARTBEAT_SECONDS
         self.reached = time.monotonic()
         self._say("connected")
         if modes.epoch < self._most.epoch:  # Redis has lost the modes, or they were purged
-            link.call("EVAL", RESTORE, 2, COMPONENTS, self._keys.meta, field_of(self._component, self._mapping),
-                      self._most.epoch, self._most.to_json())  # fmt: skip
+            self._components.restore(link, self._component, self._most)
             modes = self._most
         if ended or (self._most.retired and not self._begun_again(link)):
             modes = modes.ended()
@@ -201,23 +179,22 @@ class Coordinator:
             self._on_switch(modes)
             self._wake.set()
 
-    def _asked(self, link: Connection, commands: list[bytes]) -> tuple[list[Any], bool]:
-        """Sends the coordinator's commands to Redis, and asks along with them whether the mapping is retired.
+    def _asked(self, link: Connection, command: bytes) -> tuple[Any, bool]:
+        """Sends the coordinator's command to Redis, and asks along with it whether the mapping is retired.
 
-        Returns the replies to the commands, and whether it is. Raises RedisLost, RedisRefused.
+        Returns the reply to the command, and whether it is. Raises RedisLost, RedisRefused.
         """
-        link.send(b"".join([*commands, pack("EXISTS", self._keys.retired)]))
-        *replies, ended = [link.read() for _ in range(len(commands) + 1)]
-        for reply in replies:
-            if isinstance(reply, Refusal):
-                raise refused(reply, link.shown)
+        link.send(command + pack("EXISTS", self._keys.retired))
+        reply, ended = link.read(), link.read()
+        if isinstance(reply, Refusal):
+            raise refused(reply, link.shown)
         if not isinstance(ended, Refusal):
-            return replies, bool(ended)
+            return reply, bool(ended)
         if self._may_ask:
             self._may_ask = False
             said = "%s may not ask whether its mapping is retired: %s; `bridge acl` prints the rights that it needs"
             logger.warning(said, self._component, ended)
-        return replies, False
+        return reply, False
 
     def _begun_again(self, link: Connection) -> bool:
         """Whether a mapping that the coordinator knew as retired has begun again, where Redis names no retirement.

@@ -12,7 +12,8 @@ from bridge.core.config import Settings
 from bridge.core.errors import BridgeError, NotYet
 from bridge.core.logger import logger
 from bridge.kinds.mapping_context import MappingContext
-from bridge.streams.components import REDIS, ComponentModes, announced_positions
+from bridge.streams.component_groups import announced_positions
+from bridge.streams.components import REDIS, ComponentModes
 from bridge.streams.connect import Connection
 from bridge.streams.dial import Backoff
 from bridge.streams.retired import ending_of

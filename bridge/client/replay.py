@@ -13,7 +13,7 @@ from bridge.core.errors import ConfigError
 from bridge.core.model import Fingerprint, Position, format_id, paired
 from bridge.files.generation import GenerationRecord
 from bridge.kinds.mapping_context import MappingContext
-from bridge.streams.components import group_of
+from bridge.streams.component_groups import group_of
 from bridge.streams.connect import Connection
 from bridge.streams.reader import entries
 

@@ -13,15 +13,17 @@ import secrets
 from pathlib import Path
 
 from bridge.core.errors import LeaseHeld, NotOwner, NotYet
-from bridge.core.model import ZERO_ID, EntryId, parse_id
+from bridge.core.model import ZERO_ID, EntryId, paired, parse_id
 from bridge.ledger.process_nonces import nonces, note_nonce
 from bridge.ledger.retired import retired
 from bridge.ledger.sources import StreamMemory, stream_memory
 from bridge.ledger.staleness_mark import read_mark
 from bridge.ledger.store import Ledger
 from bridge.streams import lease
+from bridge.streams.components import ComponentHash
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
+from bridge.streams.layout import check_layout, instance_in, is_owner, move_layout, owner_of, say_alive
 from bridge.streams.lease import LeaseHolder, LeaseState
 from bridge.streams.reader import file_born
 from bridge.streams.retired import ending_of
@@ -33,13 +35,15 @@ RENEWED = 2.0
 
 
 def claim_stream(
-    connection: Connection, keys: Keys, ledger: Ledger, memory: StreamMemory | None, instance: str
+    connection: Connection, components: ComponentHash, ledger: Ledger, memory: StreamMemory | None
 ) -> None:
     """Makes sure, as a direction connects, that this ledger owns the stream, and claims one that has no owner.
 
+    Keys of an earlier layout are moved to this one first. `components`: those of the mapping's stream.
     Raises NotOwner: another ledger owns it, or this stream's ledger was lost, or its migration has ended and this
-    ledger does not know.
+    ledger does not know; NewerLayout, RedisLost, RedisRefused.
     """
+    keys, mapping, instance = components.keys, components.mapping, components.instance
     where = keys.stream.decode(errors="replace")
     ended = ending_of(connection, keys)
     if ended is not None and where not in retired(ledger):
@@ -48,7 +52,9 @@ def claim_stream(
             where=where,
             hint="`bridge repair` lets it know; `bridge unretire` begins the mapping again",
         )
-    holder = connection.call("HGET", keys.meta, "owner")
+    meta = paired(connection.call("HGETALL", keys.meta))
+    check_layout(meta, keys.stream)
+    holder = meta.get(b"owner")
     if holder is None:
         if memory is None and _carried(connection, keys):
             raise NotOwner(
@@ -58,8 +64,12 @@ def claim_stream(
             )
         holder = claim(connection, keys, ledger.uuid, instance)
     if holder == ledger.uuid:
+        move_layout(connection, keys, ledger.uuid, mapping, instance)
         return
-    other = (connection.call("HGET", keys.meta, "instance") or b"?").decode(errors="replace")
+    if is_owner(holder, ledger.uuid):
+        say_alive(connection, keys, ledger.uuid, instance)
+        return
+    other = instance_in(paired(connection.call("HGETALL", keys.meta))) or "?"
     if other == instance:
         raise NotOwner(
             "the stream was carried with another ledger of this bridge: standing by",
@@ -104,7 +114,7 @@ class StreamLease:
 
     def holder(self, ledger: Ledger) -> tuple[bytes, bytes]:
         """Returns the owner and the nonce that `bridge:{S}:meta` holds while this process carries the stream."""
-        return ledger.uuid, self.nonce.encode()
+        return owner_of(ledger.uuid), self.nonce.encode()
 
     def doubt(self, connection: Connection, ledger: Ledger) -> str:
         """Says in words why this ledger may be older than what Redis knows of the stream; empty: it is not older.
@@ -216,7 +226,7 @@ class StreamLease:
         owner, nonce = holder
         if owner is None or nonce is None:
             raise NotYet("the bridge's keys are gone: forward claims the stream first")
-        if owner != ledger.uuid:
+        if owner != owner_of(ledger.uuid):
             raise NotOwner("the stream was taken over by another bridge", where=self._keys.stream.decode())
         if nonce != self._settled.encode():
             raise NotYet("another process took over, or forward compares ledger and stream first")

@@ -32,6 +32,10 @@ class ConfigError(BridgeError):
     exit_code = 2
 
 
+class NewerLayout(ConfigError):
+    """The error raised when a newer version of the bridge has laid out a stream's keys: nothing of it is touched."""
+
+
 class LockHeld(BridgeError):
     """The error raised when another process holds the state directory's lock."""
 

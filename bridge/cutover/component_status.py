@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,21 +17,10 @@ from bridge.cutover.operator import Operator, SwitchWish
 from bridge.kinds.mapping_context import MappingContext
 from bridge.ledger.retired import retired
 from bridge.ledger.store import Ledger
-from bridge.streams.components import (
-    READS,
-    REDIS,
-    WRITES,
-    ComponentModes,
-    ComponentWorker,
-    announced_positions,
-    asked_last,
-    group_of,
-    named_in,
-    read_modes,
-    workers_of,
-)
+from bridge.streams.component_groups import ComponentWorker, announced_positions, asked_last, group_of, workers_of
+from bridge.streams.components import READS, REDIS, WRITES, ComponentModes
 from bridge.streams.connect import Connection
-from bridge.streams.dial import dialler
+from bridge.streams.dial import Connections
 from bridge.streams.reader import groups_of
 
 MOST_COUNTED = 1000
@@ -91,18 +80,17 @@ def sample_component(settings: Settings) -> list[ComponentStatus]:
         try:
             ledger = Ledger(path)
             stack.callback(ledger.close)
-            connection = dialler(settings, may_start=False)()
-            stack.callback(connection.close)
-            operator = Operator(settings, ledger, connection, "", lambda seconds: None)
+            servers = stack.enter_context(closing(Connections(settings, may_start=False)))
+            operator = Operator(settings, ledger, servers, "", lambda seconds: None)
             stack.callback(operator.close)
-            return component_statuses(settings, ledger, connection, operator)
+            return component_statuses(settings, ledger, servers, operator)
         except BridgeError as error:
             logger.debug("the components are not told: %s", error)
             return []
 
 
 def component_statuses(
-    settings: Settings, ledger: Ledger, connection: Connection, operator: Operator
+    settings: Settings, ledger: Ledger, servers: Connections, operator: Operator
 ) -> list[ComponentStatus]:
     """Determines the status of every component that Redis names, or that is declared and has a bookmark here.
 
@@ -114,8 +102,9 @@ def component_statuses(
             continue
         shared = MappingContext(mapping, settings)
         try:
+            connection = servers.to(shared.keys.stream)
             announced = announced_positions(connection, shared.keys)
-            names = {name.split("/")[0] for name in announced if "/" in name} | named_in(connection, mapping.name)
+            names = {name.split("/")[0] for name in announced if "/" in name} | shared.components.names(connection)
             if mapping.kind.lines:
                 names |= {name for name in settings.components if _has_bookmark(settings, name, mapping.name)}
             for name in sorted(names):
@@ -145,7 +134,7 @@ def _standing(
     announced: dict[str, dict[str, Any]],
 ) -> ComponentStatus:  # fmt: skip
     mapping = shared.mapping
-    modes, now = read_modes(connection, name, mapping.name)
+    modes, now = shared.components.read(connection, name)
     standing = ComponentStatus(name, mapping.name, modes, since=_since(ledger, name, mapping.name))
     standing.workers = workers_of(announced, name, now)
     beats = [

@@ -11,7 +11,7 @@ from bridge.core.logger import logger
 from bridge.ledger.journal import unfinished
 from bridge.ledger.store import Ledger
 from bridge.ledger.switch_requests import LAPSES, lapse
-from bridge.streams.dial import Backoff, dialler
+from bridge.streams.dial import Backoff, Connections
 
 
 def finish_switches(settings: Settings, stop: Event) -> None:
@@ -36,8 +36,8 @@ def finish_switches(settings: Settings, stop: Event) -> None:
                     continue
                 from bridge.cutover.operator import Operator  # a slow import, and mostly nothing needs it
 
-                connection = dialler(settings)()
-                operator = Operator(settings, ledger, connection, "bridge run", wait)
+                servers = Connections(settings)
+                operator = Operator(settings, ledger, servers, "bridge run", wait)
                 try:
                     for step, outcome in operator.complete(due):
                         said = f"an earlier switch, {step}, {outcome}"
@@ -45,7 +45,7 @@ def finish_switches(settings: Settings, stop: Event) -> None:
                         told.add(said)
                 finally:
                     operator.close()
-                    connection.close()
+                    servers.close()
             except BridgeError as error:
                 logger.debug("an earlier switch is not made yet: %s", error)
             except Exception:  # noqa: BLE001 - this thread is needed as long as the bridge runs

@@ -22,18 +22,10 @@ from bridge.ledger.retired import retired
 from bridge.ledger.states import owner_of
 from bridge.ledger.store import Ledger
 from bridge.ledger.switch_requests import lapse
-from bridge.streams.components import (
-    BOTH,
-    READS,
-    REDIS,
-    WRITES,
-    ComponentModes,
-    all_modes,
-    announced_positions,
-    named_in,
-    read_modes,
-)
+from bridge.streams.component_groups import announced_positions
+from bridge.streams.components import BOTH, READS, REDIS, WRITES, ComponentModes
 from bridge.streams.connect import Connection
+from bridge.streams.dial import Connections
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +56,12 @@ class Operator:
     """
 
     def __init__(
-        self, settings: Settings, ledger: Ledger, connection: Connection, who: str, wait: Callable[[float], object],
+        self, settings: Settings, ledger: Ledger, servers: Connections, who: str, wait: Callable[[float], object],
         bounds: GateBounds | None = None,
     ) -> None:  # fmt: skip
         self._settings = settings
         self._ledger = ledger
-        self._connection = connection
+        self._servers = servers
         self._who = who
         self._wait = wait
         self._bounds = bounds or GateBounds()
@@ -79,9 +71,9 @@ class Operator:
         """Lists the mappings that a component uses, or the one that the operator named. Raises ConfigError."""
         known = {*self._settings.components, *(path.name for path in self._settings.state_dir.glob("components/*"))}
         for configured in self._settings.mappings:
-            keys = self._of(configured.name).keys
-            known |= {name.split("/")[0] for name in announced_positions(self._connection, keys)}
-            known |= named_in(self._connection, configured.name)
+            shared, connection = self._of(configured.name), self._to(configured)
+            known |= {name.split("/")[0] for name in announced_positions(connection, shared.keys)}
+            known |= shared.components.names(connection)
         if component not in known:
             near = difflib.get_close_matches(component, known, 1)
             hint = f"did you mean '{near[0]}'?" if near else f"declare it in bridge.toml: [components.{component}]"
@@ -89,8 +81,7 @@ class Operator:
         if named is not None:
             return [self._settings.mapping(named)]
         logs = [configured for configured in self._settings.mappings if configured.kind.lines]
-        switched = {mapping for name, mapping in all_modes(self._connection) if name == component}
-        found = [log for log in logs if log.name in switched or self._knows(component, log)]
+        found = [log for log in logs if self._knows(component, log)]
         if found or len(logs) == 1:
             return found or logs
         names = ", ".join(log.name for log in logs)
@@ -98,8 +89,14 @@ class Operator:
 
     def _knows(self, component: str, mapping: Mapping) -> bool:
         folder = self._settings.state_dir / "components" / component
-        said = announced_positions(self._connection, self._of(mapping.name).keys)
-        return (folder / f"{mapping.name}.bookmark").exists() or any(name.split("/")[0] == component for name in said)
+        shared, connection = self._of(mapping.name), self._to(mapping)
+        if (folder / f"{mapping.name}.bookmark").exists() or component in shared.components.all(connection):
+            return True
+        return any(name.split("/")[0] == component for name in announced_positions(connection, shared.keys))
+
+    def _to(self, mapping: Mapping) -> Connection:
+        """Returns the operator's connection to the server of a mapping's stream. Raises RedisLost, RedisRefused."""
+        return self._servers.to(mapping.stream.key)
 
     def _of(self, mapping: str) -> MappingContext:
         if mapping not in self._shared:
@@ -107,9 +104,9 @@ class Operator:
         return self._shared[mapping]
 
     def _switcher(self, mapping: str, given: str | None) -> Switcher:
-        return Switcher(
-            self._of(mapping), self._settings, self._ledger, self._connection, self._who, self._wait, given=given
-        )
+        shared = self._of(mapping)
+        connection = self._to(shared.mapping)
+        return Switcher(shared, self._settings, self._ledger, connection, self._who, self._wait, given=given)
 
     def steps(self, wish: SwitchWish, mapping: str) -> tuple[list[SwitchStep], ComponentModes]:
         """Lists the switches that an operator's wish leaves to make, in the right order, and the component's modes now.
@@ -127,7 +124,7 @@ class Operator:
             raise ConfigError(f"how far somebody has read files of kind '{kind}' cannot be told in Redis", hint=hint)
         if wish.to == BOTH and not configured.kind.lines:
             raise ConfigError(f"--both is for logs, and {mapping} is of kind '{kind}'", hint="leave --both out")
-        modes, _ = read_modes(self._connection, wish.component, mapping)
+        modes, _ = self._of(mapping).components.read(self._to(configured), wish.component)
         if configured.kind.latest:  # a component that was never switched writes to the side that owns the values
             modes = replace(modes, writes=owner_of(self._ledger, configured.stream.key, configured.source.owner).side)
         return steps(modes, wish.component, mapping, sides, wish.to), modes
@@ -139,7 +136,7 @@ class Operator:
         """
         mapping = self._settings.mapping(step.mapping)
         facts = gather_facts(
-            self._settings, mapping, self._ledger, self._connection, accepts_volatile=wish.accepts_volatile
+            self._settings, mapping, self._ledger, self._to(mapping), accepts_volatile=wish.accepts_volatile
         )
         return self._switcher(step.mapping, wish.given).plan(step, facts, self._bounds, then=then)
 

@@ -10,7 +10,8 @@ from bridge.core.model import format_id
 from bridge.cutover.gate import GateReason, SwitchStep
 from bridge.cutover.position import FilePosition
 from bridge.cutover.switch_request import SwitchRequest
-from bridge.streams.components import READS, ComponentGroup, ComponentModes, ComponentWorker
+from bridge.streams.component_groups import ComponentGroup, ComponentWorker
+from bridge.streams.components import READS, ComponentModes
 
 
 @dataclass(slots=True)

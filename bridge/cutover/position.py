@@ -40,7 +40,7 @@ from bridge.ledger.ranges import unpack_written
 from bridge.ledger.sources import stream_memory
 from bridge.ledger.store import Ledger
 from bridge.parity.log.items import OFFSETS, SHIFT
-from bridge.streams.components import ComponentGroup
+from bridge.streams.component_groups import ComponentGroup
 from bridge.streams.connect import Connection
 from bridge.streams.reader import Entry, entries, entries_back, existing, stream_info
 from bridge.streams.stream_metadata import StreamMetadata, read_metadata

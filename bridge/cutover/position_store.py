@@ -14,7 +14,8 @@ from bridge.files.generation import GenerationRecord
 from bridge.files.lines import begins_line
 from bridge.kinds.mapping_context import MappingContext
 from bridge.ledger.store import Ledger
-from bridge.streams.components import FILE, REDIS, ComponentGroup, ComponentModes, ComponentWorker, group_of, to_id
+from bridge.streams.component_groups import ComponentGroup, ComponentWorker, group_of, to_id
+from bridge.streams.components import FILE, REDIS, ComponentModes
 from bridge.streams.connect import Connection
 
 

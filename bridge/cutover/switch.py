@@ -29,25 +29,8 @@ from bridge.ledger.journal import amend, facts_of
 from bridge.ledger.journal import begin as journal_begin
 from bridge.ledger.states import owner_of
 from bridge.ledger.store import Ledger
-from bridge.streams.components import (
-    BOTH,
-    FILE,
-    READS,
-    REDIS,
-    WRITES,
-    ComponentModes,
-    ComponentWorker,
-    SwitchInProgress,
-    announced_positions,
-    begin,
-    drop_group,
-    give_up,
-    make_group,
-    make_switch,
-    named_in,
-    read_modes,
-    workers_of,
-)
+from bridge.streams.component_groups import ComponentWorker, announced_positions, drop_group, make_group, workers_of
+from bridge.streams.components import BOTH, FILE, READS, REDIS, WRITES, ComponentModes, SwitchInProgress
 from bridge.streams.connect import Connection
 
 JOURNAL_KEYS = ("reason", "forced", "parity")
@@ -84,7 +67,7 @@ class Switcher:
 
         `then`: the component's modes to plan with, if not those of now.
         """
-        modes, now = read_modes(self._connection, step.component, self._name)
+        modes, now = self._shared.components.read(self._connection, step.component)
         found, modes = modes, then or modes
         announced = announced_positions(self._connection, self._keys)
         plan = SwitchPlan(step, modes, parity=facts.proof, workers=workers_of(announced, step.component, now))
@@ -146,9 +129,9 @@ class Switcher:
             if step.to == REDIS and other.name != self._name and other.claims(path):
                 what = f"the bridge would write {path}, which mapping '{other.name}' reads"
                 found.append(GateReason(what, "let it exclude these files", firm=True))
-        others = named_in(self._connection, self._name) | {name.split("/")[0] for name in announced}
+        others = self._shared.components.names(self._connection) | {name.split("/")[0] for name in announced}
         for name in sorted(others - {step.component}):
-            modes, _ = read_modes(self._connection, name, self._name)
+            modes, _ = self._shared.components.read(self._connection, name)
             if modes.writes != step.to:
                 what = f"{name} goes on writing the other side's values, and they would be replaced"
                 hint = "does it write them? Then give what each writes a mapping of its own; else --force"
@@ -161,7 +144,7 @@ class Switcher:
         Raises BridgeError: it cannot be made, now.
         """
         while True:
-            modes, _ = read_modes(self._connection, step.component, self._name)
+            modes, _ = self._shared.components.read(self._connection, step.component)
             facts = facts_of(self._ledger, number)  # after the look: a process that makes it noted its token before
             if facts["state"] != "decided":
                 return "is settled"
@@ -180,7 +163,7 @@ class Switcher:
 
     def take_back(self, step: SwitchStep, number: int, why: BridgeError) -> str:
         """Takes back a switch that was decided and cannot be made, unless it was made; says what became of it."""
-        modes, _ = read_modes(self._connection, step.component, self._name)
+        modes, _ = self._shared.components.read(self._connection, step.component)
         facts = facts_of(self._ledger, number)
         if facts["state"] != "decided":
             return "is settled"
@@ -222,8 +205,8 @@ class Switcher:
                 pending.files = self._where.told(facts["position"])
                 pending.group = self._where.group(step)
             token, position = str(facts["token"]), pending.position
-            outcome = make_switch(
-                self._connection, self._keys, step.component, self._name, token, after, position, pending.group
+            outcome = self._shared.components.flip(
+                self._connection, step.component, token, after, position, pending.group
             )
             if outcome == "flipped":
                 pending.note(bookmark, step, after)
@@ -242,7 +225,7 @@ class Switcher:
         began, token = time.monotonic(), secrets.token_hex(6)
         wish = SwitchInProgress(token, step.side, step.to, self._who, 0)
         failpoint("switch.begin.before")
-        mine, modes = begin(self._connection, step.component, self._name, epoch, wish, HOLD_MS)
+        mine, modes = self._shared.components.begin(self._connection, step.component, epoch, wish, HOLD_MS)
         if not mine:
             raise _overtaken(step, modes)
         failpoint("switch.begin.after")
@@ -268,8 +251,8 @@ class Switcher:
                 amend(self._ledger, number, told)
             decided = True
             failpoint("switch.journal.after")
-            outcome = make_switch(
-                self._connection, self._keys, step.component, self._name, token, after, pending.position, pending.group
+            outcome = self._shared.components.flip(
+                self._connection, step.component, token, after, pending.position, pending.group
             )
             if outcome != "flipped" and not self._made(step, after):
                 amend(self._ledger, number, told | {"state": "undone", "why": outcome})
@@ -298,13 +281,13 @@ class Switcher:
 
     def _made(self, step: SwitchStep, after: ComponentModes) -> bool:
         """Whether another process made the switch meanwhile, which it had found in the journal."""
-        now, _ = read_modes(self._connection, step.component, self._name)
+        now, _ = self._shared.components.read(self._connection, step.component)
         return now.epoch == after.epoch and getattr(now, step.side) == step.to
 
     def _take_back(self, step: SwitchStep, token: str) -> None:
         """Gives up a failed switch in Redis, and drops a group made for it; what cannot be taken back lapses."""
         try:
-            given_up = give_up(self._connection, step.component, self._name, token)
+            given_up = self._shared.components.give_up(self._connection, step.component, token)
             if given_up and step.forth and step.side == READS:
                 drop_group(self._connection, self._keys.stream, step.component)
         except BridgeError as error:

@@ -19,7 +19,7 @@ from bridge.kinds.mapping_context import MappingContext
 from bridge.ledger.sources import stream_memory
 from bridge.ledger.store import Ledger
 from bridge.parity.run_parity import check_of
-from bridge.streams.components import COMPONENTS, ComponentWorker, announced_positions, hold, read_modes, workers_of
+from bridge.streams.component_groups import ComponentWorker, announced_positions, workers_of
 from bridge.streams.connect import Connection
 from bridge.streams.dial import dialler
 from bridge.streams.reader import entries_back, stream_info
@@ -80,7 +80,7 @@ class SwitchWaits:
             while not asked.noted():
                 self._patiently("the bridge did not take notice")
             if equal and not self._agree():
-                hint = f"stop the program that writes it, or let it wait while {COMPONENTS.decode()} says so"
+                hint = f"stop the program that writes it, or let it wait while {self._keys.components.decode()} says so"
                 raise BridgeError("somebody wrote it meanwhile, on one side", where=str(self._step), hint=hint)
             failpoint("switch.asked.after")
         except BaseException:
@@ -89,7 +89,7 @@ class SwitchWaits:
 
     def hold(self, hold_ms: int = HOLD_MS) -> None:
         """Extends the switch's lease in Redis to so many milliseconds from now. Raises SwitchRefused: it has lapsed."""
-        if not hold(self._connection, self._step.component, self._name, self._token, hold_ms):
+        if not self._shared.components.hold(self._connection, self._step.component, self._token, hold_ms):
             raise SwitchRefused(
                 "the switch took too long and lapsed", where=str(self._step), hint="nothing was changed; try again"
             )
@@ -98,7 +98,7 @@ class SwitchWaits:
         """Waits until all living workers of the component have said that they pause for the switch; returns them."""
         while True:
             self.hold()
-            _, now = read_modes(self._connection, self._step.component, self._name)
+            _, now = self._shared.components.read(self._connection, self._step.component)
             alive = workers_of(announced_positions(self._connection, self._keys), self._step.component, now)
             busy = [worker.where for worker in alive if self._token not in worker.paused]
             if not busy:
@@ -134,7 +134,7 @@ class SwitchWaits:
     def _agree(self) -> bool:
         """Whether parity, while the switch waits, finds both sides of the mapping equal and nothing in flight."""
         self.hold(LONG_HOLD_MS)
-        dial = dialler(self._shared.settings, may_start=False)
+        dial = dialler(self._shared.settings, self._shared.mapping.stream.key, may_start=False)
         check = check_of(self._shared.mapping)
         found = check(
             self._shared.mapping, self._shared.settings, dial, self._ledger, Event(), lambda *_: None, settling=0.0
@@ -177,7 +177,7 @@ class SwitchWaits:
         """Waits after a switch until the component is seen to go on in the new epoch; returns whether it was."""
         until = time.monotonic() + SWITCH_SECONDS
         while time.monotonic() < until:
-            _, now = read_modes(self._connection, self._step.component, self._name)
+            _, now = self._shared.components.read(self._connection, self._step.component)
             announced = announced_positions(self._connection, self._keys)
             said = [
                 announced[f"{self._step.component}/{worker.name}"]

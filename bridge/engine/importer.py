@@ -119,7 +119,7 @@ class Import:
         self._tell = tell
         self._max_rate = max_rate
         self._steady, self._clock = steady, clock
-        dial = dialler(settings)
+        dial = dialler(settings, mapping.stream.key)
         self._shared = MappingContext(mapping, settings)
         troubles = Troubles(clock)
         self._forward = carrier_of(self._shared, ledger, troubles, clock, dial)

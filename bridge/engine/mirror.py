@@ -110,7 +110,7 @@ class Mirror:
         if memory is None:
             raise NotYet("forward has not met this stream yet")
         connection = self._connection = self._dial()
-        claim_stream(connection, self.shared.keys, self._ledger, memory, self.shared.settings.instance)
+        claim_stream(connection, self.shared.components, self._ledger, memory)
         self._nonce = self.shared.hold.check(connection)
         with self.shared.cursor_lock:
             self._forget_books()

@@ -83,7 +83,7 @@ def bring_over(settings: Settings, mapping: Mapping, stop: Event) -> OnceReport:
     memory = stream_memory(ledger, mapping.stream.key)
     try:
         if memory is not None and memory.timeline:  # a purge removed it: no entries are lost by that
-            with closing(dialler(settings)()) as connection:
+            with closing(dialler(settings, mapping.stream.key)()) as connection:
                 connection.call("HSETNX", shared.keys.meta, "timeline", memory.timeline)
         return _drain(shared, settings, ledger, Troubles(time.time), False, stop)
     finally:
@@ -93,7 +93,7 @@ def bring_over(settings: Settings, mapping: Mapping, stop: Event) -> OnceReport:
 def _drain(
     shared: MappingContext, settings: Settings, ledger: Ledger, troubles: Troubles, dual: bool, stop: Event
 ) -> OnceReport:
-    dial = dialler(settings)
+    dial = dialler(settings, shared.keys.stream)
     forward = carrier_of(shared, ledger, troubles, time.time, dial)
     mirror = Mirror(shared, ledger, troubles, time.time, dial) if shared.mapping.mirror else None
     errors: list[BridgeError] = []

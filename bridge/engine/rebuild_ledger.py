@@ -7,7 +7,6 @@ there are any; content only where the ledger, which knew the positions, is gone.
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from dataclasses import replace
@@ -39,11 +38,13 @@ from bridge.ledger.sources import (
 )
 from bridge.ledger.states import save_value, set_owner
 from bridge.ledger.store import Ledger
-from bridge.streams import keys, latest_value
-from bridge.streams.components import BOTH, all_modes
+from bridge.streams import latest_value
+from bridge.streams.components import BOTH
 from bridge.streams.connect import Connection
 from bridge.streams.edits import LogEditRecord, edits_of
-from bridge.streams.keys import FORMAT, Keys
+from bridge.streams.heartbeat import read_heartbeat
+from bridge.streams.keys import Keys
+from bridge.streams.layout import instance_in, is_owner, ownership, say_alive
 from bridge.streams.lease import unchanged, watch
 from bridge.streams.reader import entries, stream_info
 from bridge.streams.redacted import read_deleted
@@ -68,18 +69,16 @@ def plan(
     watch(connection, shared.keys)
     books = read_metadata(connection, shared.keys)
     owner, ledger_uuid = books.meta.get(b"owner"), ledger.uuid if ledger is not None else b""
-    if (owner == ledger_uuid and not anew) or (owner is None and not (books.checkpoint or books.mirror)):
+    if (is_owner(owner, ledger_uuid) and not anew) or (owner is None and not (books.checkpoint or books.mirror)):
         return None
-    instance = books.meta.get(b"instance", b"").decode(errors="replace")
-    if owner != ledger_uuid:
+    instance = instance_in(books.meta)
+    if not is_owner(owner, ledger_uuid):
         _check_dead(connection, shared, instance, owner, take_over=take_over)
     info = stream_info(connection, shared.keys.stream)
     made = RebuildPlan(shared.mapping.stream.key, (owner or b"nobody").decode(errors="replace"), instance, info)
     made.redacted = read_deleted(connection, shared.keys)
-    modes = all_modes(connection)
-    made.writes = {
-        name: mode.writes for (name, its), mode in modes.items() if its == shared.mapping.name and mode.epoch
-    }
+    modes = shared.components.all(connection)
+    made.writes = {name: mode.writes for name, mode in modes.items() if mode.epoch}
     made.component_that_owns(shared)
     if shared.folder is not None or shared.values is not None:
         return _folder(connection, shared, ledger, books, made)
@@ -184,8 +183,9 @@ def execute(connection: Connection, shared: MappingContext, ledger: Ledger, made
         if not unchanged(connection, shared.keys):
             raise NotYet("the stream was replaced as it was read", where=stream, hint="run it again")
     instance = shared.settings.instance
+    say_alive(connection, shared.keys, ledger.uuid, instance)
     connection.calls(
-        pack("HSET", shared.keys.meta, "format", FORMAT, "owner", ledger.uuid, "instance", instance),
+        pack("HSET", shared.keys.meta, *ownership(shared.keys, ledger.uuid, instance)),
         pack("HDEL", shared.keys.meta, "nonce"),
     )
 
@@ -206,9 +206,9 @@ def _restore_switches(ledger: Ledger, shared: MappingContext, made: RebuildPlan)
 def _check_dead(
     connection: Connection, shared: MappingContext, instance: str, owner: bytes | None, *, take_over: bool
 ) -> None:
-    beat = connection.call("GET", keys.health(instance)) if instance else None
+    beat = read_heartbeat(shared.settings, connection, instance) if instance else None
     where = shared.mapping.stream.key
-    if beat is not None and owner is not None and json.loads(beat).get("ledger") == owner.decode():
+    if beat is not None and owner is not None and is_owner(owner, str(beat.get("ledger", "")).encode()):
         raise NotOwner(
             f"its bridge '{instance}' is alive", where=where, hint="stop it; its heartbeat is gone ten seconds later"
         )

@@ -64,7 +64,7 @@ class RebuildPlan:
         sides = set(self.writes.values()) if shared.mapping.kind.latest else set()
         if len(sides) > 1:
             said = ", ".join(f"{name} writes to {side}" for name, side in sorted(self.writes.items()))
-            hint = "only one side can own latest values: say in bridge:components which"
+            hint = f"only one side can own latest values: say in {shared.keys.components.decode()} which"
             raise BridgeError(f"its components do not agree: {said}", where=self.stream, hint=hint)
         return min(self.writes) if sides else ""
 

@@ -158,7 +158,8 @@ class Process:
     def _supervise(self, watcher: Watcher | None) -> None:
         """Tends the file watcher of `bridge run` and sends its heartbeat, until the stop event."""
         connection: Connection | None = None
-        dial, due, given = dialler(self._settings), 0.0, time.monotonic()
+        health = keys.health(self._settings.instance)
+        dial, due, given = dialler(self._settings, health), 0.0, time.monotonic()
         if (ledger := self._opened(CACHE)) is None:
             return
         while not self._stop.is_set():
@@ -179,7 +180,6 @@ class Process:
                     pulse = self._pulse(ledger)
                     if any(forward.attached for forward in list(self._forwards)):
                         connection = connection or dial()
-                        health = keys.health(self._settings.instance)
                         connection.call("SET", health, json.dumps(pulse), "EX", HEARTBEAT_EXPIRES)
                 except (BridgeError, OSError) as error:
                     logger.debug("no heartbeat: %s", error)
@@ -189,7 +189,7 @@ class Process:
             self._stop.wait(SWEEP if due else GLANCE)  # the first heartbeat says what this process does
         if connection is not None:
             try:
-                connection.call("DEL", keys.health(self._settings.instance))
+                connection.call("DEL", health)
             except BridgeError as error:
                 logger.debug("the heartbeat stays until it expires: %s", error)
             connection.close()
@@ -254,7 +254,7 @@ class Process:
     # -- the workers -----------------------------------------------------------------------------------------
 
     def _forward(self, shared: MappingContext, ledger: Ledger) -> None:
-        forward = carrier_of(shared, ledger, self.troubles, time.time, dialler(self._settings))
+        forward = carrier_of(shared, ledger, self.troubles, time.time, dialler(self._settings, shared.keys.stream))
         self._forwards.append(forward)
         pause, sweep, due = Backoff(), POLL_SECONDS if self._poll else SWEEP, 0.0
         if shared.folder is not None:
@@ -302,7 +302,7 @@ class Process:
                 logger.debug("%s: %s", forward.worker, error)
 
     def _mirror(self, shared: MappingContext, ledger: Ledger) -> None:
-        dial = dialler(self._settings, timeout=MIRROR_BLOCK_MS / 1000 + 5)
+        dial = dialler(self._settings, shared.keys.stream, timeout=MIRROR_BLOCK_MS / 1000 + 5)
         mirror = Mirror(shared, ledger, self.troubles, time.time, dial)
         if self.dual:
             self._mirrors.append(mirror)

@@ -33,7 +33,8 @@ from bridge.ledger.store import Ledger
 from bridge.ledger.switch_requests import unsettled
 from bridge.ledger.trim_points import last_report
 from bridge.streams.connect import Connection
-from bridge.streams.dial import dialler
+from bridge.streams.dial import Connections, dialler
+from bridge.streams.layout import instance_in, is_owner
 from bridge.streams.reader import GroupInfo, groups_of, stream_info
 from bridge.streams.stream_metadata import read_metadata
 
@@ -169,9 +170,9 @@ def sample(
     their lag is not counted.
     """
     status = Status(now(), masked(settings.redis_url), holder=lock_holder(settings.state_dir))
-    connection = None
+    servers, links = Connections(settings, may_start=False), dict[str, Connection]()
     try:
-        connection = dialler(settings, may_start=False)()
+        links = {mapping.name: servers.to(mapping.stream.key) for mapping in settings.mappings}
     except BridgeError as error:
         status.redis_error, status.redis_hint = error.what, error.hint
     ledger = None
@@ -203,21 +204,20 @@ def sample(
         for mapping in settings.mappings:
             shared = MappingContext(mapping, settings)
             try:
-                status.mappings.append(_mapping(shared, ledger, connection, status, mirrors=mirrors))
+                status.mappings.append(_mapping(shared, ledger, links.get(mapping.name), status, mirrors=mirrors))
             finally:
                 shared.close()
     finally:
         if ledger is not None:
             ledger.close()
-        if connection is not None:
-            connection.close()
+        servers.close()
     return status
 
 
-def _answers(settings: Settings) -> bool:
-    """Whether the Redis server answers over a new connection, though an earlier one of the status was lost."""
+def _answers(settings: Settings, stream: str) -> bool:
+    """Whether the Redis server of a stream answers over a new connection, though one of the status was lost."""
     try:
-        with closing(dialler(settings, may_start=False)()) as connection:
+        with closing(dialler(settings, stream, may_start=False)()) as connection:
             return connection.call("PING") is not None
     except BridgeError:
         return False
@@ -261,20 +261,23 @@ def _mapping(
                 found.mirror.behind = stream_behind(connection, shared.keys.stream, found.mirror.cursor)
             found.size = stream_size(connection, shared.keys.stream)
             books = read_metadata(connection, shared.keys)
-            found.owner = books.meta.get(b"owner", b"").decode(errors="replace")
-            instance = books.meta.get(b"instance", b"?").decode(errors="replace")
+            owner = books.meta.get(b"owner")
+            found.owner = (owner or b"").decode(errors="replace")
+            instance = instance_in(books.meta) or "?"
             if ledger is None and found.owner and not status.ledger_error:
                 found.error = "its ledger is lost, so it is not carried"
                 found.hint = "`bridge repair` rebuilds it"
-            elif ledger is not None and found.owner not in ("", ledger.uuid.decode()) and instance == settings.instance:
+            elif ledger is None or owner is None or is_owner(owner, ledger.uuid):
+                pass
+            elif instance == settings.instance:
                 found.error = "the stream was carried with another ledger of this bridge: standing by"
                 found.hint = "if that one was lost or moved, `bridge repair` rebuilds it"
-            elif ledger is not None and found.owner not in ("", ledger.uuid.decode()):
+            else:
                 found.error = f"the stream belongs to bridge '{instance}': standing by"
                 found.hint = "stop that bridge first; then `bridge repair --take-over`"
             stored |= {os.fsdecode(name): raw for name, raw in books.checkpoint.items()}
         except RedisLost as error:
-            if _answers(settings):
+            if _answers(settings, found.stream):
                 found.error = "the server answers, and closed the connection as entries were read"
                 found.hint = error.hint or "`bridge doctor` tells of its limits"
             else:

@@ -23,6 +23,7 @@ from bridge.kinds.direction_stats import DirectionStats
 from bridge.ledger.file_standings import LATE, LEFT, remembered_pieces
 from bridge.ledger.sources import all_generations, generations_of, save_generation
 from bridge.ledger.store import Ledger
+from bridge.streams.components import ComponentHash
 from bridge.streams.keys import Keys
 
 
@@ -81,6 +82,8 @@ class MappingContext:
         self.mapping = mapping
         self.settings = settings
         self.keys = Keys.of(mapping.stream.key)
+        self.components = ComponentHash(self.keys, mapping.name, settings.instance)
+        """The components of the mapping's stream, as Redis has them."""
         self.wake = WakeUp()
         self.forward, self.mirror = DirectionStats(), DirectionStats()
         """Statistics of what the mapping carried to the stream, and to the files."""

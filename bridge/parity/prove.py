@@ -39,6 +39,7 @@ from bridge.parity.snapshot import Snapshot
 from bridge.parity.statistics import MessageStatistics
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
+from bridge.streams.layout import is_owner
 from bridge.streams.trim import read_trimmed
 
 PARITY_PAGE, PAGE_BYTES = 500, 1 << 20
@@ -170,7 +171,7 @@ class ParityCheck:
         if self._ledger is None:
             return ""
         with closing(self._dial()) as connection:
-            if connection.call("HGET", self._keys.meta, "owner") != self._ledger.uuid:
+            if not is_owner(connection.call("HGET", self._keys.meta, "owner"), self._ledger.uuid):
                 return ""
             try:
                 doubt = StreamLease(self._keys, self._settings.state_dir).doubt(connection, self._ledger)

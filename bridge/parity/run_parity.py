@@ -26,6 +26,7 @@ from bridge.parity.snapshot import NOT_RUNNING
 from bridge.parity.spool import SpoolCheck
 from bridge.parity.state import StateCheck
 from bridge.streams.connect import Connection
+from bridge.streams.dial import dialler
 from bridge.streams.keys import Keys
 
 MUCH = 1000
@@ -68,15 +69,19 @@ class ParityRunner:
         self.unkept = ""
         """Why the ledger did not take the run of parity; empty where it took the run, or where there is no ledger."""
 
-    def run(self, dial: Callable[[], Connection], *, onwards: bool = False) -> list[ParityResult]:
+    def run(self, *, may_start: bool = False, onwards: bool = False) -> list[ParityResult]:
         """Proves parity of each mapping, and returns a result for each.
 
-        `onwards`: continues from the proof point where a mapping was found equal the last time, where there is one.
+        `may_start`: starts the embedded server where it does not run. `onwards`: continues from the proof point where
+        a mapping was found equal the last time, where there is one.
         Raises RedisLost when Redis is not reached at all, RedisRefused, Interrupted.
         """
-        dial().close()
+        dials = {m.name: dialler(self._settings, m.stream.key, may_start=may_start) for m in self._mappings}
+        for dial in dials.values():
+            dial().close()
         results = []
         for mapping in self._mappings:
+            dial = dials[mapping.name]
             try:
                 result = self._one(mapping, dial, onwards=onwards)
             except (RedisLost, RedisRefused, SourceError, OSError) as error:

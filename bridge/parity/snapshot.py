@@ -35,8 +35,9 @@ from bridge.parity.log.items import OFFSETS, SHIFT, ComparedFile
 from bridge.parity.log.moved_places import MovedPlaces
 from bridge.parity.log.replaced_generations import out_of_turn, replaced
 from bridge.parity.proof_point import FilePlace, ProofPoint
-from bridge.streams import keys
+from bridge.streams.components import BOTH, ComponentHash
 from bridge.streams.connect import Connection
+from bridge.streams.heartbeat import heartbeat_if_told
 from bridge.streams.keys import Keys
 from bridge.streams.reader import stream_info
 from bridge.streams.stream_metadata import StreamMetadata, read_metadata
@@ -59,8 +60,8 @@ class Cursors:
         stream = mapping.stream.key
         memories = self._memories = sources_of(ledger, stream) if ledger is not None else {}
         books = self.books = read_metadata(connection, own)
-        pulse = connection.call("GET", keys.health(settings.instance))
-        self.both = _write_both(connection, mapping.name, settings)
+        pulse = heartbeat_if_told(settings, connection, settings.instance)
+        self.both = _write_both(connection, mapping, settings)
         self.both |= roles_of(ledger, stream) if ledger is not None else frozenset()
         info = stream_info(connection, own.stream)
         self.last, self.length = info.last_id, info.length
@@ -72,7 +73,7 @@ class Cursors:
         """Whether a bridge runs, as its heartbeat tells, or the lock that it holds."""
         self._holder = lock_holder(settings.state_dir)
         beats = [
-            json.loads(pulse) if pulse else None,
+            pulse,
             heartbeat(ledger, settings.instance) if ledger is not None else None,
         ]
         self.beat = max(
@@ -386,12 +387,10 @@ class SourceNaming:
         return name if self._is_log(name) else self._belonging.log_of(name) or name
 
 
-def _write_both(connection: Connection, mapping: str, settings: Settings) -> frozenset[bytes]:
+def _write_both(connection: Connection, mapping: Mapping, settings: Settings) -> frozenset[bytes]:
     """Reads for the snapshot the roles of the components that write both sides of a mapping themselves."""
-    stored = connection.call("HGETALL", "bridge:components")
     roles: set[bytes] = set()
-    for key, raw in zip(stored[0::2], stored[1::2], strict=True):
-        component, _, its = key.decode(errors="replace").partition("/")
-        if its == mapping and json.loads(raw).get("writes") == "both":
+    for component, modes in ComponentHash.of(mapping, settings).all(connection).items():
+        if modes.writes == BOTH:
             roles |= {role.encode() for role in settings.components.get(component, ())}
     return frozenset(roles)

@@ -1,32 +1,33 @@
-"""Reads and changes the Redis hash `bridge:components`: where each component reads and writes, and its switch.
+"""Reads and changes the Redis hash `bridge:{S}:components`: where each component reads and writes, and its switch.
 
 Every change is one script: it happens wholly or not at all, and only if the hash is still as it was seen. A switch that
 is under way stands in the same JSON object until it is done, given up, or has lapsed.
+
+Where one server has all keys, the scripts keep the hash `bridge:components` of layout 1 beside it, for programs that
+know no other; a switch that was made there, by its higher epoch, is taken over. In a cluster there is no such hash.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
-from bridge.core.errors import BridgeError, RedisRefused
-from bridge.core.model import ZERO_ID, EntryId, format_id, paired, parse_id
+from bridge.core.config import Settings
+from bridge.core.errors import BridgeError
+from bridge.core.mapping import Mapping
+from bridge.core.model import format_id, paired
+from bridge.streams.component_groups import ComponentGroup
 from bridge.streams.connect import Connection, Reply
 from bridge.streams.keys import Keys
-from bridge.streams.reader import groups_of
 from bridge.streams.resp import pack
 
-COMPONENTS = b"bridge:components"
-"""The hash `bridge:components`, and the channel on which its changes are announced: `<component>/<mapping>`."""
+FIRST_COMPONENTS = b"bridge:components"
+"""The hash of layout 1 with the components of all streams, and the channel of its changes: `<component>/<mapping>`."""
 
 FILE, REDIS, BOTH = "file", "redis", "both"
 READS, WRITES = "reads", "writes"
-
-ALIVE_MS = 10_000
-"""Milliseconds after its last heartbeat in which a component's worker counts as alive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,17 +65,17 @@ class ComponentModes:
         return ComponentModes(REDIS, REDIS, max(1, self.epoch), retired=True)
 
     def after(self, side: str, to: str) -> ComponentModes:
-        """Makes the modes of a component after a switch of this side, as `bridge:components` will hold them."""
+        """Makes the modes of a component after a switch of this side, as `bridge:{S}:components` will hold them."""
         reads, writes = (to, self.writes) if side == READS else (self.reads, to)
         return ComponentModes(reads, writes, self.epoch + 1)
 
     def to_json(self) -> bytes:
-        """Makes the JSON of a component's modes, as the hash `bridge:components` holds it, without a switch."""
+        """Makes the JSON of a component's modes, as the hash `bridge:{S}:components` holds it, without a switch."""
         return json.dumps({"reads": self.reads, "writes": self.writes, "epoch": self.epoch}).encode()
 
     @classmethod
     def from_json(cls, raw: bytes | None) -> ComponentModes:
-        """Parses a component's modes from the hash `bridge:components`; None: the component was never switched.
+        """Parses a component's modes from the hash `bridge:{S}:components`; None: the component was never switched.
 
         Raises BridgeError for a value that is no such JSON.
         """
@@ -98,278 +99,237 @@ class ComponentModes:
 def _strange(raw: bytes) -> BridgeError:
     said = raw[:200].decode(errors="backslashreplace")
     hint = 'it should be {"reads": "file", "writes": "file", "epoch": 0}, or another switch of these'
-    return BridgeError(f"says {said}, which names no side", where=COMPONENTS.decode(), hint=hint)
-
-
-def field_of(component: str, mapping: str) -> bytes:
-    """Makes the field of a component and a mapping in the Redis hash `bridge:components`."""
-    return f"{component}/{mapping}".encode()
+    return BridgeError(f"says {said}, which names no side", where="bridge:{S}:components", hint=hint)
 
 
 _NOW = b"""local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
+local old = KEYS[2] ~= KEYS[1] and KEYS[2]
 local raw = redis.call('HGET', KEYS[1], ARGV[1])
 local said = raw and cjson.decode(raw) or {reads = 'file', writes = 'file', epoch = 0}
+if old then
+  local there = redis.call('HGET', old, ARGV[2])
+  local good, theirs = pcall(cjson.decode, there or '')
+  if good and type(theirs) == 'table' and tonumber(theirs.epoch) and (not raw or theirs.epoch > said.epoch) then
+    raw, said = there, theirs
+    redis.call('HSET', KEYS[1], ARGV[1], raw)
+    redis.call('PUBLISH', KEYS[1], ARGV[1])
+  end
+end
+local function keep(value, quiet)
+  redis.call('HSET', KEYS[1], ARGV[1], value)
+  if old then redis.call('HSET', old, ARGV[2], value) end
+  if quiet then return end
+  redis.call('PUBLISH', KEYS[1], ARGV[1])
+  if old then redis.call('PUBLISH', old, ARGV[2]) end
+end
 if said.switch and tonumber(said.switch['until']) <= now then
   said.switch = nil
   raw = cjson.encode(said)
-  redis.call('HSET', KEYS[1], ARGV[1], raw)
-  redis.call('PUBLISH', KEYS[1], ARGV[1])
+  keep(raw)
 end
 """
-"""The beginning of every script on the hash `bridge:components`: a switch that has lapsed is removed."""
+"""The beginning of every script on the hash: layout 1 is taken over, and a switch that has lapsed is removed."""
 
-LOOK_SCRIPT = _NOW + b"return {raw or false, now}"
+LOOK = _NOW + b"return {raw or false, now}"
 
 BEGIN = (
     _NOW
-    + b"""if said.switch or said.epoch ~= tonumber(ARGV[2]) then return raw or false end
-said.switch = {token = ARGV[3], side = ARGV[4], to = ARGV[5], who = ARGV[6],
-  ['until'] = string.format('%.0f', now + ARGV[7])}
-redis.call('HSET', KEYS[1], ARGV[1], cjson.encode(said))
-redis.call('PUBLISH', KEYS[1], ARGV[1])
-return cjson.encode(said)"""
+    + b"""if said.switch or said.epoch ~= tonumber(ARGV[3]) then return raw or false end
+said.switch = {token = ARGV[4], side = ARGV[5], to = ARGV[6], who = ARGV[7],
+  ['until'] = string.format('%.0f', now + ARGV[8])}
+raw = cjson.encode(said)
+keep(raw)
+return raw"""
 )
 
 HOLD = (
     _NOW
-    + b"""if not said.switch or said.switch.token ~= ARGV[2] then return 0 end
-said.switch['until'] = string.format('%.0f', now + ARGV[3])
-redis.call('HSET', KEYS[1], ARGV[1], cjson.encode(said))
+    + b"""if not said.switch or said.switch.token ~= ARGV[3] then return 0 end
+said.switch['until'] = string.format('%.0f', now + ARGV[4])
+keep(cjson.encode(said), true)
 return 1"""
 )
 
 GIVE_UP = (
     _NOW
-    + b"""if not said.switch or said.switch.token ~= ARGV[2] then return 0 end
+    + b"""if not said.switch or said.switch.token ~= ARGV[3] then return 0 end
 said.switch = nil
-redis.call('HSET', KEYS[1], ARGV[1], cjson.encode(said))
-redis.call('PUBLISH', KEYS[1], ARGV[1])
+keep(cjson.encode(said))
 return 1"""
 )
 
 FLIP = (
     _NOW
-    + b"""if not said.switch or said.switch.token ~= ARGV[2] then return 'lapsed' end
-if ARGV[6] ~= '' then
+    + b"""if not said.switch or said.switch.token ~= ARGV[3] then return 'lapsed' end
+if ARGV[7] ~= '' then
   local found = false
-  for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[3])) do
+  for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[4])) do
     local facts = {}
     for i = 1, #group, 2 do facts[group[i]] = group[i + 1] end
-    if facts['name'] == ARGV[6] then
-      if facts['last-delivered-id'] ~= ARGV[7] or facts['pending'] ~= tonumber(ARGV[8]) then return 'moved' end
+    if facts['name'] == ARGV[7] then
+      if facts['last-delivered-id'] ~= ARGV[8] or facts['pending'] ~= tonumber(ARGV[9]) then return 'moved' end
       found = true
     end
   end
   if not found then return 'moved' end
-  redis.call('XGROUP', 'DESTROY', KEYS[3], ARGV[6])
+  redis.call('XGROUP', 'DESTROY', KEYS[4], ARGV[7])
 end
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
-if ARGV[5] ~= '' then redis.call('HSET', KEYS[2], ARGV[4], ARGV[5]) end
-redis.call('PUBLISH', KEYS[1], ARGV[1])
+keep(ARGV[4])
+if ARGV[6] ~= '' then redis.call('HSET', KEYS[3], ARGV[5], ARGV[6]) end
 return 'flipped'"""
 )
 
+TELL = (
+    _NOW
+    + b"""if redis.call('EXISTS', KEYS[4]) == 0 then return {raw or false, now} end
+redis.call('HSET', KEYS[3], ARGV[6], ARGV[7])
+if ARGV[5] ~= '' and said.epoch == tonumber(ARGV[3]) then redis.call('HSET', KEYS[3], ARGV[4], ARGV[5]) end
+return {raw or false, now}"""
+)
+"""Script that writes a worker's heartbeat, and its component's position if the epoch is still the same.
 
-def packed_look(component: str, mapping: str) -> bytes:
-    """Packs the command that asks Redis for a component's modes; `seen` parses its answer."""
-    return pack("EVAL", LOOK_SCRIPT, 1, COMPONENTS, field_of(component, mapping))
+So a position that a switch has written is not overwritten. Where the stream has no metadata of the bridge, nothing is
+written: there never was any, or it was purged.
+"""
+
+RESTORE = (
+    _NOW
+    + b"""if redis.call('EXISTS', KEYS[3]) == 0 or said.epoch >= tonumber(ARGV[3]) then return 0 end
+keep(ARGV[4], true)
+return 1"""
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ComponentHash:
+    """The components of one mapping's stream, as Redis has them in the hash `bridge:{S}:components`.
+
+    Its fields are `<component>@<instance>`, of the bridge that carries the stream.
+    """
+
+    keys: Keys
+    mapping: str
+    instance: str
+
+    @classmethod
+    def of(cls, mapping: Mapping, settings: Settings) -> ComponentHash:
+        """Describes the components of a mapping of bridge.toml."""
+        return cls(Keys.of(mapping.stream.key), mapping.name, settings.instance)
+
+    def field(self, component: str) -> bytes:
+        """Makes the field of a component in the hash `bridge:{S}:components`."""
+        return f"{component}@{self.instance}".encode()
+
+    def first_field(self, component: str) -> bytes:
+        """Makes the field of a component in the hash `bridge:components` of layout 1."""
+        return f"{component}/{self.mapping}".encode()
+
+    def packed(
+        self, connection: Connection, script: bytes, component: str, *args: bytes | str | int,
+        keys: tuple[bytes, ...] = (),
+    ) -> bytes:  # fmt: skip
+        """Packs a script on a component's field; `keys` are further keys of the stream that the script uses."""
+        beside = self.keys.components if connection.in_cluster else FIRST_COMPONENTS
+        return pack("EVAL", script, 2 + len(keys), self.keys.components, beside, *keys, self.field(component),
+                    self.first_field(component), *args)  # fmt: skip
+
+    def _run(
+        self, connection: Connection, script: bytes, component: str, *args: bytes | str | int,
+        keys: tuple[bytes, ...] = (),
+    ) -> Reply:  # fmt: skip
+        return connection.calls(self.packed(connection, script, component, *args, keys=keys))[0]
+
+    def packed_tell(
+        self, connection: Connection, component: str, worker: str, told: str, epoch: int, position: str
+    ) -> bytes:
+        """Packs the script TELL: a worker's heartbeat, and the component's position; empty: it tells none."""
+        return self.packed(connection, TELL, component, epoch, component, position, f"{component}/{worker}", told,
+                           keys=(self.keys.positions, self.keys.meta))  # fmt: skip
+
+    def restore(self, connection: Connection, component: str, modes: ComponentModes) -> None:
+        """Writes a component's modes into Redis where it has lost them, and has other metadata of the stream."""
+        self._run(connection, RESTORE, component, modes.epoch, modes.to_json(), keys=(self.keys.meta,))
+
+    def read(self, connection: Connection, component: str) -> tuple[ComponentModes, int]:
+        """Asks Redis for a component's modes, and for the server's time in milliseconds since 1970.
+
+        Raises RedisLost, RedisRefused; BridgeError: what Redis has is no component's modes.
+        """
+        return modes_from_reply(self._run(connection, LOOK, component))
+
+    def all(self, connection: Connection) -> dict[str, ComponentModes]:
+        """Reads the modes of all components of the stream; values that are none are left out."""
+        found: dict[str, ComponentModes] = {}
+        for component, raw in self._stored(connection):
+            with contextlib.suppress(BridgeError):  # `read` tells what is wrong with it
+                modes = ComponentModes.from_json(raw)
+                if component not in found or modes.epoch > found[component].epoch:
+                    found[component] = modes
+        return found
+
+    def names(self, connection: Connection) -> set[str]:
+        """Lists the components that have a field in the hash, valid or not."""
+        return {component for component, _ in self._stored(connection)}
+
+    def _stored(self, connection: Connection) -> list[tuple[str, bytes]]:
+        """Reads the fields of all components of the stream, then those that the hash of layout 1 has of them."""
+        found = []
+        for name, raw in paired(connection.call("HGETALL", self.keys.components)).items():
+            component, _, instance = name.decode(errors="replace").rpartition("@")
+            if instance == self.instance:
+                found.append((component, raw))
+        first = {} if connection.in_cluster else paired(connection.call("HGETALL", FIRST_COMPONENTS))
+        for name, raw in first.items():
+            component, _, mapping = name.decode(errors="replace").partition("/")
+            if mapping == self.mapping:
+                found.append((component, raw))
+        return found
+
+    def begin(
+        self, connection: Connection, component: str, epoch: int, switch: SwitchInProgress, hold_ms: int
+    ) -> tuple[bool, ComponentModes]:
+        """Announces a component's switch, if none is under way and its epoch is still `epoch`.
+
+        Returns whether it did, and the modes as they are now. The switch holds for `hold_ms` milliseconds; the
+        component pauses meanwhile.
+        """
+        raw = self._run(connection, BEGIN, component, epoch, switch.token, switch.side, switch.to, switch.who, hold_ms)
+        modes = ComponentModes.from_json(raw)
+        return modes.switch is not None and modes.switch.token == switch.token, modes
+
+    def hold(self, connection: Connection, component: str, token: str, hold_ms: int) -> bool:
+        """Prolongs a component's switch by so many ms; False: Redis does not know it any more."""
+        return bool(self._run(connection, HOLD, component, token, hold_ms))
+
+    def give_up(self, connection: Connection, component: str, token: str) -> bool:
+        """Takes a component's unfinished switch out of the hash; False: it is not under way any more."""
+        return bool(self._run(connection, GIVE_UP, component, token))
+
+    def flip(
+        self, connection: Connection, component: str, token: str, modes: ComponentModes,
+        position: dict[str, Any] | None, group: ComponentGroup | None,
+    ) -> str:  # fmt: skip
+        """Switches a component to the other side, with its position, and says how that went.
+
+        "flipped": done; "lapsed": no switch is under way; "moved": its group was given something meanwhile. `group` is
+        the component's consumer group, as it was looked at. It is destroyed, if nobody was given or acknowledged
+        anything since.
+        """
+        last, count = (format_id(group.last), len(group.pending)) if group is not None else (b"", 0)
+        return bytes(self._run(
+            connection, FLIP, component, token, modes.to_json(), component,
+            "" if position is None else json.dumps(position), component if group is not None else "", last, count,
+            keys=(self.keys.positions, self.keys.stream),
+        )).decode()  # fmt: skip
+
+    def restore_after_end(self, connection: Connection, component: str, modes: ComponentModes) -> None:
+        """Writes a component's modes where Redis has none of it, as a retired mapping begins again."""
+        connection.call("HSETNX", self.keys.components, self.field(component), modes.to_json())
+        if not connection.in_cluster:
+            connection.call("HSETNX", FIRST_COMPONENTS, self.first_field(component), modes.to_json())
 
 
 def modes_from_reply(reply: Reply) -> tuple[ComponentModes, int]:
-    """Parses Redis's answer to `packed_look`: a component's modes, and the server's time in ms since 1970."""
+    """Parses the answer to LOOK or TELL: a component's modes, and the server's time in ms since 1970."""
     return ComponentModes.from_json(reply[0]), int(reply[1])
-
-
-def read_modes(connection: Connection, component: str, mapping: str) -> tuple[ComponentModes, int]:
-    """Asks Redis for a component's modes in `bridge:components`, and the server's time in milliseconds since 1970."""
-    return modes_from_reply(connection.calls(packed_look(component, mapping))[0])
-
-
-def all_modes(connection: Connection) -> dict[tuple[str, str], ComponentModes]:
-    """Reads the modes of all components and mappings from `bridge:components`; values that are none are left out."""
-    stored = paired(connection.call("HGETALL", COMPONENTS))
-    found = {}
-    for name, raw in stored.items():
-        component, _, mapping = name.decode(errors="replace").partition("/")
-        with contextlib.suppress(BridgeError):  # `look` tells what is wrong with it
-            found[component, mapping] = ComponentModes.from_json(raw)
-    return found
-
-
-def named_in(connection: Connection, mapping: str) -> set[str]:
-    """Lists the components that have a field for this mapping in the hash `bridge:components`, valid or not."""
-    names = (name.decode(errors="replace").partition("/") for name in connection.call("HKEYS", COMPONENTS))
-    return {component for component, _, its in names if its == mapping}
-
-
-def begin(
-    connection: Connection, component: str, mapping: str, epoch: int, switch: SwitchInProgress, hold_ms: int
-) -> tuple[bool, ComponentModes]:
-    """Announces a component's switch in `bridge:components`, if none is under way and its epoch is still `epoch`.
-
-    Returns whether it did, and the modes as they are now. The switch holds for `hold_ms` milliseconds; the component
-    pauses meanwhile.
-    """
-    raw = connection.call(
-        "EVAL", BEGIN, 1, COMPONENTS, field_of(component, mapping), epoch, switch.token, switch.side, switch.to,
-        switch.who, hold_ms,
-    )  # fmt: skip
-    modes = ComponentModes.from_json(raw)
-    return modes.switch is not None and modes.switch.token == switch.token, modes
-
-
-def hold(connection: Connection, component: str, mapping: str, token: str, hold_ms: int) -> bool:
-    """Prolongs a component's switch in `bridge:components` by so many ms; False: Redis does not know it any more."""
-    return bool(connection.call("EVAL", HOLD, 1, COMPONENTS, field_of(component, mapping), token, hold_ms))
-
-
-def give_up(connection: Connection, component: str, mapping: str, token: str) -> bool:
-    """Takes a component's unfinished switch out of `bridge:components`; False: it is not under way any more."""
-    return bool(connection.call("EVAL", GIVE_UP, 1, COMPONENTS, field_of(component, mapping), token))
-
-
-@dataclass(frozen=True, slots=True)
-class ComponentGroup:
-    """A component's consumer group: the last ID that was delivered to it, and its pending entries.
-
-    `pending` holds for each how often it was delivered.
-    """
-
-    last: EntryId
-    pending: dict[EntryId, int]
-
-
-def group_of(connection: Connection, stream: bytes, name: str) -> ComponentGroup | None:
-    """Reads a component's consumer group, with its pending entries; None: there is none.
-
-    Raises RedisRefused, RedisLost.
-    """
-    found = next((group for group in groups_of(connection, stream) if group.name == name.encode()), None)
-    if found is None:
-        return None
-    pending: dict[EntryId, int] = {}
-    start = b"-"
-    while len(pending) < found.pending:
-        page = connection.call("XPENDING", stream, name, start, "+", 10_000)
-        pending |= {parse_id(raw): int(count) for raw, _, _, count in page}
-        if len(page) < 10_000:
-            break
-        start = b"(" + page[-1][0]
-    return ComponentGroup(found.last, pending)
-
-
-def asked_last(connection: Connection, stream: bytes, name: str) -> float | None:
-    """Returns the seconds since any consumer of a component's group asked for entries.
-
-    None: none ever did, or our rights do not tell.
-    """
-    try:
-        rows = connection.call("XINFO", "CONSUMERS", stream, name)
-    except RedisRefused:
-        return None
-    ages = [int(paired(row)[b"idle"]) for row in rows]
-    return min(ages) / 1000 if ages else None
-
-
-def make_group(
-    connection: Connection, stream: bytes, name: str, last: EntryId, unread: Sequence[EntryId], again: Set[EntryId]
-) -> None:
-    """Creates a component's consumer group anew: all up to `last` was delivered, and `unread` of that is pending.
-
-    Those in `again` count as delivered once, the others never. They are pending for a consumer called `bridge` and
-    count as idle for a day, so that the first XAUTOCLAIM finds them.
-    """
-    drop_group(connection, stream, name)
-    connection.call("XGROUP", "CREATE", stream, name, format_id(last), "MKSTREAM")
-    for times, some in (
-        (0, [entry_id for entry_id in unread if entry_id not in again]),
-        (1, [entry_id for entry_id in unread if entry_id in again]),
-    ):
-        for at in range(0, len(some), 1000):
-            part = [format_id(entry_id) for entry_id in some[at : at + 1000]]
-            options = ("IDLE", 86_400_000, "RETRYCOUNT", times, "FORCE", "JUSTID")
-            connection.call("XCLAIM", stream, name, "bridge", 0, *part, *options)
-
-
-def drop_group(connection: Connection, stream: bytes, name: str) -> None:
-    """Destroys a component's consumer group; nothing happens when there is none."""
-    try:
-        connection.call("XGROUP", "DESTROY", stream, name)
-    except RedisRefused as error:
-        if "no such key" not in str(error) and "requires the key to exist" not in str(error):
-            raise
-
-
-def make_switch(
-    connection: Connection, keys: Keys, component: str, mapping: str, token: str, modes: ComponentModes,
-    position: dict[str, Any] | None, group: ComponentGroup | None,
-) -> str:  # fmt: skip
-    """Switches a component to the other side in `bridge:components`, with its position, and says how that went.
-
-    "flipped": done; "lapsed": no switch is under way; "moved": its group was given something meanwhile. `group` is the
-    component's consumer group, as it was looked at. It is destroyed, if nobody was given or acknowledged anything
-    since.
-    """
-    last, count = (format_id(group.last), len(group.pending)) if group is not None else (b"", 0)
-    return bytes(connection.call(
-        "EVAL", FLIP, 3, COMPONENTS, keys.positions, keys.stream, field_of(component, mapping), token, modes.to_json(),
-        component, "" if position is None else json.dumps(position), component if group is not None else "", last,
-        count,
-    )).decode()  # fmt: skip
-
-
-def announced_positions(connection: Connection, keys: Keys) -> dict[str, dict[str, Any]]:
-    """Reads from Redis the positions that components and their workers announce, by `<component>[/<worker>]`.
-
-    Values that are no JSON objects are left out.
-    """
-    found: dict[str, dict[str, Any]] = {}
-    for name, raw in paired(connection.call("HGETALL", keys.positions)).items():
-        try:
-            said = json.loads(raw)
-        except ValueError:
-            continue
-        if isinstance(said, dict):
-            found[name.decode(errors="replace")] = said
-    return found
-
-
-@dataclass(frozen=True, slots=True)
-class ComponentWorker:
-    """A worker, one process of a component, by its last announcement in Redis.
-
-    `paused` holds the tokens of the switches it waits for; `at` is in milliseconds since 1970.
-    """
-
-    name: str
-    at: int
-    following: bool
-    reads: str
-    paused: frozenset[str]
-    where: str
-
-
-def workers_of(announced: dict[str, dict[str, Any]], component: str, now_ms: int) -> list[ComponentWorker]:
-    """Lists the workers of a component that are alive, by the announced positions."""
-    found = []
-    for name, said in announced.items():
-        of, _, worker = name.partition("/")
-        at = said.get("at")
-        if of != component or not worker or not isinstance(at, int) or now_ms - at > ALIVE_MS:
-            continue
-        told = said.get("paused")
-        paused = frozenset(map(str, told if isinstance(told, list) else ()))
-        where = f"process {said.get('pid', '?')} on {said.get('host', '?')}"
-        found.append(
-            ComponentWorker(worker, at, bool(said.get("following")), str(said.get("reads", "")), paused, where)
-        )
-    return found
-
-
-def to_id(said: object) -> EntryId:
-    """Parses an entry ID out of a component's JSON; 0-0 for anything else."""
-    try:
-        return parse_id(str(said).encode())
-    except ValueError:
-        return ZERO_ID

@@ -26,7 +26,7 @@ Refusal = hiredis.ReplyError
 HINTS = {
     "OOM": "the server's maxmemory is reached: free memory or raise it; the bridge goes on by itself",
     "MISCONF": "the server cannot write its disk: make room there; the bridge goes on by itself",
-    "READONLY": "this is a replica: point the url at the primary",
+    "READONLY": "this is a replica: it is waited for until a primary is found; is the url right?",
     "NOREPLICAS": "the server wants replicas it does not have: start them, or lower min-replicas-to-write",
     "LOADING": "the server is reading its data: wait",
     "NOAUTH": "the server wants a password: put it into the url, redis://:password@host",
@@ -34,10 +34,16 @@ HINTS = {
     "NOPERM": "the ACL user lacks a right: `bridge acl` prints the rules that are enough",
     "WRONGTYPE": "the key holds something that is not a stream: rename it, or give stream.key another name",
     "CLUSTERDOWN": "the cluster is not serving this slot: wait, or look at its nodes",
-    "MOVED": "Redis Cluster is not supported yet: use a single server",
+    "MOVED": "another node serves this slot now: a url of cluster://… asks which",
+    "ASK": "the slot is being moved to another node: wait until it is there",
+    "TRYAGAIN": "the slot is being moved to another node: wait until it is there",
+    "UNBLOCKED": "the server became a replica: the new primary is looked for",
     "NOSCRIPT": "the server lost a script: run again",
     "EXECABORT": "the server refused a command of the transaction",
 }
+
+ELSEWHERE = ("READONLY", "CLUSTERDOWN", "MOVED", "ASK", "TRYAGAIN", "UNBLOCKED")
+"""The errors of a server that does not serve a key, or not yet: another connection may reach the server that does."""
 
 CLIENT_NAME = "hestai-bridge"
 """The name of every connection of the bridge, in the server's list of clients and in its slow log."""
@@ -45,8 +51,11 @@ CLIENT_NAME = "hestai-bridge"
 NEEDED = ("XADD", "XREAD", "XRANGE", "XREVRANGE", "XINFO", "WATCH", "MULTI", "EXEC", "EVAL", "HSET", "HGETALL")
 
 
-def refused(error: Exception | str, where: str) -> RedisRefused:
-    """Turns an error reply of Redis into a RedisRefused, with its code and a hint what to do."""
+def refused(error: Exception | str, where: str) -> RedisRefused | RedisLost:
+    """Turns an error reply of Redis into a RedisRefused, with its code and a hint what to do.
+
+    It is a RedisLost where another server serves the key: the connection is of no use any more.
+    """
     text = str(error)
     if text.startswith("EXECABORT"):  # its cause matters: memory may have run out between queueing and EXEC
         text = text.partition("because of: ")[2] or text
@@ -56,6 +65,8 @@ def refused(error: Exception | str, where: str) -> RedisRefused:
                        ("LOADING", "loading the dataset"), ("NOPERM", "no permissions")):  # fmt: skip
         if sign in lowered:
             code = name
+    if code in ELSEWHERE:
+        return RedisLost(f"Redis refused: {text}", where=where, hint=HINTS[code])
     return RedisRefused(f"Redis refused: {text}", code=code, where=where, hint=HINTS.get(code, ""))
 
 
@@ -129,11 +140,15 @@ class EntryBudget:
 class Connection:
     """A connected socket to Redis, with hiredis as its parser.
 
-    `timeout` bounds every read and write, in seconds; `budget` bounds every page of entries.
+    `timeout` bounds every read and write, in seconds; `budget` bounds every page of entries. `in_cluster`: the server
+    is a node of a cluster, and has only the keys of its slots.
     """
 
-    def __init__(self, url: str, *, timeout: float = 5.0, budget: EntryBudget | None = None) -> None:
+    def __init__(
+        self, url: str, *, timeout: float = 5.0, budget: EntryBudget | None = None, in_cluster: bool = False
+    ) -> None:
         self.budget = budget or EntryBudget()
+        self.in_cluster = in_cluster
         self.shown = masked(url)
         try:
             pool = redis.ConnectionPool.from_url(url)

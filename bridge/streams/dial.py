@@ -1,4 +1,7 @@
-"""Dials Redis for the bridge, by url, through Sentinels or as the embedded server, and backs off between tries."""
+"""Dials Redis for the bridge, by url, through Sentinels, as a cluster's node or as the embedded server.
+
+It backs off between tries.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,12 @@ import random
 from collections.abc import Callable
 from functools import partial
 
+from redis.crc import key_slot
+
 from bridge.core.config import Settings
 from bridge.core.errors import RedisLost
-from bridge.core.server_address import sentinel_address
+from bridge.core.server_address import cluster_address, sentinel_address
+from bridge.streams.cluster import Cluster, Node, SlotRange
 from bridge.streams.connect import Connection, EntryBudget
 from bridge.streams.embedded import embedded_server
 from bridge.streams.sentinel import Sentinels
@@ -32,24 +38,34 @@ class Backoff:
 
 
 def url_dialler(
-    url: str, sentinel_login: str = "", *, timeout: float = 5.0, budget: EntryBudget | None = None
+    url: str, key: bytes, sentinel_login: str = "", *, timeout: float = 5.0, budget: EntryBudget | None = None
 ) -> Callable[[], Connection]:  # fmt: skip
-    """Returns the function that dials the Redis server of a url, or the master that the url's Sentinels name."""
+    """Returns the function that dials, by a url, the Redis server that serves a key.
+
+    That is the server of the url, the master that the url's Sentinels name, or the node that the url's cluster names.
+    """
     address = sentinel_address(url)
     if address is not None:
         return partial(Sentinels(address, sentinel_login, timeout=timeout).dial, budget)
+    cluster = cluster_address(url)
+    if cluster is not None:
+        return partial(Cluster(cluster, timeout=timeout).dial, key, budget)
     return partial(Connection, url, timeout=timeout, budget=budget)
 
 
-def dialler(settings: Settings, *, timeout: float = 5.0, may_start: bool = True) -> Callable[[], Connection]:
-    """Returns the function by which the bridge dials Redis: by url, through Sentinels, or the embedded one.
+def dialler(
+    settings: Settings, key: str | bytes, *, timeout: float = 5.0, may_start: bool = True
+) -> Callable[[], Connection]:
+    """Returns the function by which the bridge dials the Redis server of a key: by url, or the embedded one.
 
-    The embedded server is started if it never was, and again if it died; but not for a command that only looks
-    (`may_start` is False), which gets RedisLost.
+    The key is a stream's, and serves for all that the bridge keeps of that stream. The embedded server is started if
+    it never was, and again if it died; but not for a command that only looks (`may_start` is False), which gets
+    RedisLost.
     """
 
     budget = EntryBudget()
-    dial_url = url_dialler(settings.redis_url, settings.sentinel_login, timeout=timeout, budget=budget)
+    name = key.encode() if isinstance(key, str) else key
+    dial_url = url_dialler(settings.redis_url, name, settings.sentinel_login, timeout=timeout, budget=budget)
 
     def dial() -> Connection:
         if settings.redis_url == "embedded":
@@ -66,3 +82,46 @@ def dialler(settings: Settings, *, timeout: float = 5.0, may_start: bool = True)
         return connection
 
     return dial
+
+
+class Connections:
+    """The connections of a command that looks at several streams: one to each server that serves any of them.
+
+    Where there is one server, all streams are looked at over one connection. `close` closes all.
+    """
+
+    def __init__(self, settings: Settings, *, timeout: float = 5.0, may_start: bool = True) -> None:
+        self._settings, self._timeout, self._may_start = settings, timeout, may_start
+        self._cluster = cluster_of(settings, timeout=timeout)
+        self._slots: list[SlotRange] | None = None
+        self._open: dict[Node | None, Connection] = {}
+
+    def to(self, key: str | bytes) -> Connection:
+        """Returns the connection to the server of a key, a new one where there is none yet.
+
+        Raises RedisLost, RedisRefused.
+        """
+        node = self._node(key_slot(key.encode() if isinstance(key, str) else key))
+        if node not in self._open:
+            self._open[node] = dialler(self._settings, key, timeout=self._timeout, may_start=self._may_start)()
+        return self._open[node]
+
+    def _node(self, slot: int) -> Node | None:
+        """Returns the master of a slot, as the cluster named it at the first look; None where there is no cluster."""
+        if self._cluster is None:
+            return None
+        if self._slots is None:
+            self._slots = self._cluster.slots()
+        return next((part.master for part in self._slots if part.first <= slot <= part.last), None)
+
+    def close(self) -> None:
+        """Closes all connections of the command."""
+        for connection in self._open.values():
+            connection.close()
+        self._open.clear()
+
+
+def cluster_of(settings: Settings, *, timeout: float = 5.0) -> Cluster | None:
+    """Returns the cluster that the url of bridge.toml names; None: it names none."""
+    address = cluster_address(settings.redis_url)
+    return None if address is None else Cluster(address, timeout=timeout)

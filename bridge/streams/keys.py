@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-FORMAT = b"1"
-"""The layout version of the bridge's keys, which `bridge:{S}:meta` carries."""
-
 
 @dataclass(frozen=True, slots=True)
 class Keys:
@@ -27,6 +24,7 @@ class Keys:
     aligned: bytes
     redacted: bytes
     lease: bytes
+    components: bytes
     retired: bytes
 
     @classmethod
@@ -34,13 +32,19 @@ class Keys:
         """Makes the names of the Redis keys for a stream."""
         s = stream.encode()
         names = ("meta", "checkpoint", "sources", "generations", "mirror", "late", "floor", "artifacts", "positions",
-                 "producers", "trimmed", "aligned", "redacted", "lease", "retired")  # fmt: skip
+                 "producers", "trimmed", "aligned", "redacted", "lease", "components", "retired")  # fmt: skip
         return cls(s, *(b"bridge:{%b}:%b" % (s, name.encode()) for name in names))
 
     @property
     def own(self) -> tuple[bytes, ...]:
         """The Redis keys that the bridge needs to carry a stream: all but the stream and `bridge:{S}:retired`."""
         return tuple(getattr(self, field.name) for field in fields(self) if field.name not in ("stream", "retired"))
+
+
+def expires(key: bytes) -> bool:
+    """Whether a key is one of the bridge's that expire: a lease, or a heartbeat but for those that never end."""
+    beat = key.startswith(b"bridge:health:") and not key.startswith(b"bridge:health:2:")
+    return beat or (key.startswith(b"bridge:") and key.endswith(b":lease"))
 
 
 def health(instance: str) -> bytes:

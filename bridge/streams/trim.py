@@ -33,7 +33,8 @@ local function before(a, b)
   local bms, bseq = string.match(b, '^(%d+)-(%d+)$')
   return less(ams, bms) or (ams == bms and less(aseq, bseq))
 end
-if redis.call('HGET', KEYS[4], 'owner') ~= ARGV[1] then return {'owner'} end
+local owner = redis.call('HGET', KEYS[4], 'owner')
+if owner ~= ARGV[1] and owner ~= '2:' .. ARGV[1] then return {'owner'} end
 if (redis.call('GET', KEYS[2]) or '') ~= ARGV[2] then return {'moved'} end
 for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
   local facts = {}

@@ -18,7 +18,8 @@ from typing import NamedTuple
 from bridge.core.errors import RedisRefused
 from bridge.core.model import ZERO_ID, EntryId, format_id, parse_id
 from bridge.streams.connect import Connection, Refusal, Reply, refused
-from bridge.streams.keys import FORMAT, Keys
+from bridge.streams.keys import Keys
+from bridge.streams.layout import NO_GENERATION, owner_of, ownership, say_alive
 from bridge.streams.reader import to_info
 from bridge.streams.resp import pack
 
@@ -323,13 +324,15 @@ class StreamWriter:
         return Watched(tuple(stored), tuple(holder), last)
 
 
-def claim(connection: Connection, keys: Keys, owner: bytes, instance: str) -> bytes:
-    """Makes the ledger `owner` the owner of a stream in `bridge:{S}:meta` if the stream has none.
+def claim(connection: Connection, keys: Keys, ledger: bytes, instance: str) -> bytes:
+    """Makes the ledger of this UUID the owner of a stream in `bridge:{S}:meta` if the stream has none.
 
-    Returns the owner. Raises RedisRefused.
+    Returns the owner. Raises RedisRefused, RedisLost.
     """
-    connection.call("HSETNX", keys.meta, "owner", owner)
+    connection.call("HSETNX", keys.meta, "owner", owner_of(ledger))
     holder = connection.call("HGET", keys.meta, "owner")
-    if holder == owner:
-        connection.call("HSET", keys.meta, "format", FORMAT, "instance", instance)
+    if holder == owner_of(ledger):
+        say_alive(connection, keys, ledger, instance)
+        connection.call("HSETNX", keys.generations, *NO_GENERATION)
+        connection.call("HSET", keys.meta, *ownership(keys, ledger, instance))
     return bytes(holder) if holder is not None else b""

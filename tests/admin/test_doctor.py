@@ -25,7 +25,7 @@ from bridge.admin.doctor.finding import Finding
 from bridge.core.config import load
 from bridge.ledger.parity_runs import ParityRun
 from bridge.streams.connect import Connection
-from bridge.streams.dial import dialler
+from bridge.streams.dial import Connections
 from bridge.streams.embedded import embedded_server
 from bridge.streams.keys import Keys
 from bridge.streams.resp import pack
@@ -37,7 +37,7 @@ from tests.support.rig import STREAM, Rig, line, wait_until
 
 def found(rig: Rig, url: str | None = None) -> dict[str, Finding]:
     """What doctor says, by check."""
-    return {finding.check: finding for finding in examine(rig.settings(url=url), lambda: Connection(url or rig.url))}
+    return {finding.check: finding for finding in examine(rig.settings(url=url or rig.url))}
 
 
 def configure(rig: Rig, **settings: str) -> None:
@@ -136,7 +136,7 @@ def _deaf(rig: Rig, stack: ExitStack) -> None:
 
 def _ghost(rig: Rig, stack: ExitStack) -> None:
     said = json.dumps({"reads": "redis", "writes": "file", "epoch": 3})
-    rig.redis.call("HSET", "bridge:components", "ghost/hestai-message", said)
+    rig.redis.call("HSET", "bridge:{hestai:messages}:components", "ghost@test", said)
     at = int(time.time() * 1000) - 7_200_000
     rig.redis.call("HSET", Keys.of(STREAM).positions, "ghost/w", json.dumps({"at": at}))
 
@@ -292,8 +292,8 @@ def test_renamed_commands_and_a_slow_clock(rig: Rig) -> None:
         told = found(rig, url)
         assert told["commands"].verdict == "bad"
         assert "XADD" in told["commands"].evidence
-        with closing(Connection(url)) as connection:
-            findings = redis_server.examine(connection, rig.settings(url=url), lambda: time.time() + 120)
+        with closing(Connections(rig.settings(url=url))) as servers:
+            findings = redis_server.examine(servers, rig.settings(url=url), lambda: time.time() + 120)
         assert next(f for f in findings if f.check == "clock").verdict == "bad"
 
 
@@ -394,9 +394,7 @@ def test_a_server_of_our_own_that_nobody_started(tmp_path: Path) -> None:
             f'instance = "test"\nmappings = ["hestai-message"]\n[redis]\nurl = "{url}"\n'
         )
         settings = load(config=None, redis=None, env={}, cwd=tmp_path)
-        told = next(
-            finding for finding in examine(settings, dialler(settings, may_start=False)) if finding.check == "server"
-        )
+        told = next(finding for finding in examine(settings) if finding.check == "server")
         assert told.verdict == verdict
         assert told.hint
 
@@ -407,9 +405,7 @@ def test_a_server_of_our_own_that_died(tmp_path: Path) -> None:
     settings = load(config=None, redis=None, env={}, cwd=tmp_path)
 
     def told() -> Finding:
-        return next(
-            finding for finding in examine(settings, dialler(settings, may_start=False)) if finding.check == "server"
-        )
+        return next(finding for finding in examine(settings) if finding.check == "server")
 
     ours = embedded_server.start(settings.state_dir)
     try:

@@ -66,7 +66,7 @@ def prove(rig: Rig, *, onwards: bool = False) -> ParityResult:
         proof = ParityRunner(
             settings, [*settings.mappings], ledger, Event(), lambda m, read, of: None, "test", settling=0.0
         )
-        [result] = proof.run(lambda: Connection(rig.url), onwards=onwards)
+        [result] = proof.run(onwards=onwards)
     return result
 
 

@@ -21,11 +21,14 @@ from bridge.core.errors import BridgeError, ConfigError, TargetError
 from bridge.kinds.mapping_context import MappingContext
 from bridge.ledger.process_nonces import note_begun
 from bridge.ledger.store import Ledger
-from bridge.streams.components import COMPONENTS, make_group
+from bridge.streams.component_groups import make_group
 from bridge.streams.connect import Connection
+from bridge.streams.keys import Keys
 from tests.support.cast import CONFIG
 from tests.support.proxy import Proxy
 from tests.support.rig import STREAM, Rig, line, wait_until
+
+COMPONENTS = Keys.of(STREAM).components
 
 NOWHERE = "redis://127.0.0.1:1/0"
 """No server is ever there."""
@@ -58,9 +61,9 @@ def texts(log: Log, count: int | None = None, idle: float = 0.15) -> list[str]:
 
 
 def says(rig: Rig, component: str, **modes: object) -> None:
-    """What `bridge:components` is to say."""
+    """What `bridge:{S}:components` is to say."""
     told = {"reads": "file", "writes": "file", "epoch": 1} | modes
-    rig.redis.call("HSET", COMPONENTS, f"{component}/hestai-message", json.dumps(told))
+    rig.redis.call("HSET", COMPONENTS, f"{component}@test", json.dumps(told))
 
 
 # -- files -------------------------------------------------------------------------------------------------------
@@ -651,7 +654,9 @@ def test_a_switch_of_writes_in_the_middle(one_rig: Rig, side: str) -> None:
 def test_an_undeclared_role(one_rig: Rig) -> None:
     """A role whose entries the mirror would refuse is refused in Redis mode, when it is written."""
     one_rig.write_config(mapping="hestai-roles", extra=CONFIG)
-    one_rig.redis.call("HSET", COMPONENTS, "ui/hestai-roles", '{"reads": "file", "writes": "redis", "epoch": 1}')
+    one_rig.redis.call(
+        "HSET", Keys.of("hestai:roles").components, "ui@test", '{"reads": "file", "writes": "redis", "epoch": 1}'
+    )
     with open_log("hestai-roles", "ui", config=one_rig.path / "bridge.toml", redis=one_rig.url) as log:
         wait_until(lambda: log.writes == "redis", "the mode")
         with pytest.raises(TargetError, match="role 'guest' is not declared"):

@@ -18,9 +18,12 @@ from bridge.core.model import format_id
 from bridge.cutover.operator import SwitchWish
 from bridge.cutover.switch_waits import SwitchRefused
 from bridge.ledger.store import Ledger
-from bridge.streams.components import COMPONENTS, group_of
+from bridge.streams.component_groups import group_of
+from bridge.streams.keys import Keys
 from tests.support.cast import CONFIG, Cast
 from tests.support.rig import STREAM, Rig, wait_until
+
+COMPONENTS = Keys.of(STREAM).components
 
 TIMES = 10
 
@@ -255,7 +258,7 @@ def test_two_operators(quiet: Cast) -> None:
         thread.join()
     assert sorted(told)[0] == "made"
     assert "switch" in sorted(told)[1]
-    assert json.loads(quiet.rig.redis.call("HGET", COMPONENTS, "viewer/hestai-message"))["epoch"] == 1
+    assert json.loads(quiet.rig.redis.call("HGET", COMPONENTS, "viewer@test"))["epoch"] == 1
 
 
 def test_a_component_that_hangs(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,7 +273,7 @@ def test_a_component_that_hangs(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> No
         cast.switch("viewer", "reads", "redis")
     wait_until(lambda: len(cast.seen("viewer")) == 3, cast.said)
     assert {message[3] for message in cast.seen("viewer")} == {"file"}
-    assert json.loads(rig.redis.call("HGET", COMPONENTS, "viewer/hestai-message"))["epoch"] == 0
+    assert json.loads(rig.redis.call("HGET", COMPONENTS, "viewer@test"))["epoch"] == 0
     rig.stop(bridge)
 
 
@@ -325,7 +328,7 @@ def test_a_plain_client_is_told_as_what_it_is(quiet: Cast) -> None:
     positions = f"bridge:{{{STREAM}}}:positions"
     size = rig.log.stat().st_size
     rig.redis.call("HSET", positions, "node", json.dumps({"files": {"messages.log": size}}))
-    rig.redis.call("HSET", COMPONENTS, "node/hestai-message", '{"reads": "file", "writes": "file", "epoch": 0}')
+    rig.redis.call("HSET", COMPONENTS, "node@test", '{"reads": "file", "writes": "file", "epoch": 0}')
     assert "plain client, 0 behind" in rig.run("status", "--redis", rig.url).stdout
     args = ("node", "--reads", "--force", "node", "--redis", rig.url, "--from", str(size), "--execute")
     done = rig.run("cutover", *args)
@@ -484,7 +487,7 @@ def test_junk_in_the_keys(quiet: Cast) -> None:
     """What somebody wrote there by hand is told of, and hides no other component."""
     rig = quiet.rig
     read_some(quiet, 3)
-    rig.redis.call("HSET", COMPONENTS, "other/hestai-message", "junk")
+    rig.redis.call("HSET", COMPONENTS, "other@test", "junk")
     rig.redis.call(
         "HSET", f"bridge:{{{STREAM}}}:positions", "odd/1", '{"at": 9999999999999, "paused": null}', "list", "[]"
     )

@@ -22,11 +22,14 @@ from bridge.cutover import switch_waits
 from bridge.cutover.operator import Operator, SwitchWish
 from bridge.ledger.states import ask_owner, note_asked, owner_of, set_owner, unask_owner
 from bridge.ledger.store import Ledger
-from bridge.streams.components import REDIS, WRITES, read_modes
+from bridge.streams.components import REDIS, WRITES, ComponentHash
 from bridge.streams.connect import Connection
+from bridge.streams.dial import Connections
+from bridge.streams.keys import Keys
 from tests.kinds.test_state import SOAK, STATE, Values
 from tests.support.rig import Rig, line, wait_until
 
+COMPONENT_HASH = ComponentHash(Keys.of(STATE), "state", "test")
 COMPONENTS = '[components.ui]\nroles = ["ui"]\n[components.daemon]\nroles = ["daemon"]\n'
 STEPS = [f"{name}.{when}" for name in FAILPOINTS if name.startswith("switch.") for when in ("before", "after")]
 SOME = ["switch.asked.after", "switch.flip.after"]
@@ -34,7 +37,7 @@ STEPS = [step for step in STEPS if step not in ("switch.pause.before", "switch.f
 
 
 class Writer:
-    """A program that writes 1, 2, 3 … where `bridge:components` says, and waits while it is being switched."""
+    """A program that writes 1, 2, 3 … where `bridge:{S}:components` says, and waits while it is being switched."""
 
     def __init__(self, values: Values, name: str = "ui") -> None:
         self.values = values
@@ -49,7 +52,7 @@ class Writer:
         redis = Connection(self.values.rig.url)
         for number in itertools.count(1):
             while True:
-                modes, now = read_modes(redis, self.name, "state")
+                modes, now = COMPONENT_HASH.read(redis, self.name)
                 tokens = [modes.switch.token] if modes.switch is not None else []
                 beat = {"at": now, "epoch": modes.epoch, "following": False, "reads": "file", "paused": tokens}
                 redis.call("HSET", f"bridge:{{{STATE}}}:positions", f"{self.name}/w", json.dumps(beat))
@@ -109,14 +112,14 @@ def owner(rig: Rig) -> str:
 @contextmanager
 def operator(rig: Rig) -> Iterator[Operator]:
     """In this process."""
-    ledger, connection = Ledger(rig.state / "ledger.db"), Connection(rig.url)
-    switcher = Operator(rig.settings(), ledger, connection, "tester@here", Event().wait)
+    ledger, servers = Ledger(rig.state / "ledger.db"), Connections(rig.settings())
+    switcher = Operator(rig.settings(), ledger, servers, "tester@here", Event().wait)
     try:
         yield switcher
     finally:
         switcher.close()
         ledger.close()
-        connection.close()
+        servers.close()
 
 
 def equal(values: Values) -> bool:
@@ -194,7 +197,7 @@ def test_the_operator_is_killed(rig: Rig) -> None:
 
         wait_until(made, lambda at=point: f"{at}: {rig.said()}")  # type: ignore[misc]
         side, data = "redis" if verb == "cutover" else "file", b"%d" % number
-        assert (owner(rig), read_modes(rig.redis, "ui", "state")[0].writes) == (side, side), point
+        assert (owner(rig), COMPONENT_HASH.read(rig.redis, "ui")[0].writes) == (side, side), point
         if side == "redis":
             values.set(data, "2126-01-01T00:00:00.000Z")
             values.until_file(data)
@@ -273,7 +276,9 @@ def test_another_component_writes_there(rig: Rig) -> None:
     """Values have one owner: who else is known to write them speaks against the switch."""
     values = set_up(rig)
     bridge = carried(values, b"one")
-    rig.redis.call("HSET", "bridge:components", "daemon/state", '{"reads": "file", "writes": "file", "epoch": 0}')
+    rig.redis.call(
+        "HSET", COMPONENT_HASH.keys.components, "daemon@test", '{"reads": "file", "writes": "file", "epoch": 0}'
+    )
     done = rig.run("cutover", "ui", "--mapping", "state", "--writes", "--redis", rig.url)
     assert done.returncode == 3
     assert "daemon goes on writing the other side's values" in done.stdout
@@ -309,10 +314,14 @@ def test_retire(rig: Rig) -> None:
     wait_until(lambda: equal(values), rig.said)
     assert switch(rig, "cutover", "--force", "ui").returncode == 0
     rig.stop(bridge)
-    rig.redis.call("HSET", "bridge:components", "daemon/state", '{"reads": "file", "writes": "file", "epoch": 1}')
+    rig.redis.call(
+        "HSET", COMPONENT_HASH.keys.components, "daemon@test", '{"reads": "file", "writes": "file", "epoch": 1}'
+    )
     args = ("retire", "state", "--execute", "--force", "state", "--redis", rig.url)
     assert "daemon writes to the files" in rig.run(*args).stdout
-    rig.redis.call("HSET", "bridge:components", "daemon/state", '{"reads": "file", "writes": "redis", "epoch": 2}')
+    rig.redis.call(
+        "HSET", COMPONENT_HASH.keys.components, "daemon@test", '{"reads": "file", "writes": "redis", "epoch": 2}'
+    )
     done = rig.run(*args)
     assert done.returncode == 0, done.stdout + done.stderr
     kept = rig.state / "retired" / "state" / "state"
@@ -347,7 +356,7 @@ def test_redis_lost_the_switch(rig: Rig) -> None:
     """A component that was switched is told otherwise: nothing is carried, it is said, and the operator says who counts."""
     values = set_up(rig)
     bridge = gone_over(rig, values)
-    rig.redis.call("DEL", "bridge:components")
+    rig.redis.call("DEL", COMPONENT_HASH.keys.components, "bridge:components")
     said = "ui writes to the files by what Redis says, and Redis own it"
     wait_until(lambda: said in rig.run("status", "--redis", rig.url).stdout, rig.said)
     values.save(b"by the program")
@@ -371,7 +380,7 @@ def test_a_refusal_takes_nothing_back(rig: Rig, monkeypatch: pytest.MonkeyPatch)
         raise RedisRefused("BUSY a script is running", code="BUSY")
 
     with monkeypatch.context() as patch, operator(rig) as switcher:
-        patch.setattr("bridge.cutover.switch.read_modes", busy)
+        patch.setattr(ComponentHash, "read", busy)
         assert [outcome for _, outcome in switcher.complete()] == ["is not made yet: BUSY a script is running"]
     assert owner(rig) == "file, asked"
     rig.write_config(mapping="hestai-message", extra=COMPONENTS)  # and not because its mapping is gone for a moment

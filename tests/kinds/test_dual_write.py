@@ -82,5 +82,5 @@ def test_without_roles(rig: Rig) -> None:
     done = rig.run("cutover", "viewer", "--writes", "--both", "--execute", "--force", "viewer", "--redis", rig.url)
     assert done.returncode == 1
     assert "roles are not declared" in done.stderr
-    assert json.loads(rig.redis.call("HGET", "bridge:components", "viewer/hestai-message"))["writes"] == "file"
+    assert json.loads(rig.redis.call("HGET", "bridge:{hestai:messages}:components", "viewer@test"))["writes"] == "file"
     rig.stop(bridge)

@@ -66,7 +66,7 @@ class Both:
         [mapping] = settings.mappings
         self.shared = MappingContext(mapping, settings)
         self.ledgers = [Ledger(settings.state_dir / "ledger.db", create=True) for _ in range(2)]
-        troubles, dial = Troubles(time.time), dialler(settings)
+        troubles, dial = Troubles(time.time), dialler(settings, self.shared.keys.stream)
         self.forward = Forward(self.shared, self.ledgers[0], troubles, time.time, dial)
         self.mirror = Mirror(self.shared, self.ledgers[1], troubles, time.time, dial)
 

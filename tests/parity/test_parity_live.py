@@ -157,7 +157,7 @@ def onwards(rig: Rig) -> ParityResult:
     ledger = Ledger(settings.state_dir / "ledger.db")
     try:
         proof = ParityRunner(settings, list(settings.mappings), ledger, Event(), lambda *_: None, "test", settling=0.0)
-        [result] = proof.run(lambda: Connection(rig.server.socket_url), onwards=True)
+        [result] = proof.run(onwards=True)
         return result
     finally:
         ledger.close()

@@ -240,7 +240,7 @@ def test_asleep(log_of: Callable[[bool], Log], scheme: Callable[[Path, int], Non
     log = log_of(timed)
     settings = log.rig.settings()
     with closing(Ledger(settings.state_dir / "ledger.db", create=True)) as ledger, closing(log.shared()) as shared:
-        forward = carrier_of(shared, ledger, Troubles(time.time), time.time, dialler(settings))
+        forward = carrier_of(shared, ledger, Troubles(time.time), time.time, dialler(settings, shared.keys.stream))
 
         def carry() -> None:
             forward.look()

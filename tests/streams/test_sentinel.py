@@ -16,7 +16,8 @@ from bridge.core.server_address import check_url, masked, sentinel_address
 from bridge.streams.embedded.binary import Binary
 from bridge.streams.sentinel import Sentinels
 from tests.support.rig import Rig, line, wait_until
-from tests.support.sentinel_group import NAME, SentinelGroup, free_port
+from tests.support.sentinel_group import NAME, SentinelGroup
+from tests.support.server_group import free_port
 
 
 @pytest.mark.parametrize(
@@ -48,7 +49,10 @@ def test_addresses(url: str, hosts: tuple[tuple[str, int], ...], name: str, mast
         ("sentinel://h1:70000/shop", "is no host and port"),
         ("sentinel://h 1/shop", "is no host and port"),
         ("sentinel://h1,,h2/shop", "'' is no host and port"),
-        ("cluster://h1", "not supported yet"),
+        ("cluster://h1/1", "has database 0 only"),
+        ("clusters://h1?db=3", "has database 0 only"),
+        ("cluster://h1,", "is no host and port"),
+        ("clutser://h1", "not supported yet"),
     ],
 )
 def test_wrong_addresses(url: str, said: str) -> None:

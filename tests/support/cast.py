@@ -17,7 +17,7 @@ from bridge.cutover.operator import Operator, SwitchWish
 from bridge.cutover.plan import SwitchPlan, SwitchReport
 from bridge.ledger.store import Ledger
 from bridge.streams.components import READS, REDIS, WRITES
-from bridge.streams.connect import Connection
+from bridge.streams.dial import Connections
 from tests.support import zygote
 from tests.support.project import ROOT
 from tests.support.rig import Rig, wait_until
@@ -109,14 +109,14 @@ class Cast:
     def operator(self) -> Iterator[Operator]:
         """Who switches."""
         settings = self.rig.settings()
-        ledger, connection = Ledger(settings.state_dir / "ledger.db"), Connection(self.operates)
-        operator = Operator(settings, ledger, connection, "tester@here", Event().wait, GateBounds(lag=100_000))
+        ledger, servers = Ledger(settings.state_dir / "ledger.db"), Connections(self.rig.settings(url=self.operates))
+        operator = Operator(settings, ledger, servers, "tester@here", Event().wait, GateBounds(lag=100_000))
         try:
             yield operator
         finally:
             operator.close()
             ledger.close()
-            connection.close()
+            servers.close()
 
     def plans(self, name: str, sides: tuple[str, ...] = (READS, WRITES), to: str = REDIS) -> list[SwitchPlan]:
         """What is left to be switched, planned."""

@@ -11,7 +11,6 @@ from typing import Any
 from bridge.ledger.store import Ledger
 from bridge.parity.result import ParityResult
 from bridge.parity.run_parity import ParityRunner
-from bridge.streams.connect import Connection
 from bridge.streams.reader import Entry, entries
 from tests.support.rig import Rig, wait_until
 
@@ -101,7 +100,7 @@ class Inbox:
             proof = ParityRunner(
                 settings, list(settings.mappings), ledger, Event(), lambda *_: None, "test", settling=settling
             )
-            [result] = proof.run(lambda: Connection(self.rig.server.socket_url))
+            [result] = proof.run()
             return result
         finally:
             if ledger is not None:

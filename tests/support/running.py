@@ -33,7 +33,7 @@ class Running:
         self.ledger = Ledger(settings.state_dir / "ledger.db", create=True)
         self.shared = MappingContext(settings.mappings[0], settings)
         self._ahead = 0.0
-        troubles, dial = Troubles(self.clock), dialler(settings)
+        troubles, dial = Troubles(self.clock), dialler(settings, self.shared.keys.stream)
         self.forward = carrier_of(self.shared, self.ledger, troubles, self.clock, dial)
         self.mirror = Mirror(self.shared, self.ledger, troubles, self.clock, dial) if dual else None
 

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-import socket
-import subprocess
-import tempfile
 from functools import partial
-from pathlib import Path
 
 from bridge.core.errors import BridgeError
 from bridge.core.server_address import sentinel_address
@@ -15,26 +10,18 @@ from bridge.streams.connect import Connection
 from bridge.streams.embedded.binary import Binary
 from bridge.streams.sentinel import Sentinels
 from tests.support.rig import wait_until
+from tests.support.server_group import ServerGroup, free_port
 
 NAME = "shop"
 DOWN_MS = 1000
 """After how long without an answer the Sentinels take the master for dead."""
 
 
-def free_port() -> int:
-    """A port of the loopback address that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-class SentinelGroup:
+class SentinelGroup(ServerGroup):
     """See the module. `password`: what the servers want, and no Sentinel."""
 
     def __init__(self, binary: Binary, *, replicas: int = 2, sentinels: int = 3, password: str = "") -> None:
-        self.binary, self.password = binary, password
-        self._folder = Path(tempfile.mkdtemp(prefix="sg-"))
-        self.processes: dict[int, subprocess.Popen[bytes]] = {}
+        super().__init__(binary, password=password)
         self.ports = [free_port() for _ in range(1 + replicas)]
         self.sentinel_ports = [free_port() for _ in range(sentinels)]
         for port in self.ports:
@@ -58,7 +45,7 @@ class SentinelGroup:
 
     def start_server(self, port: int, *, of: int = 0) -> None:
         """Starts a server, as the replica of another one where `of` names it."""
-        folder = self._folder / str(port)
+        folder = self.folder / str(port)
         folder.mkdir(exist_ok=True)
         args = ["--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--appendonly", "yes", "--save", "",
                 "--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"]  # fmt: skip
@@ -66,10 +53,10 @@ class SentinelGroup:
             args += ["--requirepass", self.password, "--masterauth", self.password]
         if of:
             args += ["--replicaof", "127.0.0.1", str(of)]
-        self._run(port, args)
+        self.run(port, args)
 
     def _start_sentinel(self, port: int) -> None:
-        folder = self._folder / str(port)
+        folder = self.folder / str(port)
         folder.mkdir()
         rows = [f"port {port}", "bind 127.0.0.1", f'dir "{folder}"',
                 f"sentinel monitor {NAME} 127.0.0.1 {self.ports[0]} {len(self.sentinel_ports) // 2 + 1}",
@@ -79,51 +66,7 @@ class SentinelGroup:
             rows.append(f"sentinel auth-pass {NAME} {self.password}")
         config = folder / "sentinel.conf"
         config.write_text("\n".join(rows) + "\n")
-        self._run(port, [str(config), "--sentinel"])
-
-    def _run(self, port: int, args: list[str]) -> None:
-        log = (self._folder / f"{port}.log").open("ab")
-        self.processes[port] = subprocess.Popen([str(self.binary.path), *args], stdout=log, stderr=log)
-        log.close()
-        wait_until(lambda: self.answers(port), lambda: (self._folder / f"{port}.log").read_text()[-2000:], 20)
-
-    def answers(self, port: int) -> bool:
-        """Whether a process of the group answers."""
-        return self.ask(port, "PING") == b"PONG"
-
-    def ask(self, port: int, *args: str) -> object:
-        """What a process of the group says to a command; None where it is not there."""
-        try:
-            connection = Connection(self._url(port), timeout=2)
-        except BridgeError:
-            return None
-        try:
-            return connection.call(*args)
-        except BridgeError:  # it may still read its data
-            return None
-        finally:
-            connection.close()
-
-    def _url(self, port: int) -> str:
-        login = f":{self.password}@" if self.password and port in self.ports else ""
-        return f"redis://{login}127.0.0.1:{port}/0"
-
-    def info(self, port: int, name: str) -> str:
-        """A field of a server's INFO replication."""
-        told = self.ask(port, "INFO", "replication")
-        rows = dict(row.split(":", 1) for row in (told or b"").decode().splitlines() if ":" in row)  # type: ignore[attr-defined]
-        return str(rows.get(name, ""))
-
-    def is_linked(self, port: int) -> bool:
-        """Whether the replica on a port has a link to its master."""
-        return self.info(port, "master_link_status") == "up"
-
-    def told(self) -> str:
-        """What each server logged last, and what it says of its replication."""
-        logs = {port: (self._folder / f"{port}.log").read_text(errors="replace") for port in self.ports}
-        return "\n".join(
-            f"{port}: {self.ask(port, 'INFO', 'replication')!r} {log[-2000:]}" for port, log in logs.items()
-        )
+        self.run(port, [str(config), "--sentinel"])
 
     def length(self, key: str) -> int:
         """How many entries a stream has on the master; 0 where there is none."""
@@ -169,16 +112,3 @@ class SentinelGroup:
         """Whether there is a master and all other servers are linked to it, whichever the Sentinels elected last."""
         master = self._serving()
         return bool(master) and all(self.is_linked(port) for port in self.ports if port != master)
-
-    def kill(self, port: int) -> None:
-        """Kills a process of the group."""
-        self.processes[port].kill()
-        self.processes[port].wait()
-
-    def close(self) -> None:
-        """Ends all that was started."""
-        for process in self.processes.values():
-            process.kill()
-        for process in self.processes.values():
-            process.wait()
-        shutil.rmtree(self._folder, ignore_errors=True)

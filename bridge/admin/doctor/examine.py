@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from contextlib import closing
 
 from bridge.admin.doctor import failover, installation, machine, redis_server, retired_mappings
@@ -12,11 +11,11 @@ from bridge.admin.doctor.unaccounted_files import look_at_files
 from bridge.core.config import Settings
 from bridge.core.errors import BridgeError
 from bridge.core.server_address import masked, sentinel_address
-from bridge.streams.connect import Connection
+from bridge.streams.dial import Connections
 from bridge.streams.embedded import embedded_server
 
 
-def examine(settings: Settings, dial: Callable[[], Connection]) -> list[Finding]:
+def examine(settings: Settings) -> list[Finding]:
     """Runs every check of `bridge doctor` once, and returns the findings; starts and changes nothing.
 
     A check that cannot look at its subject makes a finding with the verdict "unknown".
@@ -24,12 +23,12 @@ def examine(settings: Settings, dial: Callable[[], Connection]) -> list[Finding]
     findings: list[Finding] = []
     address = sentinel_address(settings.redis_url)
     try:
-        with closing(dial()) as connection:
-            findings += redis_server.examine(connection, settings, time.time)
-            findings.append(asked("components", lambda: installation.look_at_components(connection, settings)))
-            findings.append(asked("origins", lambda: installation.look_at_origins(connection, settings)))
-            findings.append(asked("groups", lambda: installation.look_at_groups(connection, settings)))
-            findings.append(asked("retired", lambda: retired_mappings.look(connection, settings)))
+        with closing(Connections(settings, may_start=False)) as servers:
+            findings += redis_server.examine(servers, settings, time.time)
+            findings.append(asked("components", lambda: installation.look_at_components(servers, settings)))
+            findings.append(asked("origins", lambda: installation.look_at_origins(servers, settings)))
+            findings.append(asked("groups", lambda: installation.look_at_groups(servers, settings)))
+            findings.append(asked("retired", lambda: retired_mappings.look(servers, settings)))
     except BridgeError as error:
         findings = [_silent(settings, error), asked("retired", lambda: retired_mappings.look(None, settings))]
     if address is not None:

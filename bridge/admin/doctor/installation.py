@@ -29,8 +29,10 @@ from bridge.ledger.parity_runs import ParityRun, runs
 from bridge.ledger.retired import retired
 from bridge.ledger.sources import all_generations
 from bridge.ledger.store import Ledger
-from bridge.streams.components import ComponentModes, all_modes, announced_positions
-from bridge.streams.connect import CLIENT_NAME, Connection, Refusal, refused
+from bridge.streams.component_groups import announced_positions
+from bridge.streams.components import ComponentHash, ComponentModes
+from bridge.streams.connect import CLIENT_NAME, Refusal, refused
+from bridge.streams.dial import Connections
 from bridge.streams.keys import Keys
 from bridge.streams.reader import Entry, groups_of, to_entries
 from bridge.streams.resp import pack
@@ -177,17 +179,19 @@ def components(
     return worst("components", parts or [("good", f"{counted(len(known), 'component')}, all known", "")])
 
 
-def look_at_components(connection: Connection, settings: Settings) -> Finding:
+def look_at_components(servers: Connections, settings: Settings) -> Finding:
     """Checks for the doctor the components of this bridge's mappings, by their modes and positions in Redis."""
-    seconds, _ = connection.call("TIME")
-    heard: dict[tuple[str, str], float] = {}
+    heard, modes = dict[tuple[str, str], float](), dict[tuple[str, str], ComponentModes]()
     for mapping in settings.mappings:
-        for name, said in announced_positions(connection, Keys.of(mapping.stream.key)).items():
+        connection, hashes = servers.to(mapping.stream.key), ComponentHash.of(mapping, settings)
+        seconds, _ = connection.call("TIME")
+        modes |= {(name, mapping.name): now for name, now in hashes.all(connection).items()}
+        for name, said in announced_positions(connection, hashes.keys).items():
             at, key = said.get("at"), (name.partition("/")[0], mapping.name)
             if isinstance(at, int):
                 heard[key] = min(heard.get(key, 1e12), max(0.0, int(seconds) - at / 1000))
     names = frozenset(configured.name for configured in settings.mappings)
-    return components(all_modes(connection), heard, frozenset(settings.components), names)
+    return components(modes, heard, frozenset(settings.components), names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,14 +217,14 @@ def origins(found: Mapping[str, Foreign], writers: Sequence[str]) -> Finding:
     return worst("origins", parts or [("good", "only the bridge's own entries name one", "")])
 
 
-def look_at_origins(connection: Connection, settings: Settings) -> Finding:
+def look_at_origins(servers: Connections, settings: Settings) -> Finding:
     """Checks for the doctor the newest entries of this bridge's streams for origins that the bridge did not send.
 
     Such an origin lies beyond the checkpoint, occurs twice, or names a source that has no number.
     """
     found: dict[str, Foreign] = {}
     for mapping in settings.mappings:
-        keys = Keys.of(mapping.stream.key)
+        keys, connection = Keys.of(mapping.stream.key), servers.to(mapping.stream.key)
         if connection.call("EXISTS", keys.retired):
             continue  # the checkpoint that tells the bridge's own origins may be purged
         replies = connection.calls(
@@ -235,7 +239,7 @@ def look_at_origins(connection: Connection, settings: Settings) -> Finding:
         if foreign is not None:
             found[mapping.stream.key] = foreign
     writers: list[str] = []
-    if found:
+    for connection in {servers.to(stream) for stream in found}:
         for row in connection.call("CLIENT", "LIST").decode(errors="replace").splitlines():
             facts = dict(part.split("=", 1) for part in row.split(" ") if "=" in part)
             if facts.get("cmd") in ("xadd", "exec", "eval") and facts.get("name") != CLIENT_NAME:
@@ -278,12 +282,12 @@ def groups(behind: Mapping[str, Sequence[tuple[str, float, int]]]) -> Finding:
     return worst("groups", parts or [("good", "none is far behind", "")])
 
 
-def look_at_groups(connection: Connection, settings: Settings) -> Finding:
+def look_at_groups(servers: Connections, settings: Settings) -> Finding:
     """Checks for the doctor how far each consumer group of this bridge's streams is behind, as read from Redis."""
-    seconds, _ = connection.call("TIME")
     behind = {}
     for mapping in settings.mappings:
-        keys = Keys.of(mapping.stream.key)
+        keys, connection = Keys.of(mapping.stream.key), servers.to(mapping.stream.key)
+        seconds, _ = connection.call("TIME")
         held = groups_hold(connection, keys, read_trimmed(connection, keys).floor)
         if held:
             rows = groups_of(connection, keys.stream)

@@ -13,7 +13,9 @@ from bridge.admin.doctor.finding import Finding, Judgement, ServerFacts, worst
 from bridge.core.config import Settings
 from bridge.core.errors import RedisRefused
 from bridge.core.wording import counted, duration, size
+from bridge.streams.components import FIRST_COMPONENTS
 from bridge.streams.connect import CLIENT_NAME, Connection
+from bridge.streams.dial import Connections
 from bridge.streams.keys import Keys
 
 IDLE_AFTER = 3600.0
@@ -196,9 +198,9 @@ def neighbours(types: Mapping[str, tuple[str, str]], prefixes: Mapping[str, int]
     return worst("neighbours", parts)
 
 
-def look_at_neighbours(connection: Connection, settings: Settings) -> Finding:
+def look_at_neighbours(servers: Connections, settings: Settings) -> Finding:
     """Reads from Redis the types of this bridge's keys and the names of about `SCANNED` keys, to find neighbours."""
-    wanted = {"bridge:components": "hash", f"bridge:health:{settings.instance}": "string"}
+    wanted = {FIRST_COMPONENTS.decode(): "hash", f"bridge:health:{settings.instance}": "string"}
     for mapping in settings.mappings:
         keys = Keys.of(mapping.stream.key)
         wanted |= {key.decode(): "hash" for key in keys.own} | {
@@ -207,10 +209,11 @@ def look_at_neighbours(connection: Connection, settings: Settings) -> Finding:
         }  # fmt: skip
     types = {}
     for key, kind in wanted.items():
-        found = connection.call("TYPE", key).decode()
+        found = servers.to(key).call("TYPE", key).decode()
         if found not in ("none", kind):
             types[key] = (found, kind)
     cursor, seen, prefixes = b"0", 0, dict[str, int]()
+    connection = servers.to(settings.mappings[0].stream.key)
     while True:
         cursor, found = connection.call("SCAN", cursor, "COUNT", 500)
         for raw in found:

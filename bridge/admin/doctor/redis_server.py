@@ -15,6 +15,7 @@ from bridge.core.model import parse_id
 from bridge.core.server_address import sentinel_address
 from bridge.core.wording import counted, duration, size
 from bridge.streams.connect import CLIENT_NAME, NEEDED, Connection
+from bridge.streams.dial import Connections
 from bridge.streams.reader import server_info, stream_info
 
 OLDEST = (7, 0)
@@ -249,11 +250,12 @@ def clocks(ahead: float) -> Finding:
 # -- all of it -----------------------------------------------------------------------------------------------
 
 
-def examine(connection: Connection, settings: Settings, now: Callable[[], float]) -> list[Finding]:
+def examine(servers: Connections, settings: Settings, now: Callable[[], float]) -> list[Finding]:
     """Runs all of the doctor's checks of the Redis server and its clients, each by itself. Raises RedisLost.
 
     `now`: this machine's clock, in seconds since 1970.
     """
+    connection = servers.to(settings.mappings[0].stream.key)
     facts = server_info(connection, "server", "clients", "memory", "persistence", "stats", "replication", "cpu")
     told: dict[str, str] = {}
     names = ("appendfsync", "save", "tcp-keepalive", "client-output-buffer-limit", "bind", "protected-mode", "port",
@@ -272,8 +274,9 @@ def examine(connection: Connection, settings: Settings, now: Callable[[], float]
         return other_clients.clients(facts, [other_clients.Client.of(row) for row in text.splitlines()], told)
 
     def room() -> Finding:
-        return memory(facts, [growth(connection, mapping.stream.key, limited=mapping.retention.limited)
-                              for mapping in settings.mappings])  # fmt: skip
+        return memory(facts, [growth(there, mapping.stream.key, limited=mapping.retention.limited)
+                              for mapping in settings.mappings
+                              for there in [servers.to(mapping.stream.key)] if there is connection])  # fmt: skip
 
     def work() -> Finding:
         stats = server_info(connection, "commandstats")
@@ -309,7 +312,7 @@ def examine(connection: Connection, settings: Settings, now: Callable[[], float]
             lambda: other_clients.exposure(told, open_to_all=other_clients.is_open_to_all(connection), socket=socket),
         ),
         asked("rights", lambda: other_clients.look_at_rights(connection)),
-        asked("neighbours", lambda: other_clients.look_at_neighbours(connection, settings)),
+        asked("neighbours", lambda: other_clients.look_at_neighbours(servers, settings)),
         other_clients.replication(facts)
         if sentinel_address(settings.redis_url) is None
         else asked("replication", lambda: failover.replicas(facts, _promised(connection))),

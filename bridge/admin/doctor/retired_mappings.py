@@ -12,7 +12,7 @@ from bridge.engine.retired_files import RetiredMapping, retired_mapping
 from bridge.files.outboxes import waiting
 from bridge.kinds.mapping_context import MappingContext
 from bridge.ledger.store import Ledger
-from bridge.streams.connect import Connection
+from bridge.streams.dial import Connections
 
 
 def retirements(over: Mapping[str, RetiredMapping]) -> Finding:
@@ -25,16 +25,17 @@ def retirements(over: Mapping[str, RetiredMapping]) -> Finding:
     return worst("retired", parts or [("good", said, "")])
 
 
-def look(connection: Connection | None, settings: Settings) -> Finding:
+def look(servers: Connections | None, settings: Settings) -> Finding:
     """Checks for the doctor every retired mapping of this bridge, by ledger, Redis and files.
 
-    `connection`: None where Redis does not answer.
+    `servers`: None where Redis does not answer.
     """
     path, over = settings.state_dir / "ledger.db", dict[str, RetiredMapping]()
     with closing(Ledger(path)) if path.exists() else nullcontext() as ledger:
         for mapping in settings.mappings:
             shared = MappingContext(mapping, settings)
             try:
+                connection = servers.to(shared.keys.stream) if servers is not None else None
                 found = retired_mapping(shared, ledger, connection)
             finally:
                 shared.close()

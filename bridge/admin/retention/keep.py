@@ -50,12 +50,12 @@ def keep_retention(settings: Settings, stop: Event) -> None:
         Backoff(0.2, RETENTION_SECONDS),
         Troubles(time.time),
     )
-    dial = dialler(settings)
     try:
         over = retired(ledger)
         kept = [
             _Kept(settings, Retention(mapping, settings.state_dir, ledger, dial, time.time), ledger)
             for mapping in mappings
+            for dial in [dialler(settings, mapping.stream.key)]
             if mapping.stream.key not in over
         ]
         while not stop.wait(pause.next()):
@@ -124,7 +124,7 @@ class _Kept:
         tell: Callable[[Mapping, int, int], None] = lambda mapping, read, of: None  # noqa: E731
         alone = replace(self._settings, mappings=(mapping,))
         try:
-            ParityRunner(alone, [mapping], self._ledger, stop, tell, "bridge run").run(dialler(alone), onwards=True)
+            ParityRunner(alone, [mapping], self._ledger, stop, tell, "bridge run").run(may_start=True, onwards=True)
         except Interrupted:
             return
         took = time.monotonic() - begun

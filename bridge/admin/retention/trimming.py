@@ -30,6 +30,7 @@ from bridge.ledger.store import Ledger
 from bridge.ledger.trim_points import TrimPoint, confirm, confirmed, drop_points, points_of, save_report
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
+from bridge.streams.layout import is_owner
 from bridge.streams.reader import Entry, pages, stream_info, to_entries
 from bridge.streams.trim import (
     STEP,
@@ -268,7 +269,8 @@ class Retention:
             yield
 
     def _own(self, connection: Connection) -> None:
-        if connection.call("HGET", self._keys.meta, "owner") not in (None, self._ledger.uuid):
+        owner = connection.call("HGET", self._keys.meta, "owner")
+        if owner is not None and not is_owner(owner, self._ledger.uuid):
             raise NotOwner("the stream belongs to another ledger: it is not trimmed here", where=self._stream)
 
     def _one(

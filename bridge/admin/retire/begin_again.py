@@ -24,7 +24,7 @@ from bridge.ledger.sources import sources_of, stream_memory
 from bridge.ledger.spool_recovery import forget_stream
 from bridge.ledger.staleness_mark import drop_mark
 from bridge.ledger.store import Ledger
-from bridge.streams.components import COMPONENTS, REDIS, ComponentModes, field_of
+from bridge.streams.components import REDIS, ComponentModes
 from bridge.streams.connect import Connection
 from bridge.streams.reader import stream_info
 from bridge.streams.resp import pack
@@ -108,7 +108,7 @@ def execute(
         elif found.rebuild:
             _restore_books(shared, ledger, connection)
         if place == RETIREMENT:
-            _restore_components(mapping, ledger, connection)
+            _restore_components(shared, ledger, connection)
         failpoint("unretire.tell.before")
         connection.call("DEL", shared.keys.retired)
         failpoint("unretire.tell.after")
@@ -127,13 +127,13 @@ def execute(
         shared.close()
 
 
-def _restore_components(mapping: Mapping, ledger: Ledger, connection: Connection) -> None:
+def _restore_components(shared: MappingContext, ledger: Ledger, connection: Connection) -> None:
     """Restores in Redis the modes of cut-over components that a purge removed, as a retired mapping begins again."""
-    known = ending_noted(ledger, mapping.stream.key)
+    known = ending_noted(ledger, shared.mapping.stream.key)
     ending = Retirement.from_json(known[3]) if known is not None and known[3] is not None else None
     for name, epoch in ending.components.items() if ending is not None else ():
         modes = ComponentModes(REDIS, REDIS, max(1, epoch))
-        connection.call("HSETNX", COMPONENTS, field_of(name, mapping.name), modes.to_json())
+        shared.components.restore_after_end(connection, name, modes)
 
 
 def _restore_books(shared: MappingContext, ledger: Ledger, connection: Connection) -> None:

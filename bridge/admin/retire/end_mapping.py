@@ -31,7 +31,8 @@ from bridge.ledger.retired import ending_noted, note_told, retire, retired
 from bridge.ledger.sources import sources_of
 from bridge.ledger.store import Ledger
 from bridge.parity.result import ParityResult
-from bridge.streams.components import REDIS, all_modes, announced_positions
+from bridge.streams.component_groups import announced_positions
+from bridge.streams.components import REDIS, ComponentHash
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
 from bridge.streams.reader import groups_of
@@ -50,7 +51,7 @@ def reasons(
     Others are messages in quarantine, unaccounted bytes, and recent writes to the files.
     """
     keys, found = Keys.of(mapping.stream.key), []
-    modes = {name: mode for (name, its), mode in all_modes(connection).items() if its == mapping.name}
+    modes = ComponentHash.of(mapping, settings).all(connection)
     known = set(modes)
     if mapping.kind.lines:  # readers of other kinds need no switch
         known |= {name.split("/")[0] for name in announced_positions(connection, keys)}
@@ -133,7 +134,7 @@ def execute(
         shared.close()
     failpoint("retire.keep.after")
     groups = [row.name.decode(errors="replace") for row in groups_of(connection, keys.stream)]
-    modes = {name: said for (name, its), said in all_modes(connection).items() if its == mapping.name}
+    modes = ComponentHash.of(mapping, settings).all(connection)
     epochs = {name: said.epoch for name, said in modes.items() if REDIS in (said.reads, said.writes)}
     ending = Retirement(mapping.name, who, at, kept.last, ends, groups, epochs)
     failpoint("retire.note.before")

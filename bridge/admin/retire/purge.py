@@ -22,9 +22,11 @@ from bridge.kinds.mapping_context import MappingContext
 from bridge.ledger.journal import note, noted
 from bridge.ledger.retired import retired
 from bridge.ledger.store import Ledger
-from bridge.streams.components import COMPONENTS, announced_positions
+from bridge.streams.component_groups import announced_positions
+from bridge.streams.components import FIRST_COMPONENTS
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
+from bridge.streams.layout import permanent
 from bridge.streams.reader import groups_of
 
 
@@ -59,7 +61,7 @@ def leftovers_of(settings: Settings, mapping: Mapping, ledger: Ledger, connectio
     names = _keys(settings, mapping, ledger, connection)
     if names:
         said = f"`bridge purge {mapping.name} --execute` removes these {len(names)}, and the marks of its components"
-        found.goes.append((f"bridge:{{{mapping.stream.key}}}:*, {COMPONENTS.decode()}", said))
+        found.goes.append((f"bridge:{{{mapping.stream.key}}}:*", said))
     groups = [shown(row.name) for row in groups_of(connection, keys.stream)]
     readers = f"; groups {', '.join(groups)} read it" if groups else ""
     found.stays.append((mapping.stream.key, f"the messages{readers}; nobody trims it any more"))
@@ -98,11 +100,15 @@ def _keys(settings: Settings, mapping: Mapping, ledger: Ledger, connection: Conn
     """
     own = Keys.of(mapping.stream.key)
     found = [(key, b"") for key in own.own if key != own.producers and connection.call("EXISTS", key)]
+    if connection.call("EXISTS", permanent(own, settings.instance)):
+        found.append((permanent(own, settings.instance), b""))
     owing = _owing(settings, mapping, ledger, connection)
     sessions = paired(connection.call("HGETALL", own.producers))
     found += [(own.producers, name) for name in sessions if name.decode(errors="replace") not in owing]
-    names = paired(connection.call("HGETALL", COMPONENTS))
-    return found + [(COMPONENTS, name) for name in names if name.endswith(f"/{mapping.name}".encode())]
+    if connection.in_cluster:
+        return found
+    names = paired(connection.call("HGETALL", FIRST_COMPONENTS))
+    return found + [(FIRST_COMPONENTS, name) for name in names if name.endswith(f"/{mapping.name}".encode())]
 
 
 def _owing(settings: Settings, mapping: Mapping, ledger: Ledger, connection: Connection) -> set[str]:

@@ -25,7 +25,7 @@ from bridge.ledger.sources import sources_of
 from bridge.ledger.spool_messages import files_known
 from bridge.ledger.store import Ledger
 from bridge.streams.connect import Connection
-from bridge.streams.dial import dialler
+from bridge.streams.dial import Connections
 from bridge.streams.reader import ServerMemory, room
 from bridge.streams.stream_metadata import read_metadata
 
@@ -106,17 +106,21 @@ def preview(settings: Settings, mappings: list[Mapping]) -> tuple[list[Preview],
     """
     path = settings.state_dir / "ledger.db"
     ledger = Ledger(path) if path.exists() else None
-    connection, said = None, ""
+    servers, said = Connections(settings, may_start=False), ""
     try:
-        try:
-            connection = dialler(settings, may_start=False)()
-        except BridgeError as error:
-            said = str(error)
-        found = [_mapping(MappingContext(mapping, settings), ledger, connection) for mapping in mappings]
-        return found, room(connection) if connection is not None else None, said
+        links: list[Connection | None] = []
+        for mapping in mappings:
+            try:
+                links.append(servers.to(mapping.stream.key))
+            except BridgeError as error:
+                links, said = [None] * len(mappings), str(error)
+                break
+        found = [_mapping(MappingContext(mapping, settings), ledger, link)
+                 for mapping, link in zip(mappings, links, strict=True)]  # fmt: skip
+        first = next((link for link in links if link is not None), None)
+        return found, room(first) if first is not None else None, said
     finally:
-        if connection is not None:
-            connection.close()
+        servers.close()
         if ledger is not None:
             ledger.close()
 

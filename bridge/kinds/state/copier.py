@@ -51,7 +51,7 @@ class StateCopier(Carrier):
         super().__init__(shared)
         self._copied = 0
         source = shared.mapping.source
-        self.owned = StateOwnership(ledger, shared.mapping, clock)
+        self.owned = StateOwnership(ledger, shared.mapping, shared.components, clock)
         folder = shared.values or MessageFolder(shared.settings.root, source.path)
         self._values = ValueFiles(shared.mapping, folder, clock, self._note, self._fine)
         self._ledger = ledger
@@ -131,8 +131,7 @@ class StateCopier(Carrier):
         connection = self._dial()
         try:
             keys = self.shared.keys
-            claim_stream(connection, keys, self._ledger, stream_memory(self._ledger, self._stream),
-                self.shared.settings.instance)  # fmt: skip
+            claim_stream(connection, self.shared.components, self._ledger, stream_memory(self._ledger, self._stream))
             self.shared.hold.take(connection, self._ledger)
             numbered(connection, self.shared.keys, self._ledger, self._path)
             info = stream_info(connection, keys.stream)

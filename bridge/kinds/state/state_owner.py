@@ -8,7 +8,7 @@ from bridge.core.errors import BridgeError, NotYet, SourceError
 from bridge.core.mapping import Mapping
 from bridge.ledger.states import StateOwner, note_asked, owner_of
 from bridge.ledger.store import Ledger
-from bridge.streams.components import read_modes
+from bridge.streams.components import ComponentHash
 from bridge.streams.connect import Connection
 
 OWNER_SECONDS = 1.0
@@ -24,11 +24,12 @@ class StateOwnership:
     set: a value would be replaced by an older one.
     """
 
-    def __init__(self, ledger: Ledger, mapping: Mapping, clock: Callable[[], float]) -> None:
+    def __init__(self, ledger: Ledger, mapping: Mapping, components: ComponentHash, clock: Callable[[], float]) -> None:
         self.now = StateOwner(mapping.source.owner)
         self.lost: SourceError | None = None
         self._ledger = ledger
         self._mapping = mapping
+        self._components = components
         self._clock = clock
         self._due = 0.0
 
@@ -65,7 +66,7 @@ class StateOwnership:
 
     def _contradiction(self, connection: Connection) -> SourceError | None:
         component, name = self.now.component, self._mapping.name
-        modes, _ = read_modes(connection, component, name)
+        modes, _ = self._components.read(connection, component)
         if modes.switch is not None or modes.writes == self.now.side:
             return None
         there, here = SIDE_NAMES[modes.writes], SIDE_NAMES[self.now.side]

@@ -1,0 +1,111 @@
+"""Tells the layout of a stream's keys, and moves those of layout 1 to layout 2, this version's (DESIGN §5.3).
+
+In layout 2 the components of each stream are in `bridge:{S}:components`, so that all of a stream is in one slot of a
+cluster. Bridges that know layout 1 alone must leave such a stream to others. They ask who owns it, so that its owner is
+called `2:<ledger's UUID>`, of the bridge `2:<instance>:{S}`, which no such bridge is; and before they take a stream
+over they ask for its bridge's heartbeat, so that `bridge:health:2:<instance>:{S}` is one that never ends.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from bridge.core.errors import NewerLayout
+from bridge.core.model import shown
+from bridge.streams.components import FIRST_COMPONENTS
+from bridge.streams.connect import Connection
+from bridge.streams.keys import Keys, health
+
+FORMAT = 2
+"""The version of the layout of the bridge's keys, which the field `format` of `bridge:{S}:meta` tells."""
+
+_MARK = f"{FORMAT}:"
+
+NO_GENERATION = (b"0.0", b'{"size":0,"head_len":0,"head":"","tail":""}')
+"""The field that `bridge:{S}:generations` has from the start, of a source that there is not.
+
+Forward WATCHes that key, and while a cluster moves a slot, WATCH of a key that is missing answers TRYAGAIN.
+"""
+
+MOVE = b"""if redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1] then return 0 end
+if KEYS[4] then
+  local first = redis.call('HGETALL', KEYS[4])
+  for i = 1, #first, 2 do
+    local component = string.match(first[i], '^([^/]*)/(.*)$')
+    if component and first[i] == component .. '/' .. ARGV[2] then
+      redis.call('HSETNX', KEYS[2], component .. '@' .. ARGV[3], first[i + 1])
+    end
+  end
+  redis.call('SET', KEYS[5], ARGV[6])
+end
+redis.call('HSETNX', KEYS[3], ARGV[7], ARGV[8])
+redis.call('HSET', KEYS[1], 'format', ARGV[4], 'owner', ARGV[4] .. ':' .. ARGV[1],
+  'instance', ARGV[5])
+return 1"""
+"""Script that moves one stream to layout 2, if its owner is still the one that was read."""
+
+
+def owner_of(ledger: bytes) -> bytes:
+    """Makes the name by which a ledger, by its UUID, owns a stream of this layout."""
+    return _MARK.encode() + ledger
+
+
+def is_owner(owner: bytes | None, ledger: bytes) -> bool:
+    """Whether the field `owner` of a stream, of this layout or of layout 1, names the ledger of this UUID."""
+    return owner in (ledger, owner_of(ledger))
+
+
+def instance_in(meta: Mapping[bytes, bytes]) -> str:
+    """Reads from a stream's `meta` the instance of the bridge that owns it; empty where nothing is told."""
+    told = meta.get(b"instance", b"").decode(errors="replace")
+    return told.removeprefix(_MARK).partition(":{")[0] if told.startswith(_MARK) else told
+
+
+def check_layout(meta: Mapping[bytes, bytes], stream: bytes) -> None:
+    """Raises NewerLayout where a stream's `meta` tells a layout that this version of the bridge does not know."""
+    told = meta.get(b"format", b"1")
+    if told.isdigit() and int(told) <= FORMAT:
+        return
+    said = f"its keys have layout {shown(told, 20)}, and this version of the bridge knows {FORMAT}: it is left alone"
+    hint = "a newer version carries it: install that one here too"
+    raise NewerLayout(said, where=stream.decode(errors="replace"), hint=hint)
+
+
+def ownership(keys: Keys, ledger: bytes, instance: str) -> tuple[bytes | str | int, ...]:
+    """Makes the fields of a stream's `meta`, with their values, that say who owns it, in this layout."""
+    return "format", FORMAT, "owner", owner_of(ledger), "instance", _instance(keys, instance)
+
+
+def move_layout(connection: Connection, keys: Keys, ledger: bytes, mapping: str, instance: str) -> bool:
+    """Moves a stream of layout 1 that a ledger owns to this layout, in one script; False: it was not of that kind.
+
+    `instance` is the bridge's, and names the components too. Raises RedisLost, RedisRefused.
+    """
+    first = () if connection.in_cluster else (FIRST_COMPONENTS, permanent(keys, instance))
+    own = (keys.meta, keys.components, keys.generations, *first)
+    args = (ledger, mapping, instance, FORMAT, _instance(keys, instance), _word(ledger), *NO_GENERATION)
+    return bool(connection.call("EVAL", MOVE, len(own), *own, *args))
+
+
+def say_alive(connection: Connection, keys: Keys, ledger: bytes, instance: str) -> None:
+    """Writes the heartbeat that keeps bridges of layout 1 from taking over a stream, where there may be any.
+
+    In a cluster there are none. Raises RedisLost, RedisRefused.
+    """
+    if not connection.in_cluster:
+        connection.call("SET", permanent(keys, instance), _word(ledger))
+
+
+def permanent(keys: Keys, instance: str) -> bytes:
+    """Makes the name of the heartbeat that never ends, by which bridges of layout 1 leave a stream alone."""
+    return health(_instance(keys, instance))
+
+
+def _instance(keys: Keys, instance: str) -> str:
+    return f"{_MARK}{instance}:{{{keys.stream.decode()}}}"
+
+
+def _word(ledger: bytes) -> bytes:
+    """Makes the JSON of the heartbeat, as bridges of layout 1 read it: of the ledger that owns the stream."""
+    return json.dumps({"ledger": owner_of(ledger).decode()}).encode()

@@ -1,0 +1,175 @@
+"""Redis as a cluster: the node of a stream's slot is found at each dial, and a failover loses and doubles nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from threading import Event, Thread
+
+import pytest
+
+from bridge.core.errors import BridgeError, RedisLost
+from bridge.core.server_address import check_url, cluster_address, masked
+from bridge.streams.cluster import Cluster
+from bridge.streams.embedded.binary import Binary
+from tests.support.cluster_group import ClusterGroup
+from tests.support.rig import Rig, line, wait_until
+
+STREAM = "hestai:messages"
+
+
+@pytest.mark.parametrize(
+    ("url", "hosts", "node"),
+    [
+        ("cluster://h1,h2:6380", (("h1", 6379), ("h2", 6380)), "redis://10.0.0.1:7/"),
+        ("cluster://u:p%40w@h1/0", (("h1", 6379),), "redis://u:p%40w@10.0.0.1:7/"),
+        ("clusters://[::1]:1,h2:2?ssl_ca_certs=/ca", (("::1", 1), ("h2", 2)), "rediss://10.0.0.1:7/?ssl_ca_certs=/ca"),
+    ],
+)
+def test_addresses(url: str, hosts: tuple[tuple[str, int], ...], node: str) -> None:
+    """The url names nodes and the user of all of them; a password is never shown."""
+    address = cluster_address(check_url(url, "here"))
+    assert address is not None
+    assert (address.hosts, address.node_url("10.0.0.1", 7)) == (hosts, node)
+    assert "p%40w" not in masked(url) + address.shown
+
+
+@pytest.fixture
+def group(binary: Binary) -> Iterator[ClusterGroup]:
+    made = ClusterGroup(binary, password="secret")
+    yield made
+    made.close()
+
+
+def test_every_command_finds_its_node(rig: Rig, group: ClusterGroup) -> None:
+    """Import, run, status, parity, doctor, tail, locate, quarantine, trim and snapshot work on a cluster."""
+    rig.write_config(extra=f'[redis]\nurl = "{group.url}"')
+    rig.log.write_bytes(line(b"one") + b"broken\n" + line(b"two"))
+    for args, code in (
+        (("import-history", "--dry-run"), 3), (("import-history",), 0), (("run", "--dual", "--once"), 0), (("status",), 0),
+        (("parity",), 0), (("tail", "-n", "2"), 0), (("locate", "messages.log:1"), 0), (("quarantine", "list"), 0),
+        (("quarantine", "retry"), 3), (("trim",), 0), (("acl",), 0), (("journal",), 0), (("files",), 0),
+        (("runbook",), 0), (("repair",), 0), (("snapshot", "hestai-message", str(rig.path / "kept")), 0),
+    ):  # fmt: skip
+        done = rig.run(*args)
+        assert done.returncode == code, (args, done)
+        assert "secret" not in done.stdout + done.stderr
+    done = rig.run("doctor")
+    assert done.returncode in (0, 3), done
+
+
+class Load:
+    """File-born and Redis-born messages, a hundred of each a second, while a bridge carries both ways."""
+
+    def __init__(self, rig: Rig, group: ClusterGroup) -> None:
+        self.rig, self.group = rig, group
+        self.file_born: list[bytes] = []
+        self.acknowledged: list[bytes] = []
+        self._stop = Event()
+        self._threads = [Thread(target=self._write), Thread(target=self._add)]
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _write(self) -> None:
+        while not self._stop.wait(0.01):
+            self.file_born.append(b"line-%d" % len(self.file_born))
+            with self.rig.log.open("ab") as file:
+                file.write(line(self.file_born[-1]))
+
+    def _add(self) -> None:
+        """Adds entries as a plain producer does: one that is not acknowledged may be there or not, and is not counted."""
+        connection, number = None, 0
+        while not self._stop.wait(0.01):
+            number += 1
+            try:
+                connection = connection or self.group.connect(STREAM)
+                connection.call("XADD", STREAM, "*", "role", "ui", "timestamp", "2026-03-02T09:14:06Z", "type", "say",
+                                "data", b"entry-%d" % number)  # fmt: skip
+                self.acknowledged.append(b"entry-%d" % number)
+            except BridgeError:
+                if connection is not None:
+                    connection.close()
+                connection = None
+        if connection is not None:
+            connection.close()
+
+    def more(self, count: int = 50) -> None:
+        """Waits until so many more messages of each kind are on both sides."""
+        lines, entries = len(self.file_born) + count, len(self.acknowledged) + count
+        wait_until(lambda: len(self.acknowledged) >= entries and len(self.file_born) >= lines, "messages")
+        wait_until(lambda: self.group.length(STREAM) >= lines + entries, self.rig.said)
+
+
+def check(rig: Rig, load: Load) -> None:
+    """Each file-born line is on both sides once and in order, so is each entry, and parity says EQUAL."""
+
+    def settled() -> bool:
+        with closing(load.group.connect(STREAM)) as connection:
+            return bool(connection.call("XLEN", STREAM) == rig.log.read_bytes().count(b"\n"))
+
+    wait_until(lambda: load.group.master(STREAM) and settled(), rig.said)
+    with closing(load.group.connect(STREAM)) as connection:
+        rows = [(fields[7], len(fields) > 8) for _, fields in connection.call("XRANGE", STREAM, "-", "+")]
+    assert [data for data, _ in rows if data.startswith(b"line-")] == load.file_born
+    born = [data for data, _ in rows if data.startswith(b"entry-")]
+    assert sorted(set(born)) == sorted(born)
+    lines = [row.rpartition(b"|")[2] for row in rig.log.read_bytes().splitlines()]
+    assert [data for data in lines if data.startswith(b"line-")] == load.file_born
+    assert sorted(data for data in lines if data.startswith(b"entry-")) == sorted(born)
+    done = rig.run("parity", "--json", "--redis", load.group.url)
+    assert json.loads(done.stdout)["verdict"] == "equal", done
+
+
+def test_a_failover_under_load(rig: Rig, group: ClusterGroup) -> None:
+    """The stream's master is killed twice under load: no line is lost, doubled or out of order, and both are EQUAL."""
+    child = rig.ready(rig.start(url=group.url))
+    with Load(rig, group) as load:
+        for _ in range(2):
+            load.more()
+            dead = group.master(STREAM)
+            group.kill(dead)
+            load.more()
+            group.start_server(dead)
+            wait_until(group.healed, group.told)
+    check(rig, load)
+    rig.stop(child)
+
+
+@pytest.mark.parametrize("how", ["key by key", "at once"])
+def test_a_slot_that_moves(rig: Rig, group: ClusterGroup, how: str) -> None:
+    """The stream's slot moves to another master and back under load: nothing is lost, doubled or out of order."""
+    child = rig.ready(rig.start(url=group.url))
+    with Load(rig, group) as load:
+        for _ in range(2):
+            load.more()
+            before = group.master(STREAM)
+            pause = Event()
+            if how == "key by key":
+                group.move_slot(STREAM, pause=lambda: pause.wait(0.1))
+            else:
+                group.move_slot_at_once(STREAM)
+            wait_until(lambda before=before: group.master(STREAM) not in (0, before), group.told)  # type: ignore[misc]
+            load.more()
+    check(rig, load)
+    born = [row for row in rig.log.read_bytes().splitlines() if b"|entry-" in row]
+    assert {row.rpartition(b"|")[2] for row in born} >= set(load.acknowledged)
+    rig.stop(child)
+
+
+def test_what_a_cluster_cannot_say(binary: Binary) -> None:
+    """No node, a slot that nobody serves, a slot that moves: each is an error of a server that is away, and is said."""
+    address = cluster_address("cluster://127.0.0.1:1,127.0.0.1:2")
+    assert address is not None
+    with pytest.raises(RedisLost, match="cannot connect"):
+        Cluster(address, timeout=2).dial(b"x")
+    with pytest.raises(RedisLost, match="none of 2 nodes answers"):
+        Cluster(address, timeout=2).slots()
