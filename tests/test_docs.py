@@ -25,7 +25,7 @@ from tests import reference
 
 ROOT = Path(__file__).parent.parent
 FIXTURE = ROOT / "fixtures" / "hestai-message" / "plain" / "files" / "messages.log"
-BOOKS = ["README.md", "MIGRATION.md", "docs/what-if.md", "docs/after-the-bridge.md"]
+BOOKS = ["README.md", "MIGRATION.md", "docs/what-if.md", "docs/after-the-bridge.md", "docs/services.md"]
 
 BEFORE = {"docs/after-the-bridge.md": ["bridge server start"]}
 """Commands that must have been run before those of a document: the guide ends with a server that does not run."""

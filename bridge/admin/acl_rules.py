@@ -61,6 +61,7 @@ def users(settings: Settings) -> list[User]:
     in_cluster = cluster_address(settings.redis_url) is not None
     first = [] if in_cluster else [FIRST_COMPONENTS.decode()]
     dialling = ["cluster|slots"] if in_cluster else ["role"] if sentinel_address(settings.redis_url) else []
+    dialling += ["wait"] if settings.replicas else []
     bridge = User(
         settings.instance if settings.instance.startswith("bridge") else f"bridge-{settings.instance}", "the bridge",
         (*(f"~{_literal(mapping.stream.key)}" for mapping in mappings),

@@ -22,6 +22,7 @@ from bridge.core.model import paired
 from bridge.core.server_address import check_url, cluster_address, masked
 from bridge.streams.components import FIRST_COMPONENTS
 from bridge.streams.connect import Connection
+from bridge.streams.connector import Connector
 from bridge.streams.copy_keys import KEY_TYPES, MERGE, KeyContent, copy, held, kind_of, names
 from bridge.streams.dial import url_dialler
 from bridge.streams.embedded import embedded_server
@@ -94,7 +95,7 @@ class ServerMove:
         if cluster_address(self._to) is not None:
             hint = "write the url into bridge.toml: `bridge run --dual` fills the cluster from the files"
             raise ConfigError("move copies to one server, and this is a cluster", where=masked(self._to), hint=hint)
-        connection = url_dialler(self._to, b"", timeout=30.0)()
+        connection = url_dialler(self._to, b"", connect=Connector(timeout=30.0))()
         try:
             connection.probe()
         except BaseException:

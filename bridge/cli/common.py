@@ -27,7 +27,7 @@ _GLOBAL = (
     click.option(
         "--config", metavar="FILE", help="bridge.toml to use [./bridge.toml, then the user's config directory]"
     ),
-    click.option("--redis", metavar="URL", help="embedded, redis://, rediss://, unix:// or sentinel://"),
+    click.option("--redis", metavar="URL", help="embedded, redis://, rediss://, unix://, sentinel:// or cluster://"),
     click.option("--json", "as_json", is_flag=True, help="Results as JSON on stdout"),
     click.option("-v", "--verbose", is_flag=True, help="Log more"),
     click.option("-q", "--quiet", is_flag=True, help="Log only errors"),
@@ -199,3 +199,13 @@ def who() -> str:
     except (KeyError, OSError):
         user = str(os.getuid())
     return f"{user}@{socket.gethostname()}"
+
+
+def exit_code_of(errors: Sequence[BridgeError], *, carried: bool) -> int:
+    """Returns the exit code of a command that carried what it could: 2, 3 or 5 where all errors are of that kind, or 1.
+
+    5, Redis is not there, only where nothing was `carried`.
+    """
+    codes = {error.exit_code for error in errors}
+    code = codes.pop() if len(codes) == 1 else 1
+    return 1 if code == 5 and carried else code

@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bridge.cli.common import Options, complain, emit, emit_line, mapping_names, of_root, say_unaccounted, serve, verb
+from bridge.cli.common import (
+    Options,
+    complain,
+    emit,
+    emit_line,
+    exit_code_of,
+    mapping_names,
+    of_root,
+    say_unaccounted,
+    serve,
+    verb,
+)
 from bridge.core.wording import counted
 
 if TYPE_CHECKING:
@@ -80,11 +91,7 @@ def _import(options: Options, settings: Settings, chosen: list[Mapping], max_rat
         say_unaccounted(report.mapping, report.unaccounted)
     if not errors:
         return 3 if any(report.unaccounted for report in reports) else 0
-    return (
-        5
-        if all(error.exit_code == 5 for error in errors) and not any(mapping_report.lines for mapping_report in reports)
-        else 1
-    )
+    return exit_code_of(errors, carried=any(mapping_report.lines for mapping_report in reports))
 
 
 class _Watch:

@@ -333,6 +333,7 @@ def _server(url: str) -> tuple[bool, str]:
     """Checks for `bridge init` whether the Redis server is there; returns that, and that in words."""
     from bridge.core.errors import BridgeError
     from bridge.core.server_address import masked
+    from bridge.streams.connector import Connector
     from bridge.streams.dial import url_dialler
     from bridge.streams.embedded.binary import find
 
@@ -341,7 +342,7 @@ def _server(url: str) -> tuple[bool, str]:
             binary = find()
             version = ".".join(map(str, binary.version))
             return True, f"embedded, {binary.flavour} {version}; `bridge run` starts it"
-        url_dialler(url, b"bridge", timeout=2)().close()
+        url_dialler(url, b"bridge", connect=Connector(timeout=2))().close()
         return True, f"{masked(url)}, it answers"
     except BridgeError as error:
         return False, f"{masked(url)}: {error.what}" + (f" (try: {error.hint})" if error.hint else "")

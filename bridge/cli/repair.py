@@ -17,6 +17,7 @@ from bridge.core.wording import counted
 
 if TYPE_CHECKING:
     from bridge.admin.repair.mend import RepairAction, RepairPlan
+    from bridge.core.config import Settings
     from bridge.engine.rebuild_plan import RebuildPlan
     from bridge.kinds.mapping_context import MappingContext
     from bridge.ledger.store import Ledger
@@ -32,12 +33,13 @@ LISTED_ACTIONS = 20
 @click.option("--accept", is_flag=True, help="Acknowledge the differences NAME… of parity, at once; needs --reason")
 @click.option("--as-edit", is_flag=True, help="What took log NAME's place is an edit: pass over what it was; at once")
 @click.option("--as-new", is_flag=True, help="What took log NAME's place is a new file: send all of it; at once")
+@click.option("--layout", type=click.Choice(["1"]), help="Give the keys the layout of versions before this one")
 @click.option("--reason", metavar="TEXT", help="Why, for the journal")
 @click.argument("names", metavar="[NAME]...", nargs=-1)
 @verb
 def command(
-    options: Options, execute: bool, take_over: bool, accept: bool, as_edit: bool, as_new: bool, reason: str | None,
-    names: tuple[str, ...],
+    options: Options, execute: bool, take_over: bool, accept: bool, as_edit: bool, as_new: bool, layout: str | None,
+    reason: str | None, names: tuple[str, ...],
 ) -> int:  # fmt: skip
     """Rebuild a lost ledger by aligning stream and files. Then send what is missing in Redis, append what is missing in
     the files. To a retired mapping's stream, send what others wrote to its files since.
@@ -45,7 +47,7 @@ def command(
     Nothing is rewritten or deleted. What cannot be mended so is explained; then it exits 3.
 
     With --accept, names are entry IDs, FIRST..LAST, or lines as FILE:LINE, as `bridge parity` names them; with
-    --as-edit and --as-new, mappings or logs.
+    --as-edit and --as-new, mappings or logs. With --layout 1, an earlier version of the bridge can go on.
     """
     from bridge.cli.repair_retired import DeadFiles
     from bridge.core.state_directory import state_lock
@@ -61,6 +63,8 @@ def command(
     if names or reason:
         raise ConfigError("names are given without --accept, --as-edit or --as-new", where=" ".join(names),
                           hint="`bridge repair` alone mends what it can of all mappings")  # fmt: skip
+    if layout is not None:
+        return _back(options, settings, execute=execute)
     told = []
     with ExitStack() as stack:
         path = settings.state_dir / "ledger.db"
@@ -87,6 +91,34 @@ def command(
     if options.as_json:
         emit([work.to_json() for work in told])
     return 3 if any(work.left for work in told) else 0
+
+
+def _back(options: Options, settings: Settings, *, execute: bool) -> int:
+    """Moves the keys of all mappings back to layout 1, for an earlier version of the bridge, and prints which."""
+    from bridge.core.state_directory import state_lock
+    from bridge.ledger.store import Ledger
+    from bridge.streams.dial import Connections
+    from bridge.streams.keys import Keys
+    from bridge.streams.layout import FORMAT, move_back
+
+    moved = []
+    with (
+        state_lock(settings.state_dir, "repair"),
+        closing(Ledger(settings.state_dir / "ledger.db")) as ledger,
+        closing(Connections(settings, may_start=execute)) as servers,
+    ):
+        for mapping in settings.mappings if execute else ():
+            keys = Keys.of(mapping.stream.key)
+            if move_back(servers.to(keys.stream), keys, ledger.uuid, settings.instance):
+                moved.append(mapping.name)
+    if options.as_json:
+        emit({"executed": execute, "moved": moved})
+    elif execute:
+        click.echo(f"{counted(len(moved), 'mapping')} moved to layout 1: the next `bridge run` of this version moves "
+                   f"{'them' if len(moved) != 1 else 'it'} to layout {FORMAT} again")  # fmt: skip
+    else:
+        click.echo("nothing was changed; `bridge repair --layout 1 --execute` does it, while the bridge is stopped")
+    return 0
 
 
 def _say(

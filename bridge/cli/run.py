@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bridge.cli.common import Options, complain, emit, of_root, say_unaccounted, serve, verb
+from bridge.cli.common import Options, complain, emit, exit_code_of, of_root, say_unaccounted, serve, verb
 from bridge.core.wording import counted
 
 if TYPE_CHECKING:
@@ -78,4 +78,4 @@ def _once(options: Options, settings: Settings, dual: bool, stop: Event) -> int:
         return 130
     if not errors:
         return 3 if any(did.unaccounted for did in results) else 0
-    return 5 if all(error.exit_code == 5 for error in errors) and not any(did.forwarded for did in results) else 1
+    return exit_code_of(errors, carried=any(did.forwarded for did in results))

@@ -16,6 +16,7 @@ from bridge.core.logger import logger
 from bridge.streams.components import LOOK, ComponentHash, ComponentModes, modes_from_reply
 from bridge.streams.connect import Connection, Refusal, refused
 from bridge.streams.dial import Backoff
+from bridge.streams.layout import FORMAT
 from bridge.streams.resp import pack
 
 TICK = 0.1
@@ -113,6 +114,9 @@ class Coordinator:
         pause = Backoff()
         while not self._stop:
             try:
+                if self._link is not None and self._link.aged:
+                    self._link.close()
+                    self._link = None
                 self._link = self._link or self._dial()
                 self._beat(self._link)
                 self._work()
@@ -210,5 +214,5 @@ class Coordinator:
         return {
             "at": at or int(time.time() * 1000), "epoch": self._most.epoch, "following": shown.following,
             "reads": shown.reads, "paused": sorted(filter(None, shown.paused.values())), "waiting": shown.waiting,
-            "pid": os.getpid(), "host": socket.gethostname(),
+            "pid": os.getpid(), "host": socket.gethostname(), "layout": FORMAT,
         }  # fmt: skip

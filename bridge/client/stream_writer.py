@@ -10,21 +10,29 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bridge.client.outbox import Outbox, OutboxMessage, left_behind
-from bridge.core.errors import BridgeError, RedisLost, RedisRefused
+from bridge.core.errors import BridgeError, RedisLost, RedisRefused, ReplicasBehind
 from bridge.core.logger import logger
 from bridge.streams.connect import Connection, Refusal, refused
 from bridge.streams.keys import Keys
+from bridge.streams.replicas import wait_for_replicas
 from bridge.streams.resp import pack
 
 ADD = b"""local number, last = tonumber(ARGV[2]), tonumber(redis.call('HGET', KEYS[2], ARGV[1]) or '0')
-if number <= last then return 0 end
+if number <= last then
+  redis.call('HSET', KEYS[2], ARGV[1], last)
+  return 0
+end
 if last < tonumber(ARGV[3]) then return -1 end
 redis.call('XADD', KEYS[1], '*', unpack(ARGV, 4))
 redis.call('HSET', KEYS[2], ARGV[1], number)
 return 1"""
 """Script that adds a message, if the one before in the same write (number ARGV[3], 0: none) was not refused.
 
-Else a later message would land, and the refused one would be taken for sent."""
+Else a later message would land, and the refused one would be taken for sent. For a message that landed before, its
+number is written again, so that the replicas that are waited for behind it have it too."""
+
+ASK_SECONDS = 0.1
+"""Seconds for which replicas are waited for that were behind already."""
 
 WRITE_MESSAGES = 200
 """Messages of an outbox that go out in one write."""
@@ -34,11 +42,15 @@ class StreamAppender:
     """Writes the messages of one component's session into the stream; what may have landed waits in its outbox."""
 
     def __init__(
-        self, keys: Keys, folder: Path, component: str, mapping: str, dial: Callable[[], Connection]
+        self, keys: Keys, folder: Path, component: str, mapping: str, dial: Callable[[], Connection], *,
+        replicas: int = 0, replicas_timeout: float = 10.0,
     ) -> None:  # fmt: skip
         self._keys = keys
         self._component = component
         self._dial = dial
+        self._replicas, self._patience = replicas, replicas_timeout
+        self._behind = False
+        """Whether the replicas had not what was written last: they are asked, and not waited for, until they have."""
         self._number = 0
         self._connection: Connection | None = None
         self._outbox = Outbox(folder, mapping)
@@ -59,7 +71,7 @@ class StreamAppender:
 
         Raises RedisLost, RedisRefused.
         """
-        if self._connection is not None and self._connection.closed():
+        if self._connection is not None and (self._connection.aged or self._connection.closed()):
             self.disconnect()
         if self._connection is None:
             self._connection = self._dial()
@@ -74,6 +86,8 @@ class StreamAppender:
     def send(self, fields: Sequence[bytes]) -> bool:
         """Adds a message to the stream, and returns True; or keeps it in the outbox, and returns False.
 
+        It is kept too while fewer replicas than are wanted have it: what a failover takes back is sent again.
+
         Raises RedisLost when there is no connection to be had, and RedisRefused: the message is in neither.
         """
         if self.waiting and not self.drain():
@@ -84,6 +98,10 @@ class StreamAppender:
             self._sent(connection, self._outbox.session, [OutboxMessage(self._number, list(fields))])
         except RedisLost:
             self.disconnect()
+            self._outbox.add(self._number, fields, free=False)
+            return False
+        except ReplicasBehind as error:
+            logger.warning("%s: %s; its messages are kept on disk as well", self._component, error)
             self._outbox.add(self._number, fields, free=False)
             return False
         return True
@@ -100,6 +118,8 @@ class StreamAppender:
             for box in self.boxes:
                 while box.waiting:
                     self.send_first(box, box.waiting[:WRITE_MESSAGES])
+        except ReplicasBehind:
+            return False
         except BridgeError as error:
             logger.debug("what waits on disk waits: %s", error)
             self.disconnect()
@@ -132,6 +152,13 @@ class StreamAppender:
         for reply in replies:
             if isinstance(reply, Refusal):
                 raise refused(reply, self._keys.stream.decode(errors="replace"))
+        if self._replicas:
+            try:
+                wait_for_replicas(connection, self._replicas, ASK_SECONDS if self._behind else self._patience)
+            except ReplicasBehind:
+                self._behind = True
+                raise
+            self._behind = False
 
     def _forget(self, session: str) -> None:
         """Removes from `bridge:{S}:producers` an ended session of the stream writer with nothing left to send."""

@@ -63,7 +63,10 @@ class WriteRouting:
         self._component = component
         self._turn = Condition()
         self._file = FileWriter(shared, time.sleep)
-        self._stream = StreamAppender(shared.keys, folder, component, shared.mapping.name, dial)
+        self._stream = StreamAppender(
+            shared.keys, folder, component, shared.mapping.name, dial,
+            replicas=shared.settings.replicas, replicas_timeout=shared.settings.replicas_timeout,
+        )  # fmt: skip
         self._codecs: dict[str, Codec] = {}
         self._paused = ""
         self._sure = False

@@ -26,6 +26,7 @@ from bridge.streams.keys import Keys
 from bridge.streams.layout import check_layout, instance_in, is_owner, move_layout, owner_of, say_alive
 from bridge.streams.lease import LeaseHolder, LeaseState
 from bridge.streams.reader import file_born
+from bridge.streams.replicas import wait_for_replicas
 from bridge.streams.retired import ending_of
 from bridge.streams.stream_metadata import StreamMetadata, read_metadata
 from bridge.streams.writer import claim
@@ -240,6 +241,18 @@ class StreamLease:
             return True
         self._renew_at = now + RENEWED
         return lease.renew(connection, self._keys, LeaseHolder.of(self.nonce, self._state_dir))
+
+    def await_replicas(self, connection: Connection, wanted: int, seconds: float) -> None:
+        """Waits until so many replicas have all that the stream holds by now, after renewing the lease on it.
+
+        The renewal is the write behind which they are waited for. Raises NotYet: another process took over;
+        ReplicasBehind: they have it not within the seconds; RedisLost, RedisRefused.
+        """
+        if not wanted:
+            return
+        if not lease.renew(connection, self._keys, LeaseHolder.of(self.nonce, self._state_dir)):
+            raise NotYet("another process took over", where=self._keys.stream.decode(errors="replace"))
+        wait_for_replicas(connection, wanted, seconds)
 
     def release(self, connection: Connection) -> None:
         """Gives up this process's ownership of the stream, so that another state directory need not wait for the lease.

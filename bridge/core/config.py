@@ -28,11 +28,20 @@ ROLE = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 class RedisSection(Strict):
-    """The table `[redis]` of bridge.toml: the url of the server, or `embedded`, and the Sentinels' own user."""
+    """The table `[redis]` of bridge.toml: the url of the server, or `embedded`, and the Sentinels' own user.
+
+    `password_command` prints the password at each dial, which is good for `password_lasts` seconds, 0: for ever.
+    `replicas`: how many of the server's replicas must have a message before it counts, and for how many seconds they
+    are waited for (`replicas_timeout`).
+    """
 
     url: str = "embedded"
     sentinel_user: str = ""
     sentinel_password: str = ""
+    password_command: tuple[str, ...] = ()
+    password_lasts: Annotated[float, Field(ge=0)] = 0.0
+    replicas: Annotated[int, Field(ge=0, le=100)] = 0
+    replicas_timeout: Annotated[float, Field(gt=0, le=3600)] = 10.0
 
     @property
     def sentinel_login(self) -> str:
@@ -121,6 +130,14 @@ class Settings:
     """The roles that each component writes as."""
     sentinel_login: str = ""
     """User and password of the Sentinels as a url has them, with the `@` behind; empty where they want none."""
+    password_command: tuple[str, ...] = ()
+    """The command that prints the password of Redis, run at every dial; empty: the password is in the url."""
+    password_lasts: float = 0.0
+    """Seconds for which a connection may be used with such a password; 0: for ever."""
+    replicas: int = 0
+    """How many replicas must have a message before a client's `append` is done, or the mirror writes its line."""
+    replicas_timeout: float = 10.0
+    """Seconds for which the replicas are waited for, until what waits is held."""
     log_format: str = "text"
     paths: Paths = field(default_factory=Paths)
     """The path rules of `[[paths]]`: how each side names the same artifact."""
@@ -208,6 +225,8 @@ def load(
     return Settings(
         path=path, instance=file.instance, root=root, state_dir=state_dir(env, cwd, base / file.state.dir),
         redis_url=check_url(url, source), sentinel_login=file.redis.sentinel_login, mappings=mappings,
+        password_command=file.redis.password_command, password_lasts=file.redis.password_lasts,
+        replicas=file.redis.replicas, replicas_timeout=file.redis.replicas_timeout,
         components={name: frozenset(component.roles) for name, component in file.components.items()},
         log_format=log_format, paths=paths, metrics_port=file.metrics.port if file.metrics is not None else None,
     )  # fmt: skip

@@ -32,7 +32,11 @@ class ConfigError(BridgeError):
     exit_code = 2
 
 
-class NewerLayout(ConfigError):
+class Unfit(ConfigError):
+    """The error raised when a Redis server can never be used as it is: `bridge run` ends with it, and does not wait."""
+
+
+class NewerLayout(Unfit):
     """The error raised when a newer version of the bridge has laid out a stream's keys: nothing of it is touched."""
 
 
@@ -87,6 +91,15 @@ class NotYet(BridgeError):
 
 class LeaseHeld(NotYet):
     """The error raised when another process carries the stream with a copy of this ledger, or did just before."""
+
+
+class ReplicasBehind(BridgeError):
+    """The error raised when fewer replicas than are wanted have a message: what it holds up goes on when they have it.
+
+    Nothing is lost: the message is in the stream, or on disk.
+    """
+
+    exit_code = 3
 
 
 class ServerError(BridgeError):

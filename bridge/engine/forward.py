@@ -70,7 +70,6 @@ class Forward(Carrier):
         """The sources whose reader is ahead of their cursor, over bytes that make no entries."""
         self._scheduler = Scheduler(self._placed, troubles, ledger, self.worker)
         self._encoder = BatchEncoder(shared.keys.stream, clock)
-        self._connection: Connection | None = None
         self._sender: Sender | None = None
         self.batch = BATCH
         self._memory, self._since, self._remember_at = StreamMemory(), 0, 0.0

@@ -103,6 +103,11 @@ class Mirror:
         """Whether the mirror is connected to Redis and has its cursor, so that `step` may read."""
         return self._reader is not None
 
+    @property
+    def aged(self) -> bool:
+        """Whether the password of the mirror's connection ends soon: it attaches anew between two steps."""
+        return self._connection is not None and self._connection.aged
+
     def attach(self) -> None:
         """Connects the mirror to Redis and reads its cursor. Raises NotYet until forward compared stream and files."""
         self.detach()
@@ -252,6 +257,7 @@ class Mirror:
         if self._own.waits:
             raise NotYet("a component is being switched")
         if found:
+            self._await_replicas()
             self._count = max(1, min(READ_ENTRIES, MIRROR_READ_BYTES * len(found) // (size + 1)))
             if len(found) == asked:
                 self._ask(found[-1].id, 0)  # a backlog: the server reads the next ones while these are written
@@ -272,6 +278,15 @@ class Mirror:
             self._cursor.save(counted=True)
         self._keep_cursor()
         return bool(found or self._announced.waits or self._removed.suspects)
+
+    def _await_replicas(self) -> None:
+        """Waits until as many replicas as are wanted have the entries that the mirror read, before a file has them.
+
+        Raises ReplicasBehind, NotYet, RedisLost, RedisRefused.
+        """
+        settings = self.shared.settings
+        if settings.replicas and self._connection is not None:
+            self.shared.hold.await_replicas(self._connection, settings.replicas, settings.replicas_timeout)
 
     def _ask(self, cursor: EntryId, block_ms: int) -> None:
         if self._reader is None:

@@ -18,6 +18,7 @@ from bridge.core.errors import (
     RedisLost,
     SourceError,
     TargetError,
+    Unfit,
     as_bridge_error,
 )
 from bridge.core.logger import logger
@@ -77,13 +78,15 @@ class Process:
         self._forwards: list[Carrier] = []
         self._mirrors: list[Mirror] = []
         self._crashed = False
+        self._unfit: Unfit | None = None
         self._rates = Rates()
         self._beat = time.monotonic()
 
     def run(self, beside: Sequence[Callable[[Settings, Event], None]] = ()) -> int:
         """Runs `bridge run`: carries all mappings but retired ones until the stop event; returns its exit code.
 
-        The exit code is 1 if a worker crashed. Each function in `beside` runs in a thread of its own.
+        The exit code is 1 if a worker crashed. Each function in `beside` runs in a thread of its own. Raises Unfit
+        where a server cannot be used.
         """
         ledger = Ledger(self._ledger_path, create=True)
         forget_troubles(ledger)
@@ -124,6 +127,8 @@ class Process:
         for mapping_context in self._shared:
             mapping_context.close()
         logger.info("stopped")
+        if self._unfit is not None:
+            raise self._unfit
         return 1 if self._crashed else 0
 
     def silent(self) -> float:
@@ -179,6 +184,9 @@ class Process:
                 try:
                     pulse = self._pulse(ledger)
                     if any(forward.attached for forward in list(self._forwards)):
+                        if connection is not None and connection.aged:
+                            connection.close()
+                            connection = None
                         connection = connection or dial()
                         connection.call("SET", health, json.dumps(pulse), "EX", HEARTBEAT_EXPIRES)
                 except (BridgeError, OSError) as error:
@@ -236,6 +244,9 @@ class Process:
                 work(shared, ledger)
             finally:
                 ledger.close()
+        except Unfit as error:
+            self._unfit = self._unfit or error
+            self._stop.set()
         except Exception:  # noqa: BLE001 - logged with its trace, and the process ends
             logger.exception("unexpected error; no data is lost; the bridge stops")
             self._crashed = True
@@ -264,6 +275,9 @@ class Process:
                 if time.monotonic() >= due:
                     due = time.monotonic() + sweep
                     forward.look()
+                if forward.aged:
+                    forward.flush()
+                    forward.detach()
                 if not forward.attached:
                     forward.attach()
                 landed = shared.forward.batches
@@ -276,6 +290,9 @@ class Process:
                     paths = shared.wake.wait(rest)
                     if paths:
                         forward.look(paths)
+            except Unfit:
+                forward.detach()
+                raise
             except (Conflict, BridgeError, OSError) as error:
                 forward.detach()
                 shared.forward.retries += 1
@@ -317,6 +334,8 @@ class Process:
                     continue
                 if not self.dual:
                     break  # what an earlier process had begun is finished
+                if mirror.aged:
+                    mirror.detach()
                 if not mirror.attached:
                     mirror.attach()
                 mirror.step(MIRROR_BLOCK_MS)
@@ -326,6 +345,9 @@ class Process:
             except NotYet:
                 mirror.detach()
                 self._stop.wait(0.05)
+            except Unfit:
+                mirror.close()
+                raise
             except (BridgeError, OSError) as error:
                 if isinstance(error, RedisLost) and self._stop.is_set():
                     break

@@ -15,6 +15,7 @@ from bridge.kinds.direction_stats import DirectionStats
 from bridge.kinds.kind import Source
 from bridge.kinds.mapping_context import MappingContext
 from bridge.kinds.state.value_files import ValueFile
+from bridge.streams.connect import Connection
 from bridge.streams.writer import Conflict
 
 
@@ -31,6 +32,12 @@ class Carrier(ABC):
     def __init__(self, shared: MappingContext) -> None:
         self.shared = shared
         self.worker = f"forward {shared.mapping.name}"
+        self._connection: Connection | None = None
+
+    @property
+    def aged(self) -> bool:
+        """Whether the password of the carrier's connection ends soon: it attaches anew between two batches."""
+        return self._connection is not None and self._connection.aged
 
     @abstractmethod
     def look(self, paths: set[str] | None = None) -> None:

@@ -15,7 +15,8 @@ from redis.crc import key_slot
 
 from bridge.core.errors import BridgeError, RedisLost
 from bridge.core.server_address import ClusterAddress
-from bridge.streams.connect import Connection, EntryBudget, Refusal, Reply, refused
+from bridge.streams.connect import Connection, Refusal, Reply, refused
+from bridge.streams.connector import Connector
 from bridge.streams.resp import pack
 
 ASK_SECONDS = 1.0
@@ -50,13 +51,13 @@ class SlotRange(NamedTuple):
 class Cluster:
     """The nodes of a cluster: asked at each dial which master serves a key."""
 
-    def __init__(self, address: ClusterAddress, *, timeout: float = 5.0) -> None:
+    def __init__(self, address: ClusterAddress, connect: Connector | None = None) -> None:
         self._address = address
+        self._connect = connect or Connector()
         self._known = [Node(*host) for host in address.hosts]
         """The nodes that may be asked: those of the url and all that any of them named, the one that knew first."""
-        self._timeout = timeout
 
-    def dial(self, key: bytes, budget: EntryBudget | None = None) -> Connection:
+    def dial(self, key: bytes) -> Connection:
         """Dials the master that serves a key.
 
         Raises RedisLost where no node answers, or where the key's slot moves or is served by nobody; RedisRefused.
@@ -70,7 +71,7 @@ class Cluster:
                     if at is None or at in tried:
                         break
                     tried.add(at)
-                    connection = self.dial_node(at, budget)
+                    connection = self.dial_node(at)
                     at = _elsewhere(connection, key, at)
                     if at is None:
                         self._known.remove(asked)
@@ -82,10 +83,9 @@ class Cluster:
             raise error
         raise self._lost(f"no node serves slot {slot}, or they do not agree which", "wait, or look at CLUSTER SLOTS")
 
-    def dial_node(self, node: Node, budget: EntryBudget | None = None, *, timeout: float = 0.0) -> Connection:
+    def dial_node(self, node: Node, *, timeout: float = 0.0) -> Connection:
         """Dials one node of the cluster, whatever it serves. Raises RedisLost, RedisRefused."""
-        url = self._address.node_url(*node)
-        return Connection(url, timeout=timeout or self._timeout, budget=budget, in_cluster=True)
+        return self._connect(self._address.node_url(*node), timeout=timeout, in_cluster=True)
 
     def slots(self) -> list[SlotRange]:
         """Asks the nodes in turn which of them serve which slots. Raises RedisLost where none tells, RedisRefused."""
@@ -106,7 +106,7 @@ class Cluster:
         return next((part.master for part in self._slots(asked) if part.first <= slot <= part.last), None)
 
     def _slots(self, asked: Node) -> list[SlotRange]:
-        with closing(self.dial_node(asked, timeout=min(ASK_SECONDS, self._timeout))) as connection:
+        with closing(self.dial_node(asked, timeout=min(ASK_SECONDS, self._connect.timeout))) as connection:
             rows = connection.call("CLUSTER", "SLOTS")
         found = [SlotRange(int(first), int(last), _node(master, asked), _nodes(replicas, asked))
                  for first, last, master, *replicas in rows]  # fmt: skip

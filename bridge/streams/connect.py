@@ -6,8 +6,11 @@ connection here is used once, read with hiredis directly, and closed after any e
 
 from __future__ import annotations
 
+import math
+import re
 import select
 import socket
+import time
 from typing import Any, cast
 
 import hiredis
@@ -16,7 +19,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, BusyLoadingError, RedisError
 from redis.retry import Retry
 
-from bridge.core.errors import ConfigError, RedisLost, RedisRefused
+from bridge.core.errors import ConfigError, RedisLost, RedisRefused, Unfit
 from bridge.core.server_address import masked
 from bridge.streams.resp import pack
 
@@ -37,24 +40,35 @@ HINTS = {
     "MOVED": "another node serves this slot now: a url of cluster://… asks which",
     "ASK": "the slot is being moved to another node: wait until it is there",
     "TRYAGAIN": "the slot is being moved to another node: wait until it is there",
-    "UNBLOCKED": "the server became a replica: the new primary is looked for",
     "NOSCRIPT": "the server lost a script: run again",
     "EXECABORT": "the server refused a command of the transaction",
 }
 
-ELSEWHERE = ("READONLY", "CLUSTERDOWN", "MOVED", "ASK", "TRYAGAIN", "UNBLOCKED")
+ELSEWHERE = ("READONLY", "CLUSTERDOWN", "MOVED", "ASK", "TRYAGAIN")
 """The errors of a server that does not serve a key, or not yet: another connection may reach the server that does."""
+
+RENEWED_AFTER = 0.8
+"""The part of a password's time after which a connection is replaced by one with a new password."""
 
 CLIENT_NAME = "hestai-bridge"
 """The name of every connection of the bridge, in the server's list of clients and in its slow log."""
 
+EXACT = ("WATCH", "MULTI", "EXEC", "EVAL")
+"""Commands without which nothing can be carried exactly once."""
+
+UNKNOWN = re.compile(r"(?:err )?unknown (?:redis )?command[:,]? ['`\"]?(\w+)")
+"""The beginning of the error of a server that does not know a command, in small letters."""
+
+NOT_HERE = "use Redis 7.0+ or Valkey; some services and proxies have no transactions or scripts"
+
 NEEDED = ("XADD", "XREAD", "XRANGE", "XREVRANGE", "XINFO", "WATCH", "MULTI", "EXEC", "EVAL", "HSET", "HGETALL")
 
 
-def refused(error: Exception | str, where: str) -> RedisRefused | RedisLost:
+def refused(error: Exception | str, where: str) -> RedisRefused | RedisLost | Unfit:
     """Turns an error reply of Redis into a RedisRefused, with its code and a hint what to do.
 
-    It is a RedisLost where another server serves the key: the connection is of no use any more.
+    It is a RedisLost where another server serves the key: the connection is of no use any more. It is Unfit where the
+    server has not the commands without which nothing can be carried exactly once.
     """
     text = str(error)
     if text.startswith("EXECABORT"):  # its cause matters: memory may have run out between queueing and EXEC
@@ -65,6 +79,11 @@ def refused(error: Exception | str, where: str) -> RedisRefused | RedisLost:
                        ("LOADING", "loading the dataset"), ("NOPERM", "no permissions")):  # fmt: skip
         if sign in lowered:
             code = name
+    unknown = UNKNOWN.match(lowered)
+    if unknown is not None and unknown[1].upper() in EXACT:
+        return Unfit(
+            f"the server has no {unknown[1].upper()}: {text.partition(', with args')[0]}", where=where, hint=NOT_HERE
+        )
     if code in ELSEWHERE:
         return RedisLost(f"Redis refused: {text}", where=where, hint=HINTS[code])
     return RedisRefused(f"Redis refused: {text}", code=code, where=where, hint=HINTS.get(code, ""))
@@ -141,14 +160,17 @@ class Connection:
     """A connected socket to Redis, with hiredis as its parser.
 
     `timeout` bounds every read and write, in seconds; `budget` bounds every page of entries. `in_cluster`: the server
-    is a node of a cluster, and has only the keys of its slots.
+    is a node of a cluster, and has only the keys of its slots. `password` takes the place of the url's; `lasts`: the
+    seconds for which it is good, 0: for ever.
     """
 
     def __init__(
-        self, url: str, *, timeout: float = 5.0, budget: EntryBudget | None = None, in_cluster: bool = False
-    ) -> None:
+        self, url: str, *, timeout: float = 5.0, budget: EntryBudget | None = None, in_cluster: bool = False,
+        password: str | None = None, lasts: float = 0.0,
+    ) -> None:  # fmt: skip
         self.budget = budget or EntryBudget()
         self.in_cluster = in_cluster
+        self._renew_at = time.monotonic() + RENEWED_AFTER * lasts if lasts else math.inf
         self.shown = masked(url)
         try:
             pool = redis.ConnectionPool.from_url(url)
@@ -164,6 +186,8 @@ class Connection:
             decode_responses=False,
             driver_info=None,  # CLIENT SETINFO is unknown to Redis 7.0, whose ACL can then give no right to it
         )
+        if password is not None:
+            pool.connection_kwargs["password"] = password
         self._dialled = cast(Any, pool.make_connection())
         try:
             self._dialled.connect()
@@ -201,6 +225,11 @@ class Connection:
     def close(self) -> None:
         """Closes the socket of the connection to Redis; never raises."""
         self._dialled.disconnect()
+
+    @property
+    def aged(self) -> bool:
+        """Whether the password of the connection to Redis ends soon: between two messages it is time for a new one."""
+        return time.monotonic() >= self._renew_at
 
     def closed(self) -> bool:
         """Whether the server closed the connection to Redis while nothing was asked, or sent something unasked."""
@@ -338,7 +367,7 @@ class Connection:
     def probe(self) -> None:
         """Asks the Redis server whether it has the commands that the bridge needs.
 
-        Raises RedisRefused where one is missing.
+        Raises Unfit where one is missing.
         """
         try:
             rows = self.call("COMMAND", "INFO", *NEEDED)
@@ -346,12 +375,7 @@ class Connection:
             return  # COMMAND itself may be forbidden or unknown: the first use will tell
         missing = [name for name, row in zip(NEEDED, rows or (), strict=False) if row is None]
         if missing:
-            raise RedisRefused(
-                f"the server lacks {', '.join(missing)}",
-                code="UNKNOWN",
-                where=self.shown,
-                hint="use Redis 7.0+ or Valkey",
-            )
+            raise Unfit(f"the server lacks {', '.join(missing)}", where=self.shown, hint=NOT_HERE)
 
     def _receive(self) -> bytes:
         try:

@@ -16,6 +16,7 @@ from bridge.core.errors import RedisLost
 from bridge.core.server_address import cluster_address, sentinel_address
 from bridge.streams.cluster import Cluster, Node, SlotRange
 from bridge.streams.connect import Connection, EntryBudget
+from bridge.streams.connector import Connector
 from bridge.streams.embedded import embedded_server
 from bridge.streams.sentinel import Sentinels
 
@@ -38,19 +39,20 @@ class Backoff:
 
 
 def url_dialler(
-    url: str, key: bytes, sentinel_login: str = "", *, timeout: float = 5.0, budget: EntryBudget | None = None
-) -> Callable[[], Connection]:  # fmt: skip
+    url: str, key: bytes, sentinel_login: str = "", connect: Connector | None = None
+) -> Callable[[], Connection]:
     """Returns the function that dials, by a url, the Redis server that serves a key.
 
     That is the server of the url, the master that the url's Sentinels name, or the node that the url's cluster names.
     """
+    connect = connect or Connector()
     address = sentinel_address(url)
     if address is not None:
-        return partial(Sentinels(address, sentinel_login, timeout=timeout).dial, budget)
+        return Sentinels(address, sentinel_login, connect).dial
     cluster = cluster_address(url)
     if cluster is not None:
-        return partial(Cluster(cluster, timeout=timeout).dial, key, budget)
-    return partial(Connection, url, timeout=timeout, budget=budget)
+        return partial(Cluster(cluster, connect).dial, key)
+    return partial(connect, url)
 
 
 def dialler(
@@ -65,7 +67,8 @@ def dialler(
 
     budget = EntryBudget()
     name = key.encode() if isinstance(key, str) else key
-    dial_url = url_dialler(settings.redis_url, name, settings.sentinel_login, timeout=timeout, budget=budget)
+    connect = Connector.of(settings, timeout=timeout, budget=budget)
+    dial_url = url_dialler(settings.redis_url, name, settings.sentinel_login, connect)
 
     def dial() -> Connection:
         if settings.redis_url == "embedded":
@@ -124,4 +127,4 @@ class Connections:
 def cluster_of(settings: Settings, *, timeout: float = 5.0) -> Cluster | None:
     """Returns the cluster that the url of bridge.toml names; None: it names none."""
     address = cluster_address(settings.redis_url)
-    return None if address is None else Cluster(address, timeout=timeout)
+    return None if address is None else Cluster(address, Connector.of(settings, timeout=timeout))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from bridge.core.errors import NewerLayout
+from bridge.core.errors import NewerLayout, Unfit
 from bridge.core.model import shown
 from bridge.streams.components import FIRST_COMPONENTS
 from bridge.streams.connect import Connection
@@ -86,6 +86,29 @@ def move_layout(connection: Connection, keys: Keys, ledger: bytes, mapping: str,
     own = (keys.meta, keys.components, keys.generations, *first)
     args = (ledger, mapping, instance, FORMAT, _instance(keys, instance), _word(ledger), *NO_GENERATION)
     return bool(connection.call("EVAL", MOVE, len(own), *own, *args))
+
+
+MOVE_BACK = b"""if redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1] then return 0 end
+redis.call('HSET', KEYS[1], 'format', 1, 'owner', ARGV[2], 'instance', ARGV[3])
+redis.call('HDEL', KEYS[2], ARGV[4])
+redis.call('DEL', KEYS[3], KEYS[4])
+return 1"""
+"""Script that moves one stream back to layout 1, if its owner is still the one that was read.
+
+What it removes stands in the hash `bridge:components` as well: every switch was written there too.
+"""
+
+
+def move_back(connection: Connection, keys: Keys, ledger: bytes, instance: str) -> bool:
+    """Moves a stream that a ledger owns back to layout 1, in one script; False: it has that layout, or another owner.
+
+    Raises Unfit in a cluster, where layout 1 is not possible; RedisLost, RedisRefused.
+    """
+    if connection.in_cluster:
+        raise Unfit("layout 1 is not possible in a cluster", where=keys.stream.decode(errors="replace"))
+    own = (keys.meta, keys.generations, keys.components, permanent(keys, instance))
+    args = (owner_of(ledger), ledger, instance, NO_GENERATION[0])
+    return bool(connection.call("EVAL", MOVE_BACK, len(own), *own, *args))
 
 
 def say_alive(connection: Connection, keys: Keys, ledger: bytes, instance: str) -> None:

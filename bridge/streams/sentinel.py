@@ -14,7 +14,8 @@ from typing import TypeVar
 from bridge.core.errors import BridgeError, RedisLost, RedisRefused
 from bridge.core.model import shown
 from bridge.core.server_address import SentinelAddress, masked
-from bridge.streams.connect import Connection, EntryBudget
+from bridge.streams.connect import Connection
+from bridge.streams.connector import Connector
 
 ASK_SECONDS = 1.0
 """Seconds that one Sentinel has to answer, as another one may know."""
@@ -29,16 +30,16 @@ class Sentinels:
     `login`: the Sentinels' own user and password as a url has them, with the `@` behind; empty: they want none.
     """
 
-    def __init__(self, address: SentinelAddress, login: str = "", *, timeout: float = 5.0) -> None:
+    def __init__(self, address: SentinelAddress, login: str = "", connect: Connector | None = None) -> None:
         self._address = address
         self._hosts = [*address.hosts]
         self._login = login
-        self._timeout = timeout
+        self._connect = connect or Connector()
 
-    def dial(self, budget: EntryBudget | None = None) -> Connection:
+    def dial(self) -> Connection:
         """Dials the master. Raises RedisLost where no Sentinel answers or knows it, or no master is elected yet."""
         host, port = self.master()
-        connection = Connection(self._address.master_url(host, port), timeout=self._timeout, budget=budget)
+        connection = self._connect(self._address.master_url(host, port))
         try:
             role = connection.call("ROLE")[0]
         except BridgeError:
@@ -94,7 +95,7 @@ class Sentinels:
         """Asks one Sentinel something over a connection of its own. Raises RedisLost, RedisRefused."""
         url = self._address.sentinel_url(host, port, self._login)
         try:
-            with closing(Connection(url, timeout=min(ASK_SECONDS, self._timeout))) as connection:
+            with closing(Connection(url, timeout=min(ASK_SECONDS, self._connect.timeout))) as connection:
                 return question(connection)
         except RedisRefused as error:
             if error.code in ("NOAUTH", "NOPERM", "WRONGPASS"):

@@ -63,7 +63,7 @@ def test_node(rig: Rig, tmp_path: Path) -> None:
     bridge = rig.beats(rig.ready(rig.start()))
     url = rig.server.url
     out, errors = (tmp_path / "out").open("wb"), (tmp_path / "errors").open("wb")
-    args = ["node", str(program), url, "viewer", "hestai-message", "hestai:messages", str(rig.log)]
+    args = ["node", str(program), url, "viewer", "test", "hestai:messages", str(rig.log)]
     child = subprocess.Popen(args, stdout=out, stderr=errors, stdin=subprocess.DEVNULL)
     rig.children.append(child)
     cast.start("write", "ui")

@@ -9,9 +9,10 @@ from threading import Event, Thread
 
 import pytest
 
+from bridge.admin.doctor.cluster import NodeWord, nodes, slots
 from bridge.core.errors import BridgeError, RedisLost
 from bridge.core.server_address import check_url, cluster_address, masked
-from bridge.streams.cluster import Cluster
+from bridge.streams.cluster import Cluster, Node, SlotRange
 from bridge.streams.embedded.binary import Binary
 from tests.support.cluster_group import ClusterGroup
 from tests.support.rig import Rig, line, wait_until
@@ -55,8 +56,40 @@ def test_every_command_finds_its_node(rig: Rig, group: ClusterGroup) -> None:
         done = rig.run(*args)
         assert done.returncode == code, (args, done)
         assert "secret" not in done.stdout + done.stderr
-    done = rig.run("doctor")
-    assert done.returncode in (0, 3), done
+    told = {row["check"]: row for row in json.loads(rig.run("doctor", "--json").stdout)["checks"]}
+    assert told["cluster"]["verdict"] == told["nodes"]["verdict"] == "good", told
+    assert told["cluster"]["evidence"] == "16,384 slots on 3 masters"
+    assert "a node of a cluster" in told["server"]["evidence"]
+    assert "min-replicas-to-write" in told["replication"]["evidence"]
+    source = group.master(STREAM)
+    group.begin_move(STREAM)
+    group.kill(next(port for port in group.ports if group.info(port, "role") == "slave"))
+    told = {row["check"]: row for row in json.loads(rig.run("doctor", "--json").stdout)["checks"]}
+    assert f"127.0.0.1:{source} moves 1 slot" in told["cluster"]["evidence"]
+
+
+def test_what_the_doctor_says_of_a_cluster() -> None:
+    """Slots that nobody serves, or that one node alone has, memory that is short, and no data on disk are faults."""
+    one, two = Node("a", 1), Node("b", 2)
+    fine = [SlotRange(0, 8191, one, (two,)), SlotRange(8192, 16383, two, (one,))]
+    word = NodeWord("a:1", facts={"used_memory": "10", "maxmemory": "100", "aof_enabled": "1"})
+    assert (slots(fine, [word]).verdict, nodes([word]).verdict) == ("good", "good")
+    for ranges, words, said in (
+        (fine[:1], [word], "8,192 slots of 16,384 are served by nobody"),
+        ([SlotRange(0, 16383, one, ())], [word], "no replica has the slots of a:1"),
+        (fine, [NodeWord("a:1", "refused")], "a:1 does not answer"),
+        (fine, [NodeWord("a:1", state="fail")], "in state fail"),
+    ):
+        found = slots(ranges, words)
+        assert (found.verdict, said in found.evidence) == ("bad", True), found
+    for facts, said in (
+        ({"maxmemory": "9", "maxmemory_policy": "allkeys-lru"}, "throws streams away"),
+        ({"used_memory": "95", "maxmemory": "100"}, "in use"),
+        ({"aof_enabled": "0"}, "started again by itself"),
+    ):
+        found = nodes([NodeWord("a:1", facts=facts)])
+        assert (found.verdict, said in found.evidence) == ("bad", True), found
+    assert nodes([NodeWord("a:1", "refused")]).verdict == "unknown"
 
 
 class Load:
@@ -170,6 +203,6 @@ def test_what_a_cluster_cannot_say(binary: Binary) -> None:
     address = cluster_address("cluster://127.0.0.1:1,127.0.0.1:2")
     assert address is not None
     with pytest.raises(RedisLost, match="cannot connect"):
-        Cluster(address, timeout=2).dial(b"x")
+        Cluster(address).dial(b"x")
     with pytest.raises(RedisLost, match="none of 2 nodes answers"):
-        Cluster(address, timeout=2).slots()
+        Cluster(address).slots()

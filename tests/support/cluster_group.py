@@ -76,7 +76,7 @@ class ClusterGroup(ServerGroup):
         """The cluster, as the bridge knows it."""
         address = cluster_address(self.url)
         assert address is not None
-        return Cluster(address, timeout=5)
+        return Cluster(address)
 
     def connect(self, key: str = "hestai:messages") -> Connection:
         """A connection to the master of a key."""
@@ -104,11 +104,8 @@ class ClusterGroup(ServerGroup):
 
         `pause` is called between two keys. Returns the new master's port.
         """
-        slot, source = key_slot(key.encode()), self.master(key)
-        masters = [port for port in self.ports if self.info(port, "role") == "master"]
-        target = next(port for port in masters if port != source)
-        self.ask(target, "CLUSTER", "SETSLOT", slot, "IMPORTING", self.ids[source])
-        self.ask(source, "CLUSTER", "SETSLOT", slot, "MIGRATING", self.ids[target])
+        slot = key_slot(key.encode())
+        source, target, masters = self.begin_move(key)
         with closing(Connection(self.url_of(source), timeout=10)) as connection:
             login = ("AUTH", self.password) if self.password else ()
             while True:
@@ -120,6 +117,15 @@ class ClusterGroup(ServerGroup):
         for port in (target, source, *(other for other in masters if other not in (target, source))):
             self.ask(port, "CLUSTER", "SETSLOT", slot, "NODE", self.ids[target])
         return target
+
+    def begin_move(self, key: str) -> tuple[int, int, list[int]]:
+        """Begins to move the slot of a key to another master; returns the two masters' ports, and those of all."""
+        slot, source = key_slot(key.encode()), self.master(key)
+        masters = [port for port in self.ports if self.info(port, "role") == "master"]
+        target = next(port for port in masters if port != source)
+        self.ask(target, "CLUSTER", "SETSLOT", slot, "IMPORTING", self.ids[source])
+        self.ask(source, "CLUSTER", "SETSLOT", slot, "MIGRATING", self.ids[target])
+        return source, target, masters
 
     def move_slot_at_once(self, key: str) -> int:
         """Moves the slot of a key to another master atomically; returns the new master's port."""

@@ -6,12 +6,13 @@ import time
 from contextlib import closing
 
 from bridge.admin.doctor import failover, installation, machine, redis_server, retired_mappings
+from bridge.admin.doctor.cluster import look_at_cluster
 from bridge.admin.doctor.finding import Finding, asked
 from bridge.admin.doctor.unaccounted_files import look_at_files
 from bridge.core.config import Settings
 from bridge.core.errors import BridgeError
 from bridge.core.server_address import masked, sentinel_address
-from bridge.streams.dial import Connections
+from bridge.streams.dial import Connections, cluster_of
 from bridge.streams.embedded import embedded_server
 
 
@@ -33,6 +34,8 @@ def examine(settings: Settings) -> list[Finding]:
         findings = [_silent(settings, error), asked("retired", lambda: retired_mappings.look(None, settings))]
     if address is not None:
         findings.append(asked("sentinels", lambda: failover.look_at_sentinels(settings, address)))
+    if (cluster := cluster_of(settings)) is not None:
+        findings += look_at_cluster(cluster)
     findings.append(asked("account", lambda: look_at_files(settings)))
     findings.append(asked("outboxes", lambda: retired_mappings.look_at_outboxes(settings)))
     found, files = machine.examine(settings)

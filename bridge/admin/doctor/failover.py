@@ -24,6 +24,9 @@ STRICT_LAG = 10
 """Seconds of `min-replicas-max-lag` above which a master that is cut off goes on for long."""
 
 
+EMPTY_AGAIN = "no append-only file: started again by itself it is empty, and its replicas empty themselves with it"
+
+
 @dataclass(frozen=True, slots=True)
 class SentinelWord:
     """What one Sentinel told: where it is, which master it names, how many Sentinels it knows, and of the quorum.
@@ -89,7 +92,8 @@ def _word(connection: Connection, where: str, name: str) -> SentinelWord:
 def replicas(facts: ServerFacts, told: ServerFacts) -> Finding:
     """Checks for the doctor the replicas of a master that may fail over, and what it promises without them. Pure.
 
-    `facts` is INFO replication, `told` CONFIG's `min-replicas-to-write` and `min-replicas-max-lag`; empty: unknown.
+    `facts` is from INFO replication and persistence, `told` from CONFIG: `min-replicas-to-write` and
+    `min-replicas-max-lag`; empty: unknown.
     """
     parts: list[Judgement] = []
     rows = [_replica(value) for name, value in facts.items() if name.startswith("slave") and name[5:].isdigit()]
@@ -102,6 +106,8 @@ def replicas(facts: ServerFacts, told: ServerFacts) -> Finding:
             parts.append(("note", f"{where} is {row.get('state', '?')}", ""))
         elif lag > LONG_LAG:
             parts.append(("note", f"{where} is {duration(lag)} behind", "is its network, or its disk, slow?"))
+    if facts.get("aof_enabled") == "0":
+        parts.append(("bad", EMPTY_AGAIN, "CONFIG SET appendonly yes, on each server"))
     wanted = told.get("min-replicas-to-write", "")
     if wanted in ("", "0"):
         hint = "CONFIG SET min-replicas-to-write 1: else a master that is cut off takes what a failover throws away"

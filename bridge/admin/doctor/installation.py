@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import groupby, pairwise
@@ -29,11 +29,12 @@ from bridge.ledger.parity_runs import ParityRun, runs
 from bridge.ledger.retired import retired
 from bridge.ledger.sources import all_generations
 from bridge.ledger.store import Ledger
-from bridge.streams.component_groups import announced_positions
+from bridge.streams.component_groups import ALIVE_MS, announced_positions
 from bridge.streams.components import ComponentHash, ComponentModes
 from bridge.streams.connect import CLIENT_NAME, Refusal, refused
 from bridge.streams.dial import Connections
 from bridge.streams.keys import Keys
+from bridge.streams.layout import FORMAT
 from bridge.streams.reader import Entry, groups_of, to_entries
 from bridge.streams.resp import pack
 from bridge.streams.trim import groups_hold, read_trimmed
@@ -159,29 +160,32 @@ def mappings(files: Mapping[str, Sequence[Path]]) -> Finding:
 
 def components(
     modes: Mapping[tuple[str, str], ComponentModes], heard: Mapping[tuple[str, str], float], declared: frozenset[str],
-    mine: frozenset[str],
+    earlier: Collection[tuple[str, str]],
 ) -> Finding:  # fmt: skip
     """Makes the doctor's finding about switched components that bridge.toml does not declare, or that are silent.
 
-    `heard`: seconds since the last announced position of each component in each mapping. Pure.
+    `heard`: seconds since the last announced position of each component in each mapping. `earlier`: those that run with
+    the client of an earlier version, which knows the components' first hash alone. Pure.
     """
     parts: list[Judgement] = []
+    for name, mapping in sorted(earlier):
+        said = f"{name} in {mapping}: a client of an earlier version, which works with one server alone"
+        parts.append(("note", said, "start it again with this version before you go to a cluster"))
     for (name, mapping), mode in sorted(modes.items()):
-        if mapping not in mine:
-            continue
         if name not in declared:
             said = f"{name} was switched in {mapping}, and bridge.toml does not know it"
             parts.append(("note", said, f"add [components.{name}] with its roles"))
         age = heard.get((name, mapping))
         if "redis" in (mode.reads, mode.writes) and age is not None and age > COMPONENT_SILENT_AFTER:
             parts.append(("note", f"{name} in {mapping}: no word for {duration(age)}", "does it still run?"))
-    known = {name for name, mapping in modes if mapping in mine} | declared
+    known = {name for name, _ in modes} | declared
     return worst("components", parts or [("good", f"{counted(len(known), 'component')}, all known", "")])
 
 
 def look_at_components(servers: Connections, settings: Settings) -> Finding:
     """Checks for the doctor the components of this bridge's mappings, by their modes and positions in Redis."""
     heard, modes = dict[tuple[str, str], float](), dict[tuple[str, str], ComponentModes]()
+    earlier: set[tuple[str, str]] = set()
     for mapping in settings.mappings:
         connection, hashes = servers.to(mapping.stream.key), ComponentHash.of(mapping, settings)
         seconds, _ = connection.call("TIME")
@@ -189,9 +193,11 @@ def look_at_components(servers: Connections, settings: Settings) -> Finding:
         for name, said in announced_positions(connection, hashes.keys).items():
             at, key = said.get("at"), (name.partition("/")[0], mapping.name)
             if isinstance(at, int):
-                heard[key] = min(heard.get(key, 1e12), max(0.0, int(seconds) - at / 1000))
-    names = frozenset(configured.name for configured in settings.mappings)
-    return components(modes, heard, frozenset(settings.components), names)
+                age = max(0.0, int(seconds) - at / 1000)
+                heard[key] = min(heard.get(key, 1e12), age)
+                if age * 1000 < ALIVE_MS and said.get("layout") != FORMAT:
+                    earlier.add(key)
+    return components(modes, heard, frozenset(settings.components), earlier)
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,15 +39,22 @@ def config(connection: Connection, *names: str) -> dict[str, str]:
 # -- what it is ----------------------------------------------------------------------------------------------
 
 
-def version(facts: ServerFacts) -> Finding:
-    """Checks for the doctor, from INFO server, whether the server is a single Redis 7.0 or newer, or Valkey. Pure."""
+def version(facts: ServerFacts, *, in_cluster: bool = False) -> Finding:
+    """Checks for the doctor, from INFO server, whether the server is Redis 7.0 or newer, or Valkey. Pure.
+
+    `in_cluster`: the url names a cluster, so that the server may be one of its nodes.
+    """
     valkey = facts.get("valkey_version")
     name, text = ("Valkey", valkey) if valkey else ("Redis", facts.get("redis_version", "?"))
     numbers = [int(part) for part in facts.get("redis_version", "0").split(".")[:2] if part.isdigit()]
     up = duration(float(facts.get("uptime_in_seconds", 0)))
     said = f"{name} {text}, up for {up}"
-    if facts.get("redis_mode", "standalone") != "standalone":
-        return Finding("server", "bad", f"{said}, as {facts['redis_mode']}", "use a single server: others come later")
+    mode = facts.get("redis_mode", "standalone")
+    if mode != "standalone" and not (in_cluster and mode == "cluster"):
+        hint = "write the url as cluster://…" if mode == "cluster" else "write the url as sentinel://…"
+        return Finding("server", "bad", f"{said}, as {mode}", hint)
+    if in_cluster:
+        said += ", a node of a cluster"
     if tuple(numbers) < OLDEST:
         return Finding("server", "bad", said, "use Redis 7.0 or newer, or Valkey")
     return Finding("server", "good", said)
@@ -298,7 +305,7 @@ def examine(servers: Connections, settings: Settings, now: Callable[[], float]) 
 
     socket = settings.redis_url.startswith("unix:") or settings.redis_url == "embedded"
     return [
-        version(facts),
+        version(facts, in_cluster=connection.in_cluster),
         asked("commands", lambda: commands(_known(connection))),
         asked("persistence", lambda: persistence(facts, told)),
         asked("memory", room),
@@ -314,7 +321,7 @@ def examine(servers: Connections, settings: Settings, now: Callable[[], float]) 
         asked("rights", lambda: other_clients.look_at_rights(connection)),
         asked("neighbours", lambda: other_clients.look_at_neighbours(servers, settings)),
         other_clients.replication(facts)
-        if sentinel_address(settings.redis_url) is None
+        if sentinel_address(settings.redis_url) is None and not connection.in_cluster
         else asked("replication", lambda: failover.replicas(facts, _promised(connection))),
     ]
 

@@ -62,7 +62,6 @@ class StateCopier(Carrier):
         self._stream = shared.mapping.stream.key
         self._path = source.path
         self._settle = source.settle_ms / 1000
-        self._connection: Connection | None = None
         self._blind: SourceError | None = None
         """The error at the last look at the states' folder; None: there was none."""
         self._hashes = ValueHashes(self._values, shared.keys, clock, self._note, self._fine)
@@ -331,6 +330,8 @@ class StateCopier(Carrier):
                 self._note(file, SourceError(said_so, where=self._hashes.where(file), hint=hint))
                 file.seen = seen
                 return False
+            settings = self.shared.settings
+            self.shared.hold.await_replicas(connection, settings.replicas, settings.replicas_timeout)
             if not self._write(file, value):
                 return False
             written = True
