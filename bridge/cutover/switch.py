@@ -14,7 +14,7 @@ from typing import Any
 
 from bridge.client.bookmark import Bookmark
 from bridge.core.config import Settings
-from bridge.core.errors import BridgeError
+from bridge.core.errors import BridgeError, ReplicasBehind
 from bridge.core.failpoints import failpoint
 from bridge.core.logger import logger
 from bridge.core.model import format_id
@@ -32,6 +32,10 @@ from bridge.ledger.store import Ledger
 from bridge.streams.component_groups import ComponentWorker, announced_positions, drop_group, make_group, workers_of
 from bridge.streams.components import BOTH, FILE, READS, REDIS, WRITES, ComponentModes, SwitchInProgress
 from bridge.streams.connect import Connection
+from bridge.streams.replicas import wait_for_replicas
+
+BEFORE_SECONDS = 2.0
+"""Seconds for which a switch waits for replicas before it is decided: the component pauses meanwhile."""
 
 JOURNAL_KEYS = ("reason", "forced", "parity")
 """What the journal says of a switch beside its position."""
@@ -234,6 +238,7 @@ class Switcher:
         decided, pending = number is not None, None
         try:
             pending = self._prepared(step, modes, token, bookmark, waiting)
+            self._await_replicas(BEFORE_SECONDS)
             waiting.hold()
             failpoint("switch.pause.after")
             after = modes.after(step.side, step.to)
@@ -260,6 +265,10 @@ class Switcher:
                 hint = "nothing was changed; try it again"
                 raise SwitchRefused(f"the switch took too long and {said}", where=str(step), hint=hint)
             failpoint("switch.flip.after")
+            try:
+                self._await_replicas(self._shared.settings.replicas_timeout)
+            except ReplicasBehind as error:
+                logger.warning("%s is made; a failover may take it back: %s", step, error)
             pending.note(bookmark, step, after)
             self._settle(pending.asked, made=True)
             amend(self._ledger, number, told | {"state": "done"})
@@ -278,6 +287,14 @@ class Switcher:
         return SwitchReport(
             step, after, time.monotonic() - began, pending.before, pending.after, pending.again, went_on
         )
+
+    def _await_replicas(self, seconds: float) -> None:
+        """Waits until as many replicas as are wanted know what the switch changed in Redis: group, position, modes.
+
+        Raises ReplicasBehind, RedisLost.
+        """
+        if self._shared.settings.replicas:
+            wait_for_replicas(self._connection, self._shared.settings.replicas, seconds)
 
     def _made(self, step: SwitchStep, after: ComponentModes) -> bool:
         """Whether another process made the switch meanwhile, which it had found in the journal."""

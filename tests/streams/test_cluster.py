@@ -9,6 +9,7 @@ from threading import Event, Thread
 
 import pytest
 
+from bridge import open_log
 from bridge.admin.doctor.cluster import NodeWord, nodes, slots
 from bridge.core.errors import BridgeError, RedisLost
 from bridge.core.server_address import check_url, cluster_address, masked
@@ -206,3 +207,47 @@ def test_what_a_cluster_cannot_say(binary: Binary) -> None:
         Cluster(address).dial(b"x")
     with pytest.raises(RedisLost, match="none of 2 nodes answers"):
         Cluster(address).slots()
+
+
+def test_streams_on_several_nodes(rig: Rig, group: ClusterGroup) -> None:
+    """Mappings whose streams other nodes have are carried, proved, cut over, trimmed and retired by one process."""
+    names = ("hestai-message", "hestai-inbox", "hestai-context", "hestai-state", "hestai-artifacts")
+    (rig.path / "bridge.toml").write_text(
+        f'instance = "test"\nroot = "files"\nmappings = {list(names)}\n[redis]\nurl = "{group.url}"\n'
+        '[state]\ndir = "state"\n[components.ui]\nroles = ["ui"]\n'
+    )
+    rig.log.write_bytes(b"".join(line(f"line {n}") for n in range(50)))
+    (rig.root / "state").mkdir()
+    (rig.root / "state" / "mood").write_bytes(b"calm")
+    (rig.root / "context").mkdir()
+    (rig.root / "context" / "a.ctx").write_bytes(b"a chunk\n")
+    keys = [mapping.stream.key for mapping in rig.settings().mappings]
+    assert len({group.master(key) for key in keys}) > 1, "they are on several nodes"
+    child = rig.ready(rig.start(url=group.url))
+
+    def equal() -> dict[str, object] | None:
+        done = rig.run("parity", "--json")
+        found: dict[str, object] = json.loads(done.stdout) if done.stdout else {"verdict": done.stderr}
+        return found if found["verdict"] == "equal" else None
+
+    wait_until(lambda: group.length("hestai:messages") == 50, rig.said)
+    wait_until(equal, lambda: rig.said() + rig.run("parity").stdout)
+    status = json.loads(rig.run("status", "--json").stdout)
+    assert [(row["mapping"], row["error"]) for row in status["mappings"]] == [(name, None) for name in names]
+    with open_log("hestai-message", "ui", config=rig.path / "bridge.toml", start="end") as log:
+        log.append("say", "from the file")
+        done = rig.run("cutover", "ui", "--mapping", "hestai-message", "--execute")
+        assert done.returncode == 0, done
+        wait_until(lambda: log.writes == "redis", rig.said)
+        log.append("say", "from Redis")
+        wait_until(lambda: rig.log.read_bytes().endswith(b"|from Redis\n"), rig.said)
+    done = rig.run("doctor", "--json")
+    assert {row["check"]: row["verdict"] for row in json.loads(done.stdout)["checks"]}["components"] == "good", done
+    wait_until(equal, rig.said)
+    rig.stop(child)
+    done = rig.run("retire", "hestai-message", "--execute", "--force", "hestai-message", "--reason", "a test")
+    assert done.returncode == 0, done
+    assert rig.run("purge", "hestai-message", "--execute").returncode == 0
+    with closing(group.connect()) as connection:
+        assert connection.call("EXISTS", f"bridge:{{{STREAM}}}:meta", f"bridge:{{{STREAM}}}:components") == 0
+        assert connection.call("EXISTS", f"bridge:{{{STREAM}}}:retired") == 1

@@ -24,9 +24,14 @@ MASTERS = 3
 class ClusterGroup(ServerGroup):
     """See the module. The masters are the first three ports; each has one of the others as its replica at first."""
 
-    def __init__(self, binary: Binary, *, replicas: bool = True, password: str = "") -> None:
+    def __init__(self, binary: Binary, *, password: str = "", switchboard: bool = False) -> None:
         super().__init__(binary, password=password)
-        self.ports = [free_port() for _ in range(MASTERS * (2 if replicas else 1))]
+        self.ports = [free_port() for _ in range(2 * MASTERS)]
+        self.buses: dict[int, int] = {port: port + 10_000 for port in self.ports}
+        if switchboard:
+            self.put_between()
+            assert self.board is not None
+            self.buses = {port: self.board.front(bus, port) for port, bus in self.buses.items()}
         for port in self.ports:
             self.start_server(port)
         self.ids = {port: self.says(port, "CLUSTER", "MYID") for port in self.ports}
@@ -36,7 +41,7 @@ class ClusterGroup(ServerGroup):
             self.ask(port, "CLUSTER", "ADDSLOTSRANGE", n * share, end)
             self.ask(port, "CLUSTER", "SET-CONFIG-EPOCH", n + 1)
         for port in self.ports[1:]:
-            self.ask(self.ports[0], "CLUSTER", "MEET", "127.0.0.1", port)
+            self.ask(self.ports[0], "CLUSTER", "MEET", "127.0.0.1", self.front(port), self.buses[port])
         wait_until(lambda: all(self._knows_all(port) for port in self.ports), self.told, 30)
         for master, replica in zip(self.ports[:MASTERS], self.ports[MASTERS:], strict=False):
             self.ask(replica, "CLUSTER", "REPLICATE", self.ids[master])
@@ -51,6 +56,9 @@ class ClusterGroup(ServerGroup):
                 "--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"]  # fmt: skip
         if self.password:
             args += ["--requirepass", self.password, "--masterauth", self.password]
+        if self.board is not None:
+            args += ["--cluster-announce-ip", "127.0.0.1", "--cluster-announce-port", str(self.front(port)),
+                     "--cluster-announce-bus-port", str(self.buses[port])]  # fmt: skip
         self.run(port, args)
 
     def _knows_all(self, port: int) -> bool:
@@ -70,7 +78,7 @@ class ClusterGroup(ServerGroup):
     def url(self) -> str:
         """The url by which a bridge finds the cluster."""
         login = f":{self.password}@" if self.password else ""
-        return f"cluster://{login}127.0.0.1:{self.ports[0]},127.0.0.1:{self.ports[1]},127.0.0.1:{self.ports[2]}"
+        return f"cluster://{login}" + ",".join(f"127.0.0.1:{self.front(port)}" for port in self.ports[:MASTERS])
 
     def cluster(self) -> Cluster:
         """The cluster, as the bridge knows it."""
@@ -89,7 +97,31 @@ class ClusterGroup(ServerGroup):
         except BridgeError:
             return 0
         found = next((part.master for part in parts if part.first <= key_slot(key.encode()) <= part.last), None)
-        return found.port if isinstance(found, Node) else 0
+        return self.behind(found.port) if isinstance(found, Node) else 0
+
+    def master_now(self) -> int:
+        """The port of the stream's master that takes commands; 0 where there is none at this moment."""
+        try:
+            with closing(self.connect()) as connection:
+                return self.behind(int(connection.shown.rpartition(":")[2].strip("/")))
+        except BridgeError:
+            return 0
+
+    def replicas_of(self, master: int) -> list[int]:
+        """The ports of a master's replicas."""
+        parts = self.cluster().slots()
+        mine = [part for part in parts if part.master is not None and self.behind(part.master.port) == master]
+        return [self.behind(node.port) for part in mine for node in part.replicas]
+
+    def plan_failover(self, master: int) -> bool:
+        """Asks a replica to take over from its master; False: it does not want to just now."""
+        return any(self.ask(port, "CLUSTER", "FAILOVER") == b"OK" for port in self.replicas_of(master))
+
+    def restart_dead(self) -> None:
+        """Starts the nodes that were killed."""
+        for port in self.ports:
+            if self.processes[port].poll() is not None:
+                self.start_server(port)
 
     def length(self, key: str = "hestai:messages") -> int:
         """How many entries a stream has; 0 where nobody serves it."""

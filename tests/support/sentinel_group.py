@@ -20,9 +20,13 @@ DOWN_MS = 1000
 class SentinelGroup(ServerGroup):
     """See the module. `password`: what the servers want, and no Sentinel."""
 
-    def __init__(self, binary: Binary, *, replicas: int = 2, sentinels: int = 3, password: str = "") -> None:
+    def __init__(
+        self, binary: Binary, *, replicas: int = 2, sentinels: int = 3, password: str = "", switchboard: bool = False
+    ) -> None:
         super().__init__(binary, password=password)
         self.ports = [free_port() for _ in range(1 + replicas)]
+        if switchboard:
+            self.put_between()
         self.sentinel_ports = [free_port() for _ in range(sentinels)]
         for port in self.ports:
             self.start_server(port, of=self.ports[0] if port != self.ports[0] else 0)
@@ -52,14 +56,16 @@ class SentinelGroup(ServerGroup):
         if self.password:
             args += ["--requirepass", self.password, "--masterauth", self.password]
         if of:
-            args += ["--replicaof", "127.0.0.1", str(of)]
+            args += ["--replicaof", "127.0.0.1", str(self.front(of))]
+        if self.board is not None:
+            args += ["--replica-announce-ip", "127.0.0.1", "--replica-announce-port", str(self.front(port))]
         self.run(port, args)
 
     def _start_sentinel(self, port: int) -> None:
         folder = self.folder / str(port)
         folder.mkdir()
         rows = [f"port {port}", "bind 127.0.0.1", f'dir "{folder}"',
-                f"sentinel monitor {NAME} 127.0.0.1 {self.ports[0]} {len(self.sentinel_ports) // 2 + 1}",
+                f"sentinel monitor {NAME} 127.0.0.1 {self.front(self.ports[0])} {len(self.sentinel_ports) // 2 + 1}",
                 f"sentinel down-after-milliseconds {NAME} {DOWN_MS}", f"sentinel failover-timeout {NAME} 2000",
                 f"sentinel parallel-syncs {NAME} 4"]  # fmt: skip
         if self.password:
@@ -85,7 +91,7 @@ class SentinelGroup(ServerGroup):
         """The port of the master, as the Sentinels name it now."""
         address = sentinel_address(self.url)
         assert address is not None
-        return Sentinels(address).master()[1]
+        return self.behind(Sentinels(address).master()[1])
 
     def connect(self) -> Connection:
         """A connection to the master, as the bridge makes one."""
@@ -107,6 +113,24 @@ class SentinelGroup(ServerGroup):
         except BridgeError:
             return 0
         return port if self.info(port, "role") == "master" else 0
+
+    def master_now(self) -> int:
+        """The port of the master that takes commands; 0 where there is none at this moment."""
+        return self._serving()
+
+    def replicas_of(self, master: int) -> list[int]:
+        """The ports of the other servers."""
+        return [port for port in self.ports if port != master]
+
+    def plan_failover(self, _: int) -> bool:
+        """Asks for another master; False: the Sentinels do not want to just now."""
+        return self.ask(self.sentinel_ports[0], "SENTINEL", "FAILOVER", NAME) == b"OK"
+
+    def restart_dead(self) -> None:
+        """Starts the servers that were killed, as replicas of the master."""
+        for port in self.ports:
+            if self.processes[port].poll() is not None:
+                self.start_server(port, of=self._serving())
 
     def healed(self) -> bool:
         """Whether there is a master and all other servers are linked to it, whichever the Sentinels elected last."""

@@ -13,6 +13,7 @@ from bridge.core.errors import BridgeError
 from bridge.streams.connect import Connection
 from bridge.streams.embedded.binary import Binary
 from tests.support.rig import wait_until
+from tests.support.switchboard import Switchboard
 
 
 def free_port() -> int:
@@ -36,6 +37,22 @@ class ServerGroup:
         self.folder = Path(tempfile.mkdtemp(prefix="sg-"))
         self.processes: dict[int, subprocess.Popen[bytes]] = {}
         self.ports: list[int] = []
+        self.board: Switchboard | None = None
+        self.fronts: dict[int, int] = {}
+        """The port that each server announces to others, where they are connected through a switchboard."""
+
+    def put_between(self) -> None:
+        """Connects the servers through a switchboard from now on."""
+        self.board = Switchboard(lambda: {port: process.pid for port, process in self.processes.items()})
+        self.fronts = {port: self.board.front(port, port) for port in self.ports}
+
+    def front(self, port: int) -> int:
+        """The port by which others reach a server."""
+        return self.fronts.get(port, port)
+
+    def behind(self, front: int) -> int:
+        """The server's own port behind the one by which others reach it."""
+        return next((port for port, shown in self.fronts.items() if shown == front), front)
 
     def run(self, port: int, args: list[str]) -> None:
         """Starts a process of the group, and waits until it answers."""
@@ -92,6 +109,12 @@ class ServerGroup:
         self.processes[port].kill()
         self.processes[port].wait()
 
+    def thaw_all(self) -> None:
+        """Lets every process that lives go on."""
+        for port, process in self.processes.items():
+            if process.poll() is None:
+                self.thaw(port)
+
     def freeze(self, port: int) -> None:
         """Stops a process of the group, which goes on with `thaw` as if nothing had been."""
         self.processes[port].send_signal(signal.SIGSTOP)
@@ -106,4 +129,6 @@ class ServerGroup:
             process.kill()
         for process in self.processes.values():
             process.wait()
+        if self.board is not None:
+            self.board.close()
         shutil.rmtree(self.folder, ignore_errors=True)
