@@ -26,13 +26,14 @@ BINARIES = _binaries()
 
 
 EVERY_SERVER = bool(os.environ.get("BRIDGE_SOAK"))
-BOTH = ("test_faults", "test_server_crash", "test_parity_live")
+BOTH = ("test_faults", "test_server_crash", "test_parity_live", "test_storms", "test_cluster")
 """Modules in which every test runs on every server: what the server does is what they are about."""
 
 
 SLOW = (
     "test_nemesis", "test_raised", "test_whole_story", "test_docs", "test_model", "test_model_looks", "test_model_edits",
-    "test_kinds_faults", "test_faults", "test_sentinel", "test_retention_live", "test_metrics", "test_cutover",
+    "test_kinds_faults", "test_faults", "test_sentinel", "test_cluster", "test_storms",
+    "test_retention_live", "test_metrics", "test_cutover",
 )  # fmt: skip
 """Modules with tests of half a minute: begun last, one of them would be waited for alone."""
 

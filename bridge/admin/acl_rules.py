@@ -29,7 +29,7 @@ BRIDGE = (
 
 COMPONENT = (
     "eval", "exists", "hdel", "hget", "hset", "hvals", "publish", "xack", "xadd", "xautoclaim", "xclaim",
-    "xinfo|groups", "xpending", "xrange", "xreadgroup",
+    "xgroup|create", "xinfo|groups", "xpending", "xrange", "xreadgroup",
 )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from bridge.core.config import Settings
 from bridge.core.errors import BridgeError, NotYet
 from bridge.core.logger import logger
 from bridge.kinds.mapping_context import MappingContext
-from bridge.streams.component_groups import announced_positions
+from bridge.streams.component_groups import announced_position
 from bridge.streams.components import REDIS, ComponentModes
 from bridge.streams.connect import Connection
 from bridge.streams.dial import Backoff
@@ -109,7 +109,7 @@ class ReadRouting:
         """
         connection = self._dial()
         try:
-            said = announced_positions(connection, self._shared.keys).get(self._component, {})
+            said = announced_position(connection, self._shared.keys, self._component) or {}
         finally:
             connection.close()
         marks = bookmark.marks
@@ -143,7 +143,8 @@ class ReadRouting:
         None means that only a switch knows where the component is.
         """
         marks = Bookmark(self._settings.state_dir, self._component, self._shared.mapping.name).load()
-        was_here = marks.begun or marks.places or self._component in announced_positions(connection, self._shared.keys)
+        was_here = marks.begun or bool(marks.places)
+        was_here = was_here or announced_position(connection, self._shared.keys, self._component) is not None
         if not was_here and self._keeper.known is not None and self._keeper.known.retired:
             told = ending_of(connection, self._shared.keys)  # `bridge purge` has removed its other traces
             was_here = self._component in (told.groups if told is not None else self._vouched.groups())

@@ -44,7 +44,7 @@ from bridge.streams.connect import Connection
 from bridge.streams.edits import LogEditRecord, edits_of
 from bridge.streams.heartbeat import read_heartbeat
 from bridge.streams.keys import Keys
-from bridge.streams.layout import instance_in, is_owner, ownership, say_alive
+from bridge.streams.layout import instance_in, is_owner, ownership, rename_instance, say_alive
 from bridge.streams.lease import unchanged, watch
 from bridge.streams.reader import entries, stream_info
 from bridge.streams.redacted import read_deleted
@@ -77,7 +77,7 @@ def plan(
     info = stream_info(connection, shared.keys.stream)
     made = RebuildPlan(shared.mapping.stream.key, (owner or b"nobody").decode(errors="replace"), instance, info)
     made.redacted = read_deleted(connection, shared.keys)
-    modes = shared.components.all(connection)
+    modes = replace(shared.components, instance=instance or shared.components.instance).all(connection)
     made.writes = {name: mode.writes for name, mode in modes.items() if mode.epoch}
     made.component_that_owns(shared)
     if shared.folder is not None or shared.values is not None:
@@ -183,6 +183,7 @@ def execute(connection: Connection, shared: MappingContext, ledger: Ledger, made
         if not unchanged(connection, shared.keys):
             raise NotYet("the stream was replaced as it was read", where=stream, hint="run it again")
     instance = shared.settings.instance
+    rename_instance(connection, shared.keys, made.instance, instance)
     say_alive(connection, shared.keys, ledger.uuid, instance)
     connection.calls(
         pack("HSET", shared.keys.meta, *ownership(shared.keys, ledger.uuid, instance)),

@@ -94,15 +94,29 @@ def announced_positions(connection: Connection, keys: Keys) -> dict[str, dict[st
 
     Values that are no JSON objects are left out.
     """
-    found: dict[str, dict[str, Any]] = {}
+    found = {}
     for name, raw in paired(connection.call("HGETALL", keys.positions)).items():
-        try:
-            said = json.loads(raw)
-        except ValueError:
-            continue
-        if isinstance(said, dict):
+        said = _announcement(raw)
+        if said is not None:
             found[name.decode(errors="replace")] = said
     return found
+
+
+def announced_position(connection: Connection, keys: Keys, component: str) -> dict[str, Any] | None:
+    """Reads from Redis the position that one component announces, which it may do itself; None: it announces none.
+
+    A value that is no JSON object is none. Raises RedisLost, RedisRefused.
+    """
+    raw = connection.call("HGET", keys.positions, component)
+    return None if raw is None else _announcement(raw)
+
+
+def _announcement(raw: bytes) -> dict[str, Any] | None:
+    try:
+        said = json.loads(raw)
+    except ValueError:
+        return None
+    return said if isinstance(said, dict) else None
 
 
 @dataclass(frozen=True, slots=True)

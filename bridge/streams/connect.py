@@ -37,7 +37,7 @@ HINTS = {
     "NOPERM": "the ACL user lacks a right: `bridge acl` prints the rules that are enough",
     "WRONGTYPE": "the key holds something that is not a stream: rename it, or give stream.key another name",
     "CLUSTERDOWN": "the cluster is not serving this slot: wait, or look at its nodes",
-    "MOVED": "another node serves this slot now: a url of cluster://… asks which",
+    "MOVED": "another node serves this slot now: it is looked for, where the url is cluster://…",
     "ASK": "the slot is being moved to another node: wait until it is there",
     "TRYAGAIN": "the slot is being moved to another node: wait until it is there",
     "NOSCRIPT": "the server lost a script: run again",

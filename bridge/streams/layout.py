@@ -111,6 +111,30 @@ def move_back(connection: Connection, keys: Keys, ledger: bytes, instance: str) 
     return bool(connection.call("EVAL", MOVE_BACK, len(own), *own, *args))
 
 
+RENAME = b"""local all = redis.call('HGETALL', KEYS[1])
+for i = 1, #all, 2 do
+  if string.sub(all[i], -#ARGV[1]) == ARGV[1] then
+    redis.call('HSETNX', KEYS[1], string.sub(all[i], 1, -#ARGV[1] - 1) .. ARGV[2], all[i + 1])
+    redis.call('HDEL', KEYS[1], all[i])
+  end
+end
+redis.call('HSET', KEYS[2], 'instance', ARGV[3])"""
+"""Script that gives the components of a stream, and its owner, the name of another instance."""
+
+
+def rename_instance(connection: Connection, keys: Keys, before: str, instance: str) -> None:
+    """Gives a stream the instance by which its bridge is called now: a bridge that took it over, or was renamed.
+
+    The components keep their modes. Raises RedisLost, RedisRefused.
+    """
+    if before in ("", instance):
+        return
+    if not connection.in_cluster:
+        connection.call("DEL", permanent(keys, before))
+    args = (f"@{before}", f"@{instance}", _instance(keys, instance))
+    connection.call("EVAL", RENAME, 2, keys.components, keys.meta, *args)
+
+
 def say_alive(connection: Connection, keys: Keys, ledger: bytes, instance: str) -> None:
     """Writes the heartbeat that keeps bridges of layout 1 from taking over a stream, where there may be any.
 

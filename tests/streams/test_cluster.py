@@ -10,6 +10,7 @@ from threading import Event, Thread
 import pytest
 
 from bridge import open_log
+from bridge.admin.acl_rules import users
 from bridge.admin.doctor.cluster import NodeWord, nodes, slots
 from bridge.core.errors import BridgeError, RedisLost
 from bridge.core.server_address import check_url, cluster_address, masked
@@ -236,8 +237,8 @@ def test_streams_on_several_nodes(rig: Rig, group: ClusterGroup) -> None:
     assert [(row["mapping"], row["error"]) for row in status["mappings"]] == [(name, None) for name in names]
     with open_log("hestai-message", "ui", config=rig.path / "bridge.toml", start="end") as log:
         log.append("say", "from the file")
-        done = rig.run("cutover", "ui", "--mapping", "hestai-message", "--execute")
-        assert done.returncode == 0, done
+        switch = ("cutover", "ui", "--mapping", "hestai-message", "--execute")
+        wait_until(lambda: rig.run(*switch).returncode == 0, rig.said)  # once its first heartbeat is there
         wait_until(lambda: log.writes == "redis", rig.said)
         log.append("say", "from Redis")
         wait_until(lambda: rig.log.read_bytes().endswith(b"|from Redis\n"), rig.said)
@@ -251,3 +252,31 @@ def test_streams_on_several_nodes(rig: Rig, group: ClusterGroup) -> None:
     with closing(group.connect()) as connection:
         assert connection.call("EXISTS", f"bridge:{{{STREAM}}}:meta", f"bridge:{{{STREAM}}}:components") == 0
         assert connection.call("EXISTS", f"bridge:{{{STREAM}}}:retired") == 1
+
+
+def test_the_smallest_rights(rig: Rig, group: ClusterGroup) -> None:
+    """On a cluster, with replicas to wait for, the bridge and a component need no more rights than `bridge acl` gives."""
+    url = group.url.replace("cluster://:secret@", "cluster://{}:own@")
+    redis = f'[redis]\nurl = "{url.format("bridge-test")}"\nreplicas = 1\n'
+    rig.write_config(extra=f'{redis}[components.ui]\nroles = ["ui"]')
+    settings = rig.settings(url=url.format("bridge-test"))
+    for port in group.ports:
+        for user in users(settings):
+            assert group.ask(port, "ACL", "SETUSER", user.name, "on", ">own", *user.rules.split(" ")) == b"OK", user
+    rig.append("one")
+    child = rig.ready(rig.start(url=settings.redis_url))
+    config = rig.path / "bridge.toml"
+    with open_log("hestai-message", "ui", config=config, redis=url.format("ui")) as log:
+        wait_until(lambda: group.length() == 1, rig.said)
+        wait_until(lambda: json.loads(rig.run("parity", "--json").stdout)["verdict"] == "equal", rig.said)
+        switch = ("cutover", "ui", "--execute", "--accept-volatile")
+        wait_until(lambda: rig.run(*switch).returncode == 0, rig.said)  # once its first heartbeat is there
+        wait_until(lambda: log.writes == "redis", rig.said)
+        log.append("say", "two")
+        wait_until(lambda: rig.log.read_bytes().endswith(b"|two\n"), rig.said)
+        assert [message.text for message in log.follow(idle=1.0)] == ["one", "two"]
+    rig.stop(child)
+    for args in (("parity",), ("status",), ("tail",), ("locate", "messages.log:1"), ("rollback", "ui", "--execute")):
+        done = rig.run(*args)
+        assert done.returncode == 0 or "does not run" in done.stdout + done.stderr, (args, done)
+        assert "NOPERM" not in done.stdout + done.stderr, (args, done)

@@ -6,10 +6,13 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from bridge.ledger.dual_writes import roles_of
+from bridge.ledger.store import Ledger
 from bridge.streams.components import FIRST_COMPONENTS
 from bridge.streams.keys import Keys
 from bridge.streams.layout import instance_in
@@ -142,6 +145,29 @@ def test_a_client_of_before(rig: Rig, before: Before) -> None:
         finally:
             program.kill()
     rig.stop(child)
+
+
+@pytest.mark.parametrize("taken_over", [False, True])
+def test_another_instance(rig: Rig, taken_over: bool) -> None:
+    """A bridge that was renamed, and another one that takes a stream over, find its components where they were."""
+    rig.append("one")
+    rig.once(url=rig.url)
+    rig.redis.call("HSET", KEYS.components, "viewer@test", '{"reads": "redis", "writes": "both", "epoch": 3}')
+    rig.write_config(instance="other", extra='[components.viewer]\nroles = ["viewer"]')
+    if taken_over:
+        (rig.state / "ledger.db").rename(rig.path / "gone.db")
+        for done in (rig.run("repair", "--execute", "--redis", rig.url), rig.run("run", "--once", "--redis", rig.url)):
+            assert done.returncode == 1, done
+        done = rig.run("repair", "--take-over", "--execute", "--redis", rig.url)
+        assert done.returncode == 0, done
+    rig.once(url=rig.url)
+    assert rig.redis.call("HKEYS", KEYS.components) == [b"viewer@other"]
+    assert instance_in({b"instance": rig.redis.call("HGET", KEYS.meta, "instance")}) == "other"
+    assert rig.redis.call("KEYS", "bridge:health:2:*") == [f"bridge:health:2:other:{{{STREAM}}}".encode()]
+    told = json.loads(rig.run("status", "--json", "--redis", rig.url).stdout)["components"]
+    assert [(row["component"], row["epoch"], row["writes"]) for row in told] == [("viewer", 3, "both")]
+    with closing(Ledger(rig.state / "ledger.db")) as ledger:
+        assert roles_of(ledger, STREAM) == (frozenset({b"viewer"}) if taken_over else frozenset())
 
 
 def test_a_newer_layout(rig: Rig) -> None:
