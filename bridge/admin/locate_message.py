@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from bridge.admin.locate_in_mapping import MessageFinder, MessagePlace
@@ -24,10 +25,11 @@ def locate(settings: Settings, ledger: Ledger, servers: Connections, what: str, 
 
     Raises BridgeError when the message is nowhere.
     """
+    links, away = servers.reach(mapping.stream.key for mapping in settings.mappings)
     searches = [
-        MessageFinder(MappingContext(mapping, settings), ledger, servers.to(mapping.stream.key))
-        for mapping in settings.mappings
-    ]
+        MessageFinder(MappingContext(mapping, settings), ledger, links[mapping.stream.key])
+        for mapping in settings.mappings if mapping.stream.key in links
+    ]  # fmt: skip
     try:
         origin = parse_origin(os.fsencode(what))
         if _ID.fullmatch(what):
@@ -37,7 +39,7 @@ def locate(settings: Settings, ledger: Ledger, servers: Connections, what: str, 
                 if (message_place := search.of_entry(parse_id(what.encode()))) is not None
             ]
             if not found:
-                raise BridgeError(f"no stream holds entry {what}, and the ledger knows no line of it")
+                raise _not_all(away, BridgeError(f"no stream holds entry {what}, and the ledger knows no line of it"))
             return found
         if origin is not None:
             return _of_origin(searches, origin)
@@ -59,10 +61,16 @@ def locate(settings: Settings, ledger: Ledger, servers: Connections, what: str, 
             message_place = search.of_file(path.resolve(), int(place[3]), by_line=place[2] == ":")
             if message_place is not None:
                 return [message_place]
-        raise BridgeError("belongs to no mapping", where=str(path), hint="`bridge status` lists the files")
+        stranger = BridgeError("belongs to no mapping", where=str(path), hint="`bridge status` lists the files")
+        raise _not_all(away, stranger)
     finally:
         for search in searches:
             search.shared.close()
+
+
+def _not_all(away: Mapping[str, BridgeError], error: BridgeError) -> BridgeError:
+    """Returns the error of a message that is nowhere: or, where not all streams were looked at, why not."""
+    return next(iter(away.values()), error)
 
 
 def _of_origin(searches: list[MessageFinder], origin: Origin) -> list[MessagePlace]:

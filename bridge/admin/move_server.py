@@ -95,7 +95,9 @@ class ServerMove:
         if cluster_address(self._to) is not None:
             hint = "write the url into bridge.toml: `bridge run --dual` fills the cluster from the files"
             raise ConfigError("move copies to one server, and this is a cluster", where=masked(self._to), hint=hint)
-        connection = url_dialler(self._to, b"", connect=Connector(timeout=30.0))()
+        connection = url_dialler(
+            self._to, b"", self._settings.sentinel_login, Connector.of(self._settings, timeout=30.0)
+        )()
         try:
             connection.probe()
         except BaseException:

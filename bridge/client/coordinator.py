@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from threading import Condition, Event, Thread
 from typing import Any
 
-from bridge.core.errors import BridgeError
+from bridge.core.errors import BridgeError, RedisRefused
 from bridge.core.logger import logger
 from bridge.streams.components import LOOK, ComponentHash, ComponentModes, modes_from_reply
 from bridge.streams.connect import Connection, Refusal, refused
@@ -194,6 +194,9 @@ class Coordinator:
             raise refused(reply, link.shown)
         if not isinstance(ended, Refusal):
             return reply, bool(ended)
+        error = refused(ended, link.shown)
+        if not isinstance(error, RedisRefused) or error.code != "NOPERM":
+            raise error  # a slot that moves may have taken this key along already, and not the others
         if self._may_ask:
             self._may_ask = False
             said = "%s may not ask whether its mapping is retired: %s; `bridge acl` prints the rights that it needs"

@@ -66,7 +66,7 @@ class ClusterAddress:
     @property
     def shown(self) -> str:
         """The cluster's url for people, with its password masked."""
-        hosts = ",".join(f"{host}:{port}" for host, port in self.hosts)
+        hosts = ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self.hosts)
         return masked(f"{self.scheme}://{self.login}{hosts}")
 
 

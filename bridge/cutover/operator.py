@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bridge.core.config import Settings
-from bridge.core.errors import BridgeError, ConfigError, LedgerError, NotYet, RedisLost, RedisRefused
+from bridge.core.errors import BridgeError, ConfigError, LedgerError, NotYet, RedisLost, RedisRefused, ReplicasBehind
 from bridge.core.mapping import Mapping
 from bridge.cutover.gate import GateBounds, SwitchStep, sides_of, steps
 from bridge.cutover.gate_facts import gather_facts
@@ -45,7 +45,7 @@ class SwitchWish:
     accepts_volatile: bool = False
 
 
-PASSING_ERRORS = (RedisLost, RedisRefused, LedgerError, ConfigError, NotYet, SwitchTakenOver)
+PASSING_ERRORS = (RedisLost, RedisRefused, ReplicasBehind, LedgerError, ConfigError, NotYet, SwitchTakenOver)
 """Errors that keep a decided switch from being made now, and do not mean that it cannot be made later."""
 
 

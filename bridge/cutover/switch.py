@@ -209,6 +209,8 @@ class Switcher:
                 pending.files = self._where.told(facts["position"])
                 pending.group = self._where.group(step)
             token, position = str(facts["token"]), pending.position
+            self._shared.components.hold(self._connection, step.component, token, HOLD_MS)
+            self._await_replicas(BEFORE_SECONDS)
             outcome = self._shared.components.flip(
                 self._connection, step.component, token, after, position, pending.group
             )
@@ -235,7 +237,7 @@ class Switcher:
         failpoint("switch.begin.after")
         bookmark = self._where.bookmark(step)
         waiting = SwitchWaits(self._shared, self._ledger, self._connection, self._wait, step, token)
-        decided, pending = number is not None, None
+        noted, pending = False, None
         try:
             pending = self._prepared(step, modes, token, bookmark, waiting)
             self._await_replicas(BEFORE_SECONDS)
@@ -254,7 +256,7 @@ class Switcher:
                 number = journal_begin(self._ledger, time.time(), self._who, what, self._keys.stream.decode(), told)
             else:
                 amend(self._ledger, number, told)
-            decided = True
+            noted = True
             failpoint("switch.journal.after")
             outcome = self._shared.components.flip(
                 self._connection, step.component, token, after, pending.position, pending.group
@@ -274,7 +276,7 @@ class Switcher:
             amend(self._ledger, number, told | {"state": "done"})
             failpoint("switch.done.after")
         except BaseException as error:
-            if not decided or isinstance(error, SwitchRefused):
+            if not noted or isinstance(error, SwitchRefused):
                 self._settle(pending.asked if pending is not None else None, made=False)
                 if bookmark.locked and bookmark.marks.doubt == token:
                     bookmark.marks.doubt = ""
@@ -291,6 +293,7 @@ class Switcher:
     def _await_replicas(self, seconds: float) -> None:
         """Waits until as many replicas as are wanted know what the switch changed in Redis: group, position, modes.
 
+        It was changed over the switch's own connection, whose writes alone are waited for.
         Raises ReplicasBehind, RedisLost.
         """
         if self._shared.settings.replicas:

@@ -171,8 +171,9 @@ def sample(
     """
     status = Status(now(), masked(settings.redis_url), holder=lock_holder(settings.state_dir))
     servers, links = Connections(settings, may_start=False), dict[str, Connection]()
+    away: dict[str, BridgeError] = {}
     try:
-        links = {mapping.name: servers.to(mapping.stream.key) for mapping in settings.mappings}
+        links, away = servers.reach(mapping.stream.key for mapping in settings.mappings)
     except BridgeError as error:
         status.redis_error, status.redis_hint = error.what, error.hint
     ledger = None
@@ -204,7 +205,10 @@ def sample(
         for mapping in settings.mappings:
             shared = MappingContext(mapping, settings)
             try:
-                status.mappings.append(_mapping(shared, ledger, links.get(mapping.name), status, mirrors=mirrors))
+                found = _mapping(shared, ledger, links.get(mapping.stream.key), status, mirrors=mirrors)
+                if (lost := away.get(mapping.stream.key)) is not None and not found.error:
+                    found.error, found.hint = lost.what, lost.hint
+                status.mappings.append(found)
             finally:
                 shared.close()
     finally:

@@ -26,7 +26,7 @@ from bridge.parity.snapshot import NOT_RUNNING
 from bridge.parity.spool import SpoolCheck
 from bridge.parity.state import StateCheck
 from bridge.streams.connect import Connection
-from bridge.streams.dial import dialler
+from bridge.streams.dial import Connections, dialler
 from bridge.streams.keys import Keys
 
 MUCH = 1000
@@ -77,8 +77,8 @@ class ParityRunner:
         Raises RedisLost when Redis is not reached at all, RedisRefused, Interrupted.
         """
         dials = {m.name: dialler(self._settings, m.stream.key, may_start=may_start) for m in self._mappings}
-        for dial in dials.values():
-            dial().close()
+        with closing(Connections(self._settings, may_start=may_start)) as servers:
+            servers.reach(mapping.stream.key for mapping in self._mappings)
         results = []
         for mapping in self._mappings:
             dial = dials[mapping.name]

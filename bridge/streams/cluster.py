@@ -74,8 +74,7 @@ class Cluster:
                     connection = self.dial_node(at)
                     at = _elsewhere(connection, key, at)
                     if at is None:
-                        self._known.remove(asked)
-                        self._known.insert(0, asked)
+                        self._known = [asked, *(node for node in self._known if node != asked)]
                         return connection
             except RedisLost as lost:
                 error = lost if error is None or "cannot connect" in error.what else error
@@ -97,10 +96,6 @@ class Cluster:
                 said = said or error.what
         raise self._lost(f"none of {len(self._known)} nodes answers: {said}", "are they running, and reachable?")
 
-    def masters(self) -> list[Node]:
-        """Asks for the masters of all slots, each named once. Raises RedisLost, RedisRefused."""
-        return list(dict.fromkeys(part.master for part in self.slots() if part.master is not None))
-
     def _master(self, asked: Node, slot: int) -> Node | None:
         """Asks a node for the master of a slot; None: it knows none."""
         return next((part.master for part in self._slots(asked) if part.first <= slot <= part.last), None)
@@ -110,8 +105,8 @@ class Cluster:
             rows = connection.call("CLUSTER", "SLOTS")
         found = [SlotRange(int(first), int(last), _node(master, asked), _nodes(replicas, asked))
                  for first, last, master, *replicas in rows]  # fmt: skip
-        for part in found:
-            self._known += [node for node in (part.master, *part.replicas) if node and node not in self._known]
+        named = [node for part in found for node in (part.master, *part.replicas) if node is not None]
+        self._known = list(dict.fromkeys([*self._known, *named]))
         return found
 
     def _lost(self, what: str, hint: str) -> RedisLost:

@@ -105,23 +105,34 @@ def _strange(raw: bytes) -> BridgeError:
 _NOW = b"""local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local old = KEYS[2] ~= KEYS[1] and KEYS[2]
-local raw = redis.call('HGET', KEYS[1], ARGV[1])
+local moved = not old or redis.call('HGET', KEYS[3], 'format') ~= '1'
+local raw = moved and redis.call('HGET', KEYS[1], ARGV[1])
 local said = raw and cjson.decode(raw) or {reads = 'file', writes = 'file', epoch = 0}
 if old then
   local there = redis.call('HGET', old, ARGV[2])
   local good, theirs = pcall(cjson.decode, there or '')
-  if good and type(theirs) == 'table' and tonumber(theirs.epoch) and (not raw or theirs.epoch > said.epoch) then
+  good = good and type(theirs) == 'table' and tonumber(theirs.epoch) and (not theirs.of or theirs.of == KEYS[1])
+  if good and (not raw or theirs.epoch > said.epoch) then
     raw, said = there, theirs
-    redis.call('HSET', KEYS[1], ARGV[1], raw)
-    redis.call('PUBLISH', KEYS[1], ARGV[1])
+    if moved then
+      redis.call('HSET', KEYS[1], ARGV[1], raw)
+      redis.call('PUBLISH', KEYS[1], ARGV[1])
+    end
+  elseif there and not moved and not good then
+    raw = there
   end
 end
 local function keep(value, quiet)
-  redis.call('HSET', KEYS[1], ARGV[1], value)
-  if old then redis.call('HSET', old, ARGV[2], value) end
-  if quiet then return end
-  redis.call('PUBLISH', KEYS[1], ARGV[1])
-  if old then redis.call('PUBLISH', old, ARGV[2]) end
+  if moved then
+    redis.call('HSET', KEYS[1], ARGV[1], value)
+    if not quiet then redis.call('PUBLISH', KEYS[1], ARGV[1]) end
+  end
+  if old then
+    local told = cjson.decode(value)
+    told.of = KEYS[1]
+    redis.call('HSET', old, ARGV[2], cjson.encode(told))
+    if not quiet then redis.call('PUBLISH', old, ARGV[2]) end
+  end
 end
 if said.switch and tonumber(said.switch['until']) <= now then
   said.switch = nil
@@ -129,7 +140,11 @@ if said.switch and tonumber(said.switch['until']) <= now then
   keep(raw)
 end
 """
-"""The beginning of every script on the hash: layout 1 is taken over, and a switch that has lapsed is removed."""
+"""The beginning of every script on the hash: layout 1 is taken over, and a switch that has lapsed is removed.
+
+A stream that still has layout 1 is left with it. In the hash of layout 1 `of` says for which stream a value was
+written: mappings of several bridges may have one name there.
+"""
 
 LOOK = _NOW + b"return {raw or false, now}"
 
@@ -164,7 +179,7 @@ FLIP = (
     + b"""if not said.switch or said.switch.token ~= ARGV[3] then return 'lapsed' end
 if ARGV[7] ~= '' then
   local found = false
-  for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[4])) do
+  for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[5])) do
     local facts = {}
     for i = 1, #group, 2 do facts[group[i]] = group[i + 1] end
     if facts['name'] == ARGV[7] then
@@ -173,18 +188,18 @@ if ARGV[7] ~= '' then
     end
   end
   if not found then return 'moved' end
-  redis.call('XGROUP', 'DESTROY', KEYS[4], ARGV[7])
+  redis.call('XGROUP', 'DESTROY', KEYS[5], ARGV[7])
 end
 keep(ARGV[4])
-if ARGV[6] ~= '' then redis.call('HSET', KEYS[3], ARGV[5], ARGV[6]) end
+if ARGV[6] ~= '' then redis.call('HSET', KEYS[4], ARGV[5], ARGV[6]) end
 return 'flipped'"""
 )
 
 TELL = (
     _NOW
-    + b"""if redis.call('EXISTS', KEYS[4]) == 0 then return {raw or false, now} end
-redis.call('HSET', KEYS[3], ARGV[6], ARGV[7])
-if ARGV[5] ~= '' and said.epoch == tonumber(ARGV[3]) then redis.call('HSET', KEYS[3], ARGV[4], ARGV[5]) end
+    + b"""if redis.call('EXISTS', KEYS[3]) == 0 then return {raw or false, now} end
+redis.call('HSET', KEYS[4], ARGV[6], ARGV[7])
+if ARGV[5] ~= '' and said.epoch == tonumber(ARGV[3]) then redis.call('HSET', KEYS[4], ARGV[4], ARGV[5]) end
 return {raw or false, now}"""
 )
 """Script that writes a worker's heartbeat, and its component's position if the epoch is still the same.
@@ -231,8 +246,8 @@ class ComponentHash:
     ) -> bytes:  # fmt: skip
         """Packs a script on a component's field; `keys` are further keys of the stream that the script uses."""
         beside = self.keys.components if connection.in_cluster else FIRST_COMPONENTS
-        return pack("EVAL", script, 2 + len(keys), self.keys.components, beside, *keys, self.field(component),
-                    self.first_field(component), *args)  # fmt: skip
+        every = (self.keys.components, beside, self.keys.meta, *keys)
+        return pack("EVAL", script, len(every), *every, self.field(component), self.first_field(component), *args)
 
     def _run(
         self, connection: Connection, script: bytes, component: str, *args: bytes | str | int,
@@ -245,11 +260,11 @@ class ComponentHash:
     ) -> bytes:
         """Packs the script TELL: a worker's heartbeat, and the component's position; empty: it tells none."""
         return self.packed(connection, TELL, component, epoch, component, position, f"{component}/{worker}", told,
-                           keys=(self.keys.positions, self.keys.meta))  # fmt: skip
+                           keys=(self.keys.positions,))  # fmt: skip
 
     def restore(self, connection: Connection, component: str, modes: ComponentModes) -> None:
         """Writes a component's modes into Redis where it has lost them, and has other metadata of the stream."""
-        self._run(connection, RESTORE, component, modes.epoch, modes.to_json(), keys=(self.keys.meta,))
+        self._run(connection, RESTORE, component, modes.epoch, modes.to_json())
 
     def read(self, connection: Connection, component: str) -> tuple[ComponentModes, int]:
         """Asks Redis for a component's modes, and for the server's time in milliseconds since 1970.
@@ -279,12 +294,25 @@ class ComponentHash:
             component, _, instance = name.decode(errors="replace").rpartition("@")
             if instance == self.instance:
                 found.append((component, raw))
-        first = {} if connection.in_cluster else paired(connection.call("HGETALL", FIRST_COMPONENTS))
-        for name, raw in first.items():
-            component, _, mapping = name.decode(errors="replace").partition("/")
-            if mapping == self.mapping:
-                found.append((component, raw))
+        for name, raw in self.first_fields(connection).items():
+            found.append((name.decode(errors="replace").partition("/")[0], raw))
         return found
+
+    def first_fields(self, connection: Connection) -> dict[bytes, bytes]:
+        """Reads the fields that the hash of layout 1 has of the stream's components, with their values."""
+        if connection.in_cluster:
+            return {}
+        end = f"/{self.mapping}".encode()
+        all_of_them = paired(connection.call("HGETALL", FIRST_COMPONENTS))
+        return {name: raw for name, raw in all_of_them.items() if name.endswith(end) and self._is_ours(raw)}
+
+    def _is_ours(self, raw: bytes) -> bool:
+        """Whether a value in the hash of layout 1 is of this stream, or says of none: then it is by its mapping."""
+        try:
+            said = json.loads(raw)
+            return str(said.get("of", "")).encode() in (b"", self.keys.components)
+        except (ValueError, AttributeError):
+            return True
 
     def begin(
         self, connection: Connection, component: str, epoch: int, switch: SwitchInProgress, hold_ms: int

@@ -6,7 +6,8 @@ import subprocess
 from dataclasses import dataclass
 
 from bridge.core.config import Settings
-from bridge.core.errors import ConfigError, RedisLost
+from bridge.core.errors import RedisLost
+from bridge.core.model import shown
 from bridge.streams.connect import Connection, EntryBudget
 
 COMMAND_SECONDS = 30.0
@@ -40,24 +41,24 @@ class Connector:
                           password=password, lasts=self.lasts if self.command else 0.0)  # fmt: skip
 
     def _password(self) -> str:
-        """Runs the command that prints a password. Raises RedisLost where it fails, ConfigError where there is none."""
+        """Runs the command that prints a password. Raises RedisLost where it prints none: it is tried again."""
         where = f"redis.password_command ({self.command[0]})"
         try:
             done = subprocess.run(
                 self.command,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
-                text=True,
                 timeout=COMMAND_SECONDS,
                 check=False,
             )
         except subprocess.TimeoutExpired:
             raise RedisLost(f"printed no password in {COMMAND_SECONDS:.0f} s", where=where) from None
-        except OSError as error:
+        except (OSError, ValueError) as error:
             hint = "is it installed, and on the PATH of this process?"
-            raise ConfigError(f"cannot be run: {error.strerror}", where=where, hint=hint) from None
-        lines = done.stdout.splitlines()
-        if done.returncode or not lines or not lines[0]:
-            said = next(iter(done.stderr.strip().splitlines()), "it printed nothing")
-            raise RedisLost(f"printed no password (exit {done.returncode}): {said[:200]}", where=where)
-        return lines[0]
+            why = getattr(error, "strerror", None) or str(error)
+            raise RedisLost(f"cannot be run: {why}", where=where, hint=hint) from None
+        password = done.stdout.partition(b"\n")[0].rstrip(b"\r").decode(errors="surrogateescape")
+        if done.returncode or not password:
+            said = next(iter(done.stderr.strip().splitlines()), b"it printed nothing")
+            raise RedisLost(f"printed no password (exit {done.returncode}): {shown(said, 200)}", where=where)
+        return password

@@ -6,13 +6,13 @@ It backs off between tries.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from redis.crc import key_slot
 
 from bridge.core.config import Settings
-from bridge.core.errors import RedisLost
+from bridge.core.errors import BridgeError, RedisLost
 from bridge.core.server_address import cluster_address, sentinel_address
 from bridge.streams.cluster import Cluster, Node, SlotRange
 from bridge.streams.connect import Connection, EntryBudget
@@ -108,6 +108,22 @@ class Connections:
         if node not in self._open:
             self._open[node] = dialler(self._settings, key, timeout=self._timeout, may_start=self._may_start)()
         return self._open[node]
+
+    def reach(self, keys: Iterable[str]) -> tuple[dict[str, Connection], dict[str, BridgeError]]:
+        """Returns a connection for each of the keys whose server is there, and the error of each other key.
+
+        Raises RedisLost, RedisRefused where no server of any key is there.
+        """
+        found: dict[str, Connection] = {}
+        errors: dict[str, BridgeError] = {}
+        for key in keys:
+            try:
+                found[key] = self.to(key)
+            except BridgeError as error:
+                errors[key] = error
+        if errors and not found:
+            raise next(iter(errors.values()))
+        return found, errors
 
     def _node(self, slot: int) -> Node | None:
         """Returns the master of a slot, as the cluster named it at the first look; None where there is no cluster."""

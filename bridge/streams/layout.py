@@ -33,7 +33,9 @@ if KEYS[4] then
   local first = redis.call('HGETALL', KEYS[4])
   for i = 1, #first, 2 do
     local component = string.match(first[i], '^([^/]*)/(.*)$')
-    if component and first[i] == component .. '/' .. ARGV[2] then
+    local good, was = pcall(cjson.decode, first[i + 1])
+    local ours = not good or type(was) ~= 'table' or not was.of or was.of == KEYS[2]
+    if component and first[i] == component .. '/' .. ARGV[2] and ours then
       redis.call('HSETNX', KEYS[2], component .. '@' .. ARGV[3], first[i + 1])
     end
   end
@@ -114,7 +116,12 @@ def move_back(connection: Connection, keys: Keys, ledger: bytes, instance: str) 
 RENAME = b"""local all = redis.call('HGETALL', KEYS[1])
 for i = 1, #all, 2 do
   if string.sub(all[i], -#ARGV[1]) == ARGV[1] then
-    redis.call('HSETNX', KEYS[1], string.sub(all[i], 1, -#ARGV[1] - 1) .. ARGV[2], all[i + 1])
+    local name = string.sub(all[i], 1, -#ARGV[1] - 1) .. ARGV[2]
+    local good, was = pcall(cjson.decode, all[i + 1])
+    local there, is = pcall(cjson.decode, redis.call('HGET', KEYS[1], name) or '')
+    if not there or not good or (tonumber(was.epoch) or 0) > (tonumber(is.epoch) or 0) then
+      redis.call('HSET', KEYS[1], name, all[i + 1])
+    end
     redis.call('HDEL', KEYS[1], all[i])
   end
 end

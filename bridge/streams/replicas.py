@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import time
 
-from bridge.core.errors import ReplicasBehind
-from bridge.streams.connect import Connection, Refusal
+from bridge.core.errors import RedisLost, ReplicasBehind
+from bridge.streams.connect import Connection, Refusal, refused
 from bridge.streams.resp import pack
 
 SLICE_MS = 1000
@@ -27,8 +27,10 @@ def wait_for_replicas(connection: Connection, wanted: int, seconds: float) -> No
         connection.send(pack("WAIT", wanted, max(1, min(SLICE_MS, left))))
         reply = connection.read()
         if isinstance(reply, Refusal):  # what was written before stands all the same
-            hint = "`bridge acl` prints the rights that are enough; or leave redis.replicas out"
-            raise ReplicasBehind(f"the server refuses WAIT: {reply}", where=connection.shown, hint=hint)
+            error = refused(reply, connection.shown)
+            if isinstance(error, RedisLost) or "UNBLOCKED" in str(reply) or "replica" in str(reply):
+                raise RedisLost(f"the server became a replica: {reply}", where=connection.shown)
+            raise ReplicasBehind(f"the server refuses WAIT: {reply}", where=connection.shown, hint=error.hint)
         have = int(reply)
         if have >= wanted:
             return

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from bridge.core.model import ZERO_ID, EntryId, Position, after, before, format_id, parse_id
 from bridge.streams.connect import Connection, Refusal, refused
 from bridge.streams.keys import Keys
+from bridge.streams.layout import owner_of
 from bridge.streams.lease import writing
 from bridge.streams.reader import StreamInfo, groups_of, to_entries
 from bridge.streams.resp import pack
@@ -34,7 +35,7 @@ local function before(a, b)
   return less(ams, bms) or (ams == bms and less(aseq, bseq))
 end
 local owner = redis.call('HGET', KEYS[4], 'owner')
-if owner ~= ARGV[1] and owner ~= '2:' .. ARGV[1] then return {'owner'} end
+if owner ~= ARGV[1] and owner ~= ARGV[7] then return {'owner'} end
 if (redis.call('GET', KEYS[2]) or '') ~= ARGV[2] then return {'moved'} end
 for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
   local facts = {}
@@ -163,7 +164,7 @@ def set_floor(
     expected = format_id(now.floor) if now.floor > ZERO_ID else b""
     reply = connection.call(
         "EVAL", _SET, 4, keys.stream, keys.floor, keys.trimmed, keys.meta, owner, expected, after(upto),
-        format_id(upto), then.origins_json(), then.base_json(),
+        format_id(upto), then.origins_json(), then.base_json(), owner_of(owner),
     )  # fmt: skip
     if reply[0] in (b"owner", b"moved"):
         raise FloorConflict

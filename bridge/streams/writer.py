@@ -19,7 +19,7 @@ from bridge.core.errors import RedisRefused
 from bridge.core.model import ZERO_ID, EntryId, format_id, parse_id
 from bridge.streams.connect import Connection, Refusal, Reply, refused
 from bridge.streams.keys import Keys
-from bridge.streams.layout import NO_GENERATION, owner_of, ownership, say_alive
+from bridge.streams.layout import NO_GENERATION, ownership
 from bridge.streams.reader import to_info
 from bridge.streams.resp import pack
 
@@ -324,15 +324,17 @@ class StreamWriter:
         return Watched(tuple(stored), tuple(holder), last)
 
 
+_CLAIM = b"""local owner = redis.call('HGET', KEYS[1], 'owner')
+if owner then return owner end
+redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
+redis.call('HSET', KEYS[1], unpack(ARGV, 3))
+return redis.call('HGET', KEYS[1], 'owner')"""
+
+
 def claim(connection: Connection, keys: Keys, ledger: bytes, instance: str) -> bytes:
     """Makes the ledger of this UUID the owner of a stream in `bridge:{S}:meta` if the stream has none.
 
     Returns the owner. Raises RedisRefused, RedisLost.
     """
-    connection.call("HSETNX", keys.meta, "owner", owner_of(ledger))
-    holder = connection.call("HGET", keys.meta, "owner")
-    if holder == owner_of(ledger):
-        say_alive(connection, keys, ledger, instance)
-        connection.call("HSETNX", keys.generations, *NO_GENERATION)
-        connection.call("HSET", keys.meta, *ownership(keys, ledger, instance))
-    return bytes(holder) if holder is not None else b""
+    fields = ownership(keys, ledger, instance)
+    return bytes(connection.call("EVAL", _CLAIM, 2, keys.meta, keys.generations, *NO_GENERATION, *fields))

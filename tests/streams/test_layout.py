@@ -13,9 +13,9 @@ import pytest
 
 from bridge.ledger.dual_writes import roles_of
 from bridge.ledger.store import Ledger
-from bridge.streams.components import FIRST_COMPONENTS
+from bridge.streams.components import FIRST_COMPONENTS, ComponentHash, ComponentModes, SwitchInProgress
 from bridge.streams.keys import Keys
-from bridge.streams.layout import instance_in
+from bridge.streams.layout import instance_in, rename_instance
 from tests.support.project import ROOT
 from tests.support.rig import STREAM, Rig, wait_until
 
@@ -83,10 +83,10 @@ def test_from_the_layout_before(rig: Rig, before: Before) -> None:
     )
     rig.redis.call("HSET", FIRST_COMPONENTS, "viewer/other", '{"reads": "redis", "writes": "redis", "epoch": 9}')
     assert layout(rig) == b"1"
-    assert json.loads(rig.run("parity", "--json", "--redis", rig.url).stdout)["verdict"] == "equal", (
-        "looking moves nothing"
-    )
-    assert layout(rig) == b"1"
+    assert json.loads(rig.run("parity", "--json", "--redis", rig.url).stdout)["verdict"] == "equal"
+    told = json.loads(rig.run("status", "--json", "--redis", rig.url).stdout)["components"]
+    assert [(row["component"], row["epoch"]) for row in told] == [("viewer", 3)]
+    assert (layout(rig), rig.redis.call("EXISTS", KEYS.components)) == (b"1", 0), "looking moves nothing"
     rig.once(url=rig.url)
     assert layout(rig) == b"2"
     assert json.loads(rig.redis.call("HGET", KEYS.components, "viewer@test"))["epoch"] == 3
@@ -181,6 +181,30 @@ def test_a_newer_layout(rig: Rig) -> None:
         assert (done.returncode, "layout 3" in done.stderr) == (2, True), (args, done)
     assert "layout 3" in rig.run("status", "--redis", rig.url).stdout
     assert rig.redis.call("XLEN", STREAM) == 1
+
+
+def test_mappings_of_one_name(rig: Rig) -> None:
+    """Bridges whose mappings have one name, for streams of their own, do not switch each other's components."""
+    mine, other = (ComponentHash(Keys.of(name), "log", name) for name in ("s:a", "s:b"))
+    switch = SwitchInProgress("token", "reads", "redis", "who", 0)
+    assert mine.begin(rig.redis, "ui", 0, switch, 5000)[0]
+    assert other.read(rig.redis, "ui")[0] == ComponentModes()
+    assert mine.flip(rig.redis, "ui", "token", ComponentModes("redis", "file", 1), None, None) == "flipped"
+    assert mine.read(rig.redis, "ui")[0].reads == "redis"
+    assert other.read(rig.redis, "ui")[0] == ComponentModes()
+    assert (mine.names(rig.redis), other.names(rig.redis)) == ({"ui"}, set())
+
+
+def test_the_newer_modes_stay(rig: Rig) -> None:
+    """Where both the old and the new name of an instance have modes of a component, the later ones count."""
+    for name, epochs in (("a", (3, 0)), ("b", (1, 2))):
+        for instance, epoch in zip(("old", "new"), epochs, strict=True):
+            modes = ComponentModes("redis", "file", epoch)
+            rig.redis.call("HSET", KEYS.components, f"{name}@{instance}", modes.to_json())
+    rename_instance(rig.redis, KEYS, "old", "new")
+    found = ComponentHash(KEYS, "hestai-message", "new").all(rig.redis)
+    assert {name: modes.epoch for name, modes in found.items()} == {"a": 3, "b": 2}
+    assert len(rig.redis.call("HKEYS", KEYS.components)) == 2
 
 
 def test_whose_instance_it_is() -> None:

@@ -136,3 +136,27 @@ def test_the_client_keeps_what_a_failover_takes(rig: Rig, pair: Pair) -> None:
         rows = [fields[7] for _, fields in redis.call("XRANGE", STREAM, "-", "+")]
     expected = [*(f"safe {n}" for n in range(20)), *(f"held {n}" for n in range(5)), "after"]
     assert rows == [text.encode() for text in expected]
+
+
+def test_a_switch_waits_for_replicas(rig: Rig, pair: Pair) -> None:
+    """A switch that was decided, and killed, is not taken back because a replica is late: it is made when it is there."""
+    url = configured(rig, pair)
+    rig.append("one")
+    child = rig.ready(rig.start(url=url))
+    wait_until(lambda: pair.ask(pair.master, "XLEN", STREAM) == 1, rig.said)
+    wait_until(lambda: json.loads(rig.run("parity", "--json").stdout)["verdict"] == "equal", rig.said)
+    switch = ("cutover", "ui", "--writes", "--execute", "--force", "ui", "--accept-volatile")
+    assert rig.run(*switch, env={"BRIDGE_CRASH_AT": "switch.journal.after"}).returncode == -9
+    pair.freeze(pair.replica)
+    done = rig.run(*switch)
+    assert "is not made yet" in done.stderr, done
+    assert "0 of 1 wanted replicas" in done.stderr
+    assert '"decided"' in rig.run("journal", "--json").stdout
+    pair.thaw(pair.replica)
+
+    def made() -> bool:
+        raw = pair.ask(pair.master, "HGET", COMPONENTS, "ui@test")
+        return isinstance(raw, bytes) and json.loads(raw)["writes"] == "redis"
+
+    wait_until(made, rig.said)
+    rig.stop(child)

@@ -12,7 +12,7 @@ from threading import Event, Thread
 
 import pytest
 
-from bridge.core.errors import ConfigError, RedisLost, Unfit
+from bridge.core.errors import RedisLost, Unfit
 from bridge.streams.connect import Connection, refused
 from bridge.streams.connector import Connector
 from bridge.streams.embedded.binary import Binary
@@ -28,7 +28,8 @@ def prints(code: str) -> tuple[str, ...]:
 @pytest.mark.parametrize(
     ("command", "error", "said"),
     [
-        (("/nowhere/at-all",), ConfigError, "cannot be run"),
+        (("/nowhere/at-all",), RedisLost, "cannot be run"),
+        (("a\0b",), RedisLost, "cannot be run"),
         (prints("raise SystemExit('the token service is away')"), RedisLost, r"\(exit 1\): the token service is away"),
         (prints("print()"), RedisLost, "it printed nothing"),
     ],
@@ -145,3 +146,35 @@ def test_how_servers_say_that_they_lack_a_command(text: str) -> None:
     """Each form of the error is known, whatever the server; another command is an error as any other."""
     assert isinstance(refused(text, "here"), Unfit)
     assert not isinstance(refused("ERR unknown command 'CONFIG'", "here"), Unfit)
+
+
+def test_a_server_that_keeps_to_itself(rig: Rig, binary: Binary) -> None:
+    """What a service refuses to tell of itself is unknown to the doctor, and no fault; all else works as ever."""
+    group = ServerGroup(binary)
+    refuses = ("CONFIG", "COMMAND", "SLOWLOG", "CLIENT", "MEMORY", "ACL", "LATENCY")
+    try:
+        group.ports = [free_port()]
+        args = [part for name in refuses for part in ("--rename-command", name, "")]
+        group.run(group.ports[0], ["--port", str(group.ports[0]), "--bind", "127.0.0.1", "--dir", str(group.folder),
+                                   "--appendonly", "yes", *args])  # fmt: skip
+        rig.write_config(extra=f'[redis]\nurl = "{group.url_of(group.ports[0])}"')
+        rig.append("one", "two")
+        for command in (
+            ("run", "--dual", "--once"),
+            ("parity",),
+            ("status",),
+            ("tail",),
+            ("import-history", "--dry-run"),
+        ):
+            done = rig.run(*command)
+            assert done.returncode == 0, (command, done)
+        told = json.loads(rig.run("doctor", "--json").stdout)["checks"]
+        assert {row["check"] for row in told if row["verdict"] == "unknown"} >= {
+            "buffers",
+            "clients",
+            "exposure",
+            "load",
+        }
+        assert [row for row in told if row["verdict"] == "bad" and row["check"] not in ("process", "program")] == []
+    finally:
+        group.close()

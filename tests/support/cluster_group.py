@@ -136,8 +136,14 @@ class ClusterGroup(ServerGroup):
 
         `pause` is called between two keys. Returns the new master's port.
         """
+        source, target, _ = self.begin_move(key)
+        self.end_move(key, source, target, pause)
+        return target
+
+    def end_move(self, key: str, source: int, target: int, pause: Callable[[], object] = lambda: None) -> None:
+        """Moves all keys of a slot that are left, and makes the move final; `pause` is called between two keys."""
         slot = key_slot(key.encode())
-        source, target, masters = self.begin_move(key)
+        masters = [port for port in self.ports if self.info(port, "role") == "master"]
         with closing(Connection(self.url_of(source), timeout=10)) as connection:
             login = ("AUTH", self.password) if self.password else ()
             while True:
@@ -148,7 +154,6 @@ class ClusterGroup(ServerGroup):
                 pause()
         for port in (target, source, *(other for other in masters if other not in (target, source))):
             self.ask(port, "CLUSTER", "SETSLOT", slot, "NODE", self.ids[target])
-        return target
 
     def begin_move(self, key: str) -> tuple[int, int, list[int]]:
         """Begins to move the slot of a key to another master; returns the two masters' ports, and those of all."""

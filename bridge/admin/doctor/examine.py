@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import closing
+from dataclasses import replace
 
 from bridge.admin.doctor import failover, installation, machine, redis_server, retired_mappings
 from bridge.admin.doctor.cluster import look_at_cluster
@@ -25,11 +26,14 @@ def examine(settings: Settings) -> list[Finding]:
     address = sentinel_address(settings.redis_url)
     try:
         with closing(Connections(settings, may_start=False)) as servers:
-            findings += redis_server.examine(servers, settings, time.time)
-            findings.append(asked("components", lambda: installation.look_at_components(servers, settings)))
-            findings.append(asked("origins", lambda: installation.look_at_origins(servers, settings)))
-            findings.append(asked("groups", lambda: installation.look_at_groups(servers, settings)))
-            findings.append(asked("retired", lambda: retired_mappings.look(servers, settings)))
+            links, away = servers.reach(mapping.stream.key for mapping in settings.mappings)
+            findings += [Finding("server", "bad", f"{key}: {error.what}", error.hint) for key, error in away.items()]
+            there = replace(settings, mappings=tuple(m for m in settings.mappings if m.stream.key in links))
+            findings += redis_server.examine(servers, there, time.time)
+            findings.append(asked("components", lambda: installation.look_at_components(servers, there)))
+            findings.append(asked("origins", lambda: installation.look_at_origins(servers, there)))
+            findings.append(asked("groups", lambda: installation.look_at_groups(servers, there)))
+            findings.append(asked("retired", lambda: retired_mappings.look(servers, there)))
     except BridgeError as error:
         findings = [_silent(settings, error), asked("retired", lambda: retired_mappings.look(None, settings))]
     if address is not None:

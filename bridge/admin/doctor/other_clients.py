@@ -15,7 +15,7 @@ from bridge.core.errors import RedisRefused
 from bridge.core.wording import counted, duration, size
 from bridge.streams.components import FIRST_COMPONENTS
 from bridge.streams.connect import CLIENT_NAME, Connection
-from bridge.streams.dial import Connections
+from bridge.streams.dial import Connections, cluster_of
 from bridge.streams.keys import Keys
 
 IDLE_AFTER = 3600.0
@@ -200,7 +200,8 @@ def neighbours(types: Mapping[str, tuple[str, str]], prefixes: Mapping[str, int]
 
 def look_at_neighbours(servers: Connections, settings: Settings) -> Finding:
     """Reads from Redis the types of this bridge's keys and the names of about `SCANNED` keys, to find neighbours."""
-    wanted = {FIRST_COMPONENTS.decode(): "hash", f"bridge:health:{settings.instance}": "string"}
+    first = {} if cluster_of(settings) else {FIRST_COMPONENTS.decode(): "hash"}
+    wanted = first | {f"bridge:health:{settings.instance}": "string"}
     for mapping in settings.mappings:
         keys = Keys.of(mapping.stream.key)
         wanted |= {key.decode(): "hash" for key in keys.own} | {

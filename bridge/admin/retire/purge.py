@@ -23,7 +23,7 @@ from bridge.ledger.journal import note, noted
 from bridge.ledger.retired import retired
 from bridge.ledger.store import Ledger
 from bridge.streams.component_groups import announced_positions
-from bridge.streams.components import FIRST_COMPONENTS
+from bridge.streams.components import FIRST_COMPONENTS, ComponentHash
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
 from bridge.streams.layout import permanent
@@ -107,8 +107,9 @@ def _keys(settings: Settings, mapping: Mapping, ledger: Ledger, connection: Conn
     found += [(own.producers, name) for name in sessions if name.decode(errors="replace") not in owing]
     if connection.in_cluster:
         return found
-    names = paired(connection.call("HGETALL", FIRST_COMPONENTS))
-    return found + [(FIRST_COMPONENTS, name) for name in names if name.endswith(f"/{mapping.name}".encode())]
+    # These go first: a program that asks meanwhile would take its modes over from there again.
+    names = ComponentHash.of(mapping, settings).first_fields(connection)
+    return [*((FIRST_COMPONENTS, name) for name in names), *found]
 
 
 def _owing(settings: Settings, mapping: Mapping, ledger: Ledger, connection: Connection) -> set[str]:

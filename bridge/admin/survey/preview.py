@@ -108,16 +108,15 @@ def preview(settings: Settings, mappings: list[Mapping]) -> tuple[list[Preview],
     ledger = Ledger(path) if path.exists() else None
     servers, said = Connections(settings, may_start=False), ""
     try:
-        links: list[Connection | None] = []
-        for mapping in mappings:
-            try:
-                links.append(servers.to(mapping.stream.key))
-            except BridgeError as error:
-                links, said = [None] * len(mappings), str(error)
-                break
-        found = [_mapping(MappingContext(mapping, settings), ledger, link)
-                 for mapping, link in zip(mappings, links, strict=True)]  # fmt: skip
-        first = next((link for link in links if link is not None), None)
+        links: dict[str, Connection] = {}
+        try:
+            links, away = servers.reach(mapping.stream.key for mapping in mappings)
+            said = str(next(iter(away.values()), ""))
+        except BridgeError as error:
+            said = str(error)
+        found = [_mapping(MappingContext(mapping, settings), ledger, links.get(mapping.stream.key))
+                 for mapping in mappings]  # fmt: skip
+        first = next(iter(links.values()), None)
         return found, room(first) if first is not None else None, said
     finally:
         servers.close()

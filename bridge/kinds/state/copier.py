@@ -331,7 +331,8 @@ class StateCopier(Carrier):
                 file.seen = seen
                 return False
             settings = self.shared.settings
-            self.shared.hold.await_replicas(connection, settings.replicas, settings.replicas_timeout)
+            patience = min(settings.replicas_timeout, VERIFY)  # nobody may have to wait for it at the end
+            self.shared.hold.await_replicas(connection, settings.replicas, patience)
             if not self._write(file, value):
                 return False
             written = True
