@@ -158,5 +158,6 @@ def test_a_switch_waits_for_replicas(rig: Rig, pair: Pair) -> None:
         raw = pair.ask(pair.master, "HGET", COMPONENTS, "ui@test")
         return isinstance(raw, bytes) and json.loads(raw)["writes"] == "redis"
 
-    wait_until(made, rig.said)
+    wait_until(lambda: rig.run(*switch).returncode == 0, rig.said)
+    assert made()
     rig.stop(child)
