@@ -41,7 +41,7 @@ ON_LINUX = ("cut", "lost_replies")
 FAULTS = [
     name for name in (*ELECTING, "flap", "hang_up", "lost_replies") if sys.platform == "linux" or name not in ON_LINUX
 ]
-ROUNDS = int(os.environ.get("BRIDGE_ROUNDS") or (100 if os.environ.get("BRIDGE_SOAK") else 3))
+ROUNDS = int(os.environ.get("BRIDGE_ROUNDS") or (100 if os.environ.get("BRIDGE_SOAK") else 2))
 SEED = int(os.environ.get("BRIDGE_SEED") or time.time())
 STORMS = [("sentinel", 1), ("cluster", 0)]
 if os.environ.get("BRIDGE_SOAK") or os.environ.get("BRIDGE_ROUNDS"):

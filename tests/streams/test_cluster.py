@@ -167,21 +167,6 @@ def check(rig: Rig, load: Load) -> None:
     assert json.loads(done.stdout)["verdict"] == "equal", done
 
 
-def test_a_failover_under_load(rig: Rig, group: ClusterGroup) -> None:
-    """The stream's master is killed twice under load: no line is lost, doubled or out of order, and both are EQUAL."""
-    child = rig.ready(rig.start(url=group.url))
-    with Load(rig, group) as load:
-        for _ in range(2):
-            load.more()
-            dead = group.master(STREAM)
-            group.kill(dead)
-            load.more()
-            group.start_server(dead)
-            wait_until(group.healed, group.told)
-    check(rig, load)
-    rig.stop(child)
-
-
 @pytest.mark.parametrize("how", ["key by key", "at once"])
 def test_a_slot_that_moves(rig: Rig, group: ClusterGroup, how: str) -> None:
     """The stream's slot moves to another master and back under load: nothing is lost, doubled or out of order."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from functools import partial
-from threading import Event, Thread
 
 import pytest
 
@@ -102,57 +100,6 @@ def test_what_sentinels_cannot_say(group: SentinelGroup) -> None:
     assert Sentinels(no_sentinel).master()[1] == group.ports[0], "one that refuses is passed over"
     group.ask(group.ports[0], "REPLICAOF", "127.0.0.1", str(group.ports[1]))
     assert "no master is elected" in fails(group.url)
-
-
-def _more(lines: list[bytes], goal: int) -> bool:
-    return len(lines) >= goal
-
-
-def _arrived(group: SentinelGroup, goal: int) -> bool:
-    return group.length("hestai:messages") >= goal
-
-
-def test_a_failover_under_load(rig: Rig, group: SentinelGroup) -> None:
-    """The master is killed twice under load: each line is in the stream once, in order, and both sides are EQUAL."""
-    child = rig.ready(rig.start(url=group.url))
-    file_born: list[bytes] = []
-    stop = Event()
-
-    def write() -> None:
-        while not stop.wait(0.01):
-            file_born.append(b"line-%d" % len(file_born))
-            with rig.log.open("ab") as file:
-                file.write(line(file_born[-1]))
-
-    writer = Thread(target=write)
-    writer.start()
-    try:
-        for _ in range(2):
-            goal = len(file_born) + 50
-            wait_until(partial(_more, file_born, goal), "lines")
-            dead = group.fail_over()
-            goal = len(file_born) + 50
-            wait_until(partial(_arrived, group, goal), rig.said)
-            group.start_server(dead, of=group.master())
-            wait_until(group.healed, group.told)
-    finally:
-        stop.set()
-        writer.join()
-    connection = group.connect()
-    rows = wait_until(
-        lambda: (
-            found if len(found := connection.call("XRANGE", "hestai:messages", "-", "+")) >= len(file_born) else None
-        ),
-        rig.said,
-    )
-    assert [fields[7] for _, fields in rows] == file_born
-    connection.call("XADD", "hestai:messages", "*", "role", "ui", "timestamp", "2026-03-02T09:14:06Z", "type", "say",
-                    "data", "from Redis")  # fmt: skip
-    wait_until(lambda: rig.log.read_bytes().endswith(b"from Redis\n"), rig.said)
-    connection.close()
-    rig.stop(child)
-    done = rig.run("parity", "--json", "--redis", group.url)
-    assert json.loads(done.stdout)["verdict"] == "equal", done
 
 
 def _checks(rig: Rig) -> dict[str, tuple[str, str]]:

@@ -74,12 +74,6 @@ class SentinelGroup(ServerGroup):
         config.write_text("\n".join(rows) + "\n")
         self.run(port, [str(config), "--sentinel"])
 
-    def length(self, key: str) -> int:
-        """How many entries a stream has on the master; 0 where there is none."""
-        master = self._serving()
-        found = self.ask(master, "XLEN", key) if master else 0
-        return found if isinstance(found, int) else 0
-
     @property
     def url(self) -> str:
         """The url by which a bridge finds the master."""
@@ -98,13 +92,6 @@ class SentinelGroup(ServerGroup):
         address = sentinel_address(self.url)
         assert address is not None
         return Sentinels(address).dial()
-
-    def fail_over(self) -> int:
-        """Kills the master, waits until another one is elected and takes commands, and returns the dead one's port."""
-        dead = self.master()
-        self.kill(dead)
-        wait_until(lambda: self._serving() not in (0, dead), "an election", 30)
-        return dead
 
     def _serving(self) -> int:
         """The port of a master that is elected and knows it; 0 where there is none."""
