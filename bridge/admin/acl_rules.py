@@ -16,6 +16,7 @@ from bridge.core.server_address import cluster_address, sentinel_address
 from bridge.streams.components import FIRST_COMPONENTS
 from bridge.streams.keys import Keys, health
 from bridge.streams.layout import permanent
+from bridge.streams.notice import shard_channel
 
 CONNECT = ("client|setname", "ping", "select", "time")
 
@@ -62,6 +63,7 @@ def users(settings: Settings) -> list[User]:
     first = [] if in_cluster else [FIRST_COMPONENTS.decode()]
     dialling = ["cluster|slots"] if in_cluster else ["role"] if sentinel_address(settings.redis_url) else []
     dialling += ["wait"] if settings.replicas else []
+    shards = [_literal(shard_channel(m.stream.key.encode()).decode()) for m in mappings] if in_cluster else []
     bridge = User(
         settings.instance if settings.instance.startswith("bridge") else f"bridge-{settings.instance}", "the bridge",
         (*(f"~{_literal(mapping.stream.key)}" for mapping in mappings),
@@ -69,8 +71,8 @@ def users(settings: Settings) -> list[User]:
          *(f"~{key}" for key in first), *_permanent(settings, first),
          f"~{_literal(health(settings.instance).decode())}"),
         (*(_literal(mapping.notify) for mapping in mappings),
-         *(_literal(Keys.of(mapping.stream.key).components.decode()) for mapping in mappings), *first),
-        (*CONNECT, *BRIDGE, *dialling),
+         *(_literal(Keys.of(mapping.stream.key).components.decode()) for mapping in mappings), *shards, *first),
+        (*CONNECT, *BRIDGE, *dialling, *(["spublish"] if in_cluster else [])),
     )  # fmt: skip
     return [bridge, *(_component(name, mappings, first, dialling) for name in sorted(settings.components))]
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from bridge.core.model import EntryId, paired, parse_id
 from bridge.streams.connect import Connection, Refusal, refused
 from bridge.streams.keys import Keys
+from bridge.streams.notice import packed_notice
 from bridge.streams.resp import pack
 
 LIMIT = 1 << 28
@@ -154,7 +155,7 @@ def put(
     commands.append(pack("HSET", key, *facts))
     said = json.dumps({"stream": keys.stream.decode(errors="replace"), "state": name.decode(errors="replace"),
                        "sha256": digest.decode(), "version": int(number)})  # fmt: skip
-    commands += [pack("PUBLISH", notify, said), pack("EXEC")]
+    commands += [packed_notice(connection, keys, notify, said), pack("EXEC")]
     done = connection.calls(*commands)[-1]
     if done is None:
         return False, None, 0

@@ -20,6 +20,7 @@ from bridge.core.model import ZERO_ID, EntryId, format_id, parse_id
 from bridge.streams.connect import Connection, Refusal, Reply, refused
 from bridge.streams.keys import Keys
 from bridge.streams.layout import NO_GENERATION, ownership
+from bridge.streams.notice import packed_notice
 from bridge.streams.reader import to_info
 from bridge.streams.resp import pack
 
@@ -266,7 +267,7 @@ class StreamWriter:
             "stream": self._keys.stream.decode(errors="replace"), "first": format_id(landed.first).decode(),
             "last": format_id(landed.last).decode(), "count": landed.count,
         })  # fmt: skip
-        self._unsent.append(pack("PUBLISH", channel, word))
+        self._unsent.append(packed_notice(self._connection, self._keys, channel, word))
 
     def _waiting(self) -> list[bytes]:
         """Takes the writer's unsent commands, which go out with the next write; their replies are read later."""

@@ -255,16 +255,20 @@ def test_the_smallest_rights(rig: Rig, group: ClusterGroup) -> None:
             assert group.ask(port, "ACL", "SETUSER", user.name, "on", ">own", *user.rules.split(" ")) == b"OK", user
     rig.append("one")
     child = rig.ready(rig.start(url=settings.redis_url))
+    with closing(group.connect()) as subscriber:
+        subscriber.call("SSUBSCRIBE", f"{{{STREAM}}}:notify")
+        rig.append("a line to be announced")
+        assert json.loads(subscriber.read()[2])["stream"] == STREAM
     config = rig.path / "bridge.toml"
     with open_log("hestai-message", "ui", config=config, redis=url.format("ui")) as log:
-        wait_until(lambda: group.length() == 1, rig.said)
+        wait_until(lambda: group.length() == 2, rig.said)
         wait_until(lambda: json.loads(rig.run("parity", "--json").stdout)["verdict"] == "equal", rig.said)
         switch = ("cutover", "ui", "--execute", "--accept-volatile")
         wait_until(lambda: rig.run(*switch).returncode == 0, rig.said)  # once its first heartbeat is there
         wait_until(lambda: log.writes == "redis", rig.said)
         log.append("say", "two")
         wait_until(lambda: rig.log.read_bytes().endswith(b"|two\n"), rig.said)
-        assert [message.text for message in log.follow(idle=1.0)] == ["one", "two"]
+        assert [message.text for message in log.follow(idle=1.0)] == ["one", "a line to be announced", "two"]
     rig.stop(child)
     for args in (("parity",), ("status",), ("tail",), ("locate", "messages.log:1"), ("rollback", "ui", "--execute")):
         done = rig.run(*args)
