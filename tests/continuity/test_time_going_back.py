@@ -433,7 +433,8 @@ role = { name = "stem" }
 [stream]
 key = "hestai:context"
 """
-KINDS = pytest.mark.parametrize("kind", ["log", "inbox", "texts", "artifacts", "context"])
+SOME = ["log", "inbox", "texts", "artifacts", "context"] if SOAK else ["log", "inbox", "context"]
+KINDS = pytest.mark.parametrize("kind", SOME)
 
 
 @KINDS
