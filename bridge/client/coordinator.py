@@ -47,7 +47,7 @@ class WorkerStatus:
 
 
 class Coordinator:
-    """Keeps a component in touch with Redis from a thread of its own: sends heartbeats, and learns of switches.
+    """A component's thread that keeps in touch with Redis: it sends the heartbeats, and learns of switches.
 
     `turn` guards what the coordinator knows. `known`: the modes that Redis said last, None before it ever answered;
     `most`: the modes that are remembered to have been said. `dead` tells whether this machine knows that the mapping is

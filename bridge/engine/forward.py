@@ -347,7 +347,7 @@ class Forward(Carrier):
             self.span = (self.span[0] if self.span else committed.first, committed.last)
 
     def _save(self, info: StreamInfo) -> None:
-        """Saves in the ledger, inside a transaction, what the stream holds and how far forward carried each source."""
+        """Saves in the ledger, in forward's transaction, what the stream holds and how far each source was carried."""
         save_stream(self._ledger, self._stream, info.last_id, info.added, info.first_id)
         save_seen(self._ledger, self._stream, "forward", self.shared.sighted.of("forward"))
         save_seen(self._ledger, self._stream, "mirror", self.shared.sighted.of("mirror"))

@@ -61,7 +61,7 @@ class Content(Protocol):
         ...
 
     def left(self, offset: int) -> int:
-        """Returns how many bytes on disk lie before a reader at `offset` of a content; for a compressed one about."""
+        """Returns how many bytes a file has on disk before byte `offset` of its content; about, if it is compressed."""
         ...
 
     def disown(self, start: int, end: int) -> None:

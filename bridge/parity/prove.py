@@ -257,7 +257,7 @@ class ParityCheck:
 
     @staticmethod
     def _holds(since: ProofPoint, view: Snapshot) -> bool:
-        """Whether the stream and all files go on from a proof point, so that only what came since is compared."""
+        """Whether parity may compare only what came since a proof point: stream and all files go on from there."""
         found = {name: source.files for name, source in (view.sources | view.targets).items()}
         return view.last >= since.last and all(since.rest(name, files) is not None for name, files in found.items())
 

@@ -274,7 +274,7 @@ class ComponentHash:
         return modes_from_reply(self._run(connection, LOOK, component))
 
     def all(self, connection: Connection) -> dict[str, ComponentModes]:
-        """Reads the modes of all components of the stream; values that are none are left out."""
+        """Reads from Redis where each component of the stream reads and writes; what is no such value is left out."""
         found: dict[str, ComponentModes] = {}
         for component, raw in self._stored(connection):
             with contextlib.suppress(BridgeError):  # `read` tells what is wrong with it
@@ -284,7 +284,7 @@ class ComponentHash:
         return found
 
     def names(self, connection: Connection) -> set[str]:
-        """Lists the components that have a field in the hash, valid or not."""
+        """Lists the components of which Redis has a value in the stream's hash of components, valid or not."""
         return {component for component, _ in self._stored(connection)}
 
     def _stored(self, connection: Connection) -> list[tuple[str, bytes]]:
@@ -327,7 +327,7 @@ class ComponentHash:
         return modes.switch is not None and modes.switch.token == switch.token, modes
 
     def hold(self, connection: Connection, component: str, token: str, hold_ms: int) -> bool:
-        """Prolongs a component's switch by so many ms; False: Redis does not know it any more."""
+        """Prolongs a component's switch under way in Redis by so many ms; False: Redis does not know it any more."""
         return bool(self._run(connection, HOLD, component, token, hold_ms))
 
     def give_up(self, connection: Connection, component: str, token: str) -> bool:

@@ -88,7 +88,7 @@ class Sentinels:
 
     @property
     def hosts(self) -> tuple[tuple[str, int], ...]:
-        """Host and port of each Sentinel, as the url names them."""
+        """The hosts and ports by which bridge.toml's url names the Sentinels that watch the master."""
         return self._address.hosts
 
     def ask(self, host: str, port: int, question: Callable[[Connection], Told]) -> Told:

@@ -27,8 +27,9 @@ from bridge.streams.components import READS
 from bridge.streams.embedded.binary import Binary
 from tests.support.cast import CONFIG, Cast
 from tests.support.cluster_group import ClusterGroup
-from tests.support.rig import STREAM, Rig, line, wait_until
+from tests.support.rig import STREAM, Rig, wait_until
 from tests.support.sentinel_group import SentinelGroup
+from tests.support.traffic import Lines, Plain
 
 Group = ClusterGroup | SentinelGroup
 
@@ -61,66 +62,6 @@ class Told:
     lost: int = 0
     seconds: dict[str, list[float]] = field(default_factory=dict)
     """From the election to the first line that went on to the new master, by fault."""
-
-
-class Plain:
-    """A producer with a plain XADD, which waits for nobody: it notes what was acknowledged."""
-
-    def __init__(self, group: Group) -> None:
-        self.acknowledged: list[bytes] = []
-        self._group = group
-        self._stop = Event()
-        self._thread = Thread(target=self._work)
-
-    def __enter__(self) -> Plain:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _work(self) -> None:
-        connection, number = None, 0
-        while not self._stop.wait(0.005):
-            number += 1
-            data = b"plain-%d" % number
-            try:
-                connection = connection or self._group.connect()
-                connection.call("XADD", STREAM, "*", "role", "plain", "timestamp", "2026-03-02T09:14:06Z", "type", "say",
-                                "data", data)  # fmt: skip
-                self.acknowledged.append(data)
-            except BridgeError:
-                if connection is not None:
-                    connection.close()
-                connection = None
-        if connection is not None:
-            connection.close()
-
-
-class Lines:
-    """A legacy program that appends lines to the log."""
-
-    def __init__(self, rig: Rig) -> None:
-        self.written: list[bytes] = []
-        self._rig = rig
-        self._stop = Event()
-        self._thread = Thread(target=self._work)
-
-    def __enter__(self) -> Lines:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _work(self) -> None:
-        while not self._stop.wait(0.004):
-            data = b"line-%d" % len(self.written)
-            with self._rig.log.open("ab") as file:
-                file.write(line(data, role="legacy"))
-            self.written.append(data)
 
 
 class Storm:
@@ -336,7 +277,7 @@ def test_storm(rig: Rig, kind: str, group: Group, replicas: int, capsys: pytest.
             cast.settled("viewer", "ui")
         cast.stop("viewer")
     finally:
-        if plain._thread.is_alive():
+        if plain.alive:
             plain.__exit__()
         with capsys.disabled():
             told = storm.told

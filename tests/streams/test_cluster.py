@@ -6,14 +6,14 @@ import json
 import tomllib
 from collections.abc import Iterator
 from contextlib import closing
-from threading import Event, Thread
+from threading import Event
 
 import pytest
 
 from bridge import open_log
 from bridge.admin.acl_rules import users
 from bridge.admin.doctor.cluster import NodeWord, nodes, slots
-from bridge.core.errors import BridgeError, RedisLost
+from bridge.core.errors import RedisLost
 from bridge.core.server_address import check_url, cluster_address, masked
 from bridge.streams.cluster import Cluster, Node, SlotRange
 from bridge.streams.connect import Connection
@@ -21,6 +21,8 @@ from bridge.streams.embedded.binary import Binary
 from tests.support.cluster_group import ClusterGroup
 from tests.support.project import shipped
 from tests.support.rig import Rig, line, wait_until
+from tests.support.traffic import Lines, Plain
+from tests.support.verbs import EVERY
 
 STREAM = "hestai:messages"
 
@@ -52,12 +54,7 @@ def test_every_command_finds_its_node(rig: Rig, group: ClusterGroup) -> None:
     """Import, run, status, parity, doctor, tail, locate, quarantine, trim and snapshot work on a cluster."""
     rig.write_config(extra=f'[redis]\nurl = "{group.url}"')
     rig.log.write_bytes(line(b"one") + b"broken\n" + line(b"two"))
-    for args, code in (
-        (("import-history", "--dry-run"), 3), (("import-history",), 0), (("run", "--dual", "--once"), 0), (("status",), 0),
-        (("parity",), 0), (("tail", "-n", "2"), 0), (("locate", "messages.log:1"), 0), (("quarantine", "list"), 0),
-        (("quarantine", "retry"), 3), (("trim",), 0), (("acl",), 0), (("journal",), 0), (("files",), 0),
-        (("runbook",), 0), (("repair",), 0), (("snapshot", "hestai-message", str(rig.path / "kept")), 0),
-    ):  # fmt: skip
+    for args, code in EVERY:
         done = rig.run(*args)
         assert done.returncode == code, (args, done)
         assert "secret" not in done.stdout + done.stderr
@@ -75,13 +72,13 @@ def test_every_command_finds_its_node(rig: Rig, group: ClusterGroup) -> None:
 
 def test_what_the_doctor_says_of_a_cluster() -> None:
     """Slots that nobody serves, or that one node alone has, memory that is short, and no data on disk are faults."""
-    one, two = Node("a", 1), Node("b", 2)
-    fine = [SlotRange(0, 8191, one, (two,)), SlotRange(8192, 16383, two, (one,))]
+    first, second = Node("a", 1), Node("b", 2)
+    fine = [SlotRange(0, 8191, first, (second,)), SlotRange(8192, 16383, second, (first,))]
     word = NodeWord("a:1", facts={"used_memory": "10", "maxmemory": "100", "aof_enabled": "1"})
     assert (slots(fine, [word]).verdict, nodes([word]).verdict) == ("good", "good")
     for ranges, words, said in (
         (fine[:1], [word], "8,192 slots of 16,384 are served by nobody"),
-        ([SlotRange(0, 16383, one, ())], [word], "no replica has the slots of a:1"),
+        ([SlotRange(0, 16383, first, ())], [word], "no replica has the slots of a:1"),
         (fine, [NodeWord("a:1", "refused")], "a:1 does not answer"),
         (fine, [NodeWord("a:1", state="fail")], "in state fail"),
     ):
@@ -102,43 +99,17 @@ class Load:
 
     def __init__(self, rig: Rig, group: ClusterGroup) -> None:
         self.rig, self.group = rig, group
-        self.file_born: list[bytes] = []
-        self.acknowledged: list[bytes] = []
-        self._stop = Event()
-        self._threads = [Thread(target=self._write), Thread(target=self._add)]
+        self.lines, self.plain = Lines(rig, 0.01), Plain(group, 0.01)
+        self.file_born, self.acknowledged = self.lines.written, self.plain.acknowledged
 
     def __enter__(self) -> Load:
-        for thread in self._threads:
-            thread.start()
+        self.lines.__enter__()
+        self.plain.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _write(self) -> None:
-        while not self._stop.wait(0.01):
-            self.file_born.append(b"line-%d" % len(self.file_born))
-            with self.rig.log.open("ab") as file:
-                file.write(line(self.file_born[-1]))
-
-    def _add(self) -> None:
-        """Adds entries as a plain producer does: one that is not acknowledged may be there or not, and is not counted."""
-        connection, number = None, 0
-        while not self._stop.wait(0.01):
-            number += 1
-            try:
-                connection = connection or self.group.connect(STREAM)
-                connection.call("XADD", STREAM, "*", "role", "ui", "timestamp", "2026-03-02T09:14:06Z", "type", "say",
-                                "data", b"entry-%d" % number)  # fmt: skip
-                self.acknowledged.append(b"entry-%d" % number)
-            except BridgeError:
-                if connection is not None:
-                    connection.close()
-                connection = None
-        if connection is not None:
-            connection.close()
+        self.lines.__exit__()
+        self.plain.__exit__()
 
     def more(self, count: int = 50) -> None:
         """Waits until so many more messages of each kind are on both sides."""
@@ -158,11 +129,11 @@ def check(rig: Rig, load: Load) -> None:
     with closing(load.group.connect(STREAM)) as connection:
         rows = [(fields[7], len(fields) > 8) for _, fields in connection.call("XRANGE", STREAM, "-", "+")]
     assert [data for data, _ in rows if data.startswith(b"line-")] == load.file_born
-    born = [data for data, _ in rows if data.startswith(b"entry-")]
+    born = [data for data, _ in rows if data.startswith(b"plain-")]
     assert sorted(set(born)) == sorted(born)
     lines = [row.rpartition(b"|")[2] for row in rig.log.read_bytes().splitlines()]
     assert [data for data in lines if data.startswith(b"line-")] == load.file_born
-    assert sorted(data for data in lines if data.startswith(b"entry-")) == sorted(born)
+    assert sorted(data for data in lines if data.startswith(b"plain-")) == sorted(born)
     done = rig.run("parity", "--json", "--redis", load.group.url)
     assert json.loads(done.stdout)["verdict"] == "equal", done
 
@@ -185,7 +156,7 @@ def test_a_slot_that_moves(rig: Rig, group: ClusterGroup, how: str) -> None:
             wait_until(lambda before=before: group.master(STREAM) not in (0, before), group.told)  # type: ignore[misc]
             load.more()
     check(rig, load)
-    born = [row for row in rig.log.read_bytes().splitlines() if b"|entry-" in row]
+    born = [row for row in rig.log.read_bytes().splitlines() if b"|plain-" in row]
     assert {row.rpartition(b"|")[2] for row in born} >= set(load.acknowledged)
     rig.stop(child)
 

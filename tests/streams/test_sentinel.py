@@ -16,6 +16,7 @@ from bridge.streams.sentinel import Sentinels
 from tests.support.rig import Rig, line, wait_until
 from tests.support.sentinel_group import NAME, SentinelGroup
 from tests.support.server_group import free_port
+from tests.support.verbs import EVERY
 
 
 @pytest.mark.parametrize(
@@ -113,11 +114,7 @@ def test_every_command_finds_the_master(rig: Rig, group: SentinelGroup) -> None:
     """Import, run, status, parity, doctor, tail, locate, quarantine, trim and snapshot work behind Sentinels."""
     rig.write_config(extra=f'[redis]\nurl = "{group.url}"')
     rig.log.write_bytes(line(b"one") + b"broken\n" + line(b"two"))
-    for args, code in (
-        (("import-history", "--dry-run"), 3), (("import-history",), 0), (("run", "--dual", "--once"), 0), (("status",), 0),
-        (("parity",), 0), (("tail", "-n", "2"), 0), (("locate", "messages.log:1"), 0), (("quarantine", "list"), 0),
-        (("quarantine", "retry"), 3), (("trim",), 0), (("acl",), 0), (("journal",), 0), (("files",), 0),
-    ):  # fmt: skip
+    for args, code in EVERY:
         done = rig.run(*args)
         assert done.returncode == code, (args, done)
         assert "secret" not in done.stdout + done.stderr

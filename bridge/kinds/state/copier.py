@@ -179,7 +179,7 @@ class StateCopier(Carrier):
         return self.owned.trouble is None
 
     def _forget_taken_away(self) -> None:
-        """Forgets states whose file was removed, so that no file is put back when Redis comes to own its value."""
+        """Has the state copier forget states whose file was removed: none is put back once Redis owns its value."""
         for file in self.sources:
             if file.facts is None and self.owned.by_file and self._blind is None:
                 forget_value(self._ledger, self._stream, file.raw_name)
