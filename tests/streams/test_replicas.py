@@ -86,6 +86,9 @@ def test_the_mirror_waits(rig: Rig, pair: Pair) -> None:
     with closing(Connection(url)) as redis:
         rig.add("one", connection=redis)
         wait_until(lambda: rig.lines() == [b"ui|2026-03-02T09:14:06Z|say|one"], rig.said)
+        wait_until(lambda: redis.call("HLEN", f"bridge:{{{STREAM}}}:mirror"), rig.said)  # the mirror wrote last
+        redis.call("SET", "behind", "all that the mirror wrote")
+        wait_for_replicas(redis, 1, 30)
         pair.freeze(pair.replica)
         rig.add("two", connection=redis)
         said = wait_until(lambda: text if "they are held" in (text := rig.run("status").stdout) else None, rig.said)
