@@ -257,6 +257,7 @@ class Mirror:
         if self._own.waits:
             raise NotYet("a component is being switched")
         if found:
+            self._removed.something_came()
             self._await_replicas()
             self._count = max(1, min(READ_ENTRIES, MIRROR_READ_BYTES * len(found) // (size + 1)))
             if len(found) == asked:

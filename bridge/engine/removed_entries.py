@@ -77,6 +77,10 @@ class RemovedEntries:
             self._due = self._clock() + COUNT_SECONDS
             self._told = stream_info(connection, keys.stream), None
 
+    def something_came(self) -> None:
+        """Forgets what Redis counted, as entries came: others may have come, and been read, after it was asked."""
+        self._told = None
+
     def nothing_came(self, worker: str) -> int:
         """Counts the entries removed before the mirror read them, as it has read all others; returns how many are new.
 

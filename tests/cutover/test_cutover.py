@@ -333,7 +333,8 @@ def test_a_plain_client_is_told_as_what_it_is(quiet: Cast) -> None:
     args = ("node", "--reads", "--force", "node", "--redis", rig.url, "--from", str(size), "--execute")
     done = rig.run("cutover", *args)
     assert done.returncode == 0, done.stdout + done.stderr
-    rig.redis.call("XREADGROUP", "GROUP", "node", "any", "COUNT", "1", "STREAMS", STREAM, ">")
+    rig.add("read")  # Redis before 7.2 notes no consumer that found nothing to read
+    assert rig.redis.call("XREADGROUP", "GROUP", "node", "any", "NOACK", "STREAMS", STREAM, ">")
     assert "plain client, 0 behind, asked" in rig.run("status", "--redis", rig.url).stdout
     rig.add("unread")
     rig.add("unread too")

@@ -212,6 +212,30 @@ def test_removed_before_it_was_mirrored(mem: Rig, caplog: pytest.LogCaptureFixtu
     assert account(rig) == []
 
 
+def test_counted_while_entries_come(mem: Rig, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Entries that came after Redis was asked for its count, and were mirrored since, are not taken for removed ones."""
+    rig = mem
+    running = Running(rig, dual=True)
+    try:
+        running.sweep()
+        rig.add("r-0")
+        assert running.mirror is not None
+        finish, more = running.mirror.finish, ["r-1", "r-2"]
+
+        def finished() -> bool:
+            done = finish()
+            if more:
+                rig.add(more.pop(0))
+            return done
+
+        monkeypatch.setattr(running.mirror, "finish", finished)
+        running.sweep(4)
+    finally:
+        running.close()
+    assert "removed" not in caplog.text
+    assert account(rig) == []
+
+
 def test_removed_by_nobody(mem: Rig) -> None:
     """Entries that the mirror has seen may be removed, and file-born ones at any time: nothing is missed by that."""
     rig = mem
