@@ -23,7 +23,16 @@ from bridge.streams import lease
 from bridge.streams.components import ComponentHash
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
-from bridge.streams.layout import check_layout, instance_in, is_owner, move_layout, owner_of, rename_instance, say_alive
+from bridge.streams.layout import (
+    check_layout,
+    instance_in,
+    is_owner,
+    move_layout,
+    owner_of,
+    prepare_for_moves,
+    rename_instance,
+    say_alive,
+)
 from bridge.streams.lease import LeaseHolder, LeaseState
 from bridge.streams.reader import file_born
 from bridge.streams.replicas import wait_for_replicas
@@ -66,10 +75,12 @@ def claim_stream(
         holder = claim(connection, keys, ledger.uuid, instance)
     if holder == ledger.uuid:
         move_layout(connection, keys, ledger.uuid, mapping, instance)
+        prepare_for_moves(connection, keys)
         return
     if is_owner(holder, ledger.uuid):
         rename_instance(connection, keys, instance_in(meta), instance)
         say_alive(connection, keys, ledger.uuid, instance)
+        prepare_for_moves(connection, keys)
         return
     other = instance_in(paired(connection.call("HGETALL", keys.meta))) or "?"
     if other == instance:

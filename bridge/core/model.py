@@ -120,6 +120,10 @@ class Fingerprint:
         return cls(int(facts["size"]), int(facts["head_len"]), str(facts["head"]), str(facts["tail"]))
 
 
+NO_BYTES = Fingerprint(0, 0, "", "")
+"""The fingerprint of a generation of which nothing was read."""
+
+
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     """The checkpoint of one source: the forward cursor as Redis keeps it.

@@ -16,10 +16,10 @@ from bridge.continuity.lost_entries import began_anew, missing_entries, what_was
 from bridge.continuity.trim_floor import last_of, passed_over
 from bridge.core.model import (
     FIELDS,
+    NO_BYTES,
     ZERO_ID,
     Checkpoint,
     EntryId,
-    Fingerprint,
     Origin,
     Position,
     after,
@@ -106,7 +106,7 @@ def reconcile_checkpoints(
     floor = kept if kept is not None and behind else now
     trimmed = ZERO_ID if anew else trimmed_to(connection, keys, info)
     best = {
-        source_memory.number: _best(name, source_memory, books, lost) or Checkpoint(0, Fingerprint(0, 0, "", ""))
+        source_memory.number: _best(name, source_memory, books, lost) or Checkpoint(0, NO_BYTES)
         for name, source_memory in sources.items()
     }
     standing: NewestStanding = {}
@@ -187,7 +187,7 @@ def _unknown(sources: dict[str, SourceMemory], books: StreamMetadata, known: Map
     """Compares checkpoints with what their sources sent, and says in words which is of another past; empty: none."""
     for name, knows in known.items():
         raw = books.checkpoint.get(os.fsencode(name))
-        checkpoint = Checkpoint.from_json(raw) if raw else Checkpoint(0, Fingerprint(0, 0, "", ""))
+        checkpoint = Checkpoint.from_json(raw) if raw else Checkpoint(0, NO_BYTES)
         if not knows(checkpoint, seen=name in sources and sources[name].stored == raw):
             return f"its checkpoint of {name} is not of what the ledger knows to have been sent"
     return ""

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from bridge.continuity.ownership import announced
 from bridge.core.errors import NotOwner, NotYet
-from bridge.core.model import Checkpoint, EntryId, Fingerprint, Position, format_id, parse_origin
+from bridge.core.model import NO_BYTES, Checkpoint, EntryId, Fingerprint, Position, format_id, parse_origin
 from bridge.engine.rebuild_plan import RebuildPlan
 from bridge.engine.unclaimed_lines import UnclaimedLine, no_messages, pieces_of, unclaimed
 from bridge.files.folder import MessageFolder
@@ -244,7 +244,7 @@ def _source(
             continue
         before = edits[generation].rewrites
         wanted[generation] = replace(wanted[generation], rewrites=before)
-        wanted.setdefault(before, GenerationRecord(before, 0, 0, Fingerprint(0, 0, "", ""), closed=True))
+        wanted.setdefault(before, GenerationRecord(before, 0, 0, NO_BYTES, closed=True))
     replaced = {edit.rewrites for edit in edits.values()}
     files, others, current = pieces_of(shared, name)
     lines: list[UnclaimedLine] = []

@@ -15,7 +15,7 @@ from bridge.core.config import Settings
 from bridge.core.errors import SourceError
 from bridge.core.globs import is_glob, translated
 from bridge.core.mapping import Mapping
-from bridge.core.model import HIGHEST_ID, ZERO_ID, Checkpoint, Fingerprint, format_id, parse_id
+from bridge.core.model import HIGHEST_ID, NO_BYTES, ZERO_ID, Checkpoint, Fingerprint, format_id, parse_id
 from bridge.core.state_directory import lock_holder
 from bridge.files.folder_listing import leads_out
 from bridge.files.piece_names import PieceNames
@@ -220,7 +220,7 @@ class Snapshot(Cursors):
         for name in sorted(paths - self.sources.keys()):
             known = generations_of(ledger, self._mapping.stream.key, name) if ledger is not None else []
             newest = max((record.number for record in known), default=0)
-            self._known[name] = [RecordedGeneration(n, Fingerprint(0, 0, "", ""), True) for n in range(1, newest + 1)]
+            self._known[name] = [RecordedGeneration(n, NO_BYTES, True) for n in range(1, newest + 1)]
             pieces = [path for path in self._settings.root.glob(f"{name}.*") if path.is_file()]
             self.targets[name] = written(name, [*pieces, self._settings.root / name], newest, limit)
 

@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 
 from bridge.core.errors import NewerLayout, Unfit
-from bridge.core.model import shown
+from bridge.core.model import NO_BYTES, Checkpoint, shown
 from bridge.streams.components import FIRST_COMPONENTS
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys, health
@@ -22,15 +22,22 @@ FORMAT = 2
 
 _MARK = f"{FORMAT}:"
 
-NO_GENERATION = (b"0.0", b'{"size":0,"head_len":0,"head":"","tail":""}')
-"""The field that `bridge:{S}:generations` has from the start, of a source that there is not.
+NO_SOURCE, NO_GENERATION = b"", b"0.0"
+"""The fields, of a source that there is not, by which `checkpoint` and `generations` exist from the claim on."""
 
-Forward WATCHes that key, and while a cluster moves a slot, WATCH of a key that is missing answers TRYAGAIN.
-"""
+PREPARE = b"""if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+redis.call('HSETNX', KEYS[2], ARGV[3], ARGV[4])
+if redis.call('EXISTS', KEYS[3]) == 0 then
+  redis.call('XGROUP', 'CREATE', KEYS[3], 'bridge', '$', 'MKSTREAM')
+  redis.call('XGROUP', 'DESTROY', KEYS[3], 'bridge')
+end
+return 1"""
+"""Script that makes the keys which forward WATCHes and the empty stream, if they are not there yet."""
 
 MOVE = b"""if redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1] then return 0 end
-if KEYS[4] then
-  local first = redis.call('HGETALL', KEYS[4])
+if KEYS[3] then
+  local first = redis.call('HGETALL', KEYS[3])
   for i = 1, #first, 2 do
     local component = string.match(first[i], '^([^/]*)/(.*)$')
     local good, was = pcall(cjson.decode, first[i + 1])
@@ -39,9 +46,8 @@ if KEYS[4] then
       redis.call('HSETNX', KEYS[2], component .. '@' .. ARGV[3], first[i + 1])
     end
   end
-  redis.call('SET', KEYS[5], ARGV[6])
+  redis.call('SET', KEYS[4], ARGV[6])
 end
-redis.call('HSETNX', KEYS[3], ARGV[7], ARGV[8])
 redis.call('HSET', KEYS[1], 'format', ARGV[4], 'owner', ARGV[4] .. ':' .. ARGV[1],
   'instance', ARGV[5])
 return 1"""
@@ -85,15 +91,25 @@ def move_layout(connection: Connection, keys: Keys, ledger: bytes, mapping: str,
     `instance` is the bridge's, and names the components too. Raises RedisLost, RedisRefused.
     """
     first = () if connection.in_cluster else (FIRST_COMPONENTS, permanent(keys, instance))
-    own = (keys.meta, keys.components, keys.generations, *first)
-    args = (ledger, mapping, instance, FORMAT, _instance(keys, instance), _word(ledger), *NO_GENERATION)
+    own = (keys.meta, keys.components, *first)
+    args = (ledger, mapping, instance, FORMAT, _instance(keys, instance), _word(ledger))
     return bool(connection.call("EVAL", MOVE, len(own), *own, *args))
+
+
+def prepare_for_moves(connection: Connection, keys: Keys) -> None:
+    """Makes, in a cluster, the keys of a stream that forward WATCHes or writes to first, as a slot that moves wants.
+
+    There a command on a key that is missing answers ASK or TRYAGAIN. Raises RedisLost, RedisRefused.
+    """
+    if connection.in_cluster:
+        empty = Checkpoint(0, NO_BYTES)
+        args = (NO_SOURCE, empty.to_json(), NO_GENERATION, NO_BYTES.to_json())
+        connection.call("EVAL", PREPARE, 3, keys.checkpoint, keys.generations, keys.stream, *args)
 
 
 MOVE_BACK = b"""if redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1] then return 0 end
 redis.call('HSET', KEYS[1], 'format', 1, 'owner', ARGV[2], 'instance', ARGV[3])
-redis.call('HDEL', KEYS[2], ARGV[4])
-redis.call('DEL', KEYS[3], KEYS[4])
+redis.call('DEL', KEYS[2], KEYS[3])
 return 1"""
 """Script that moves one stream back to layout 1, if its owner is still the one that was read.
 
@@ -108,8 +124,8 @@ def move_back(connection: Connection, keys: Keys, ledger: bytes, instance: str) 
     """
     if connection.in_cluster:
         raise Unfit("layout 1 is not possible in a cluster", where=keys.stream.decode(errors="replace"))
-    own = (keys.meta, keys.generations, keys.components, permanent(keys, instance))
-    args = (owner_of(ledger), ledger, instance, NO_GENERATION[0])
+    own = (keys.meta, keys.components, permanent(keys, instance))
+    args = (owner_of(ledger), ledger, instance)
     return bool(connection.call("EVAL", MOVE_BACK, len(own), *own, *args))
 
 

@@ -41,18 +41,22 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StreamInfo:
-    """The facts about a stream from XINFO STREAM; a stream that does not exist has last ID 0-0 and 0 added.
+    """The facts about a stream from XINFO STREAM; one that does not exist has last ID 0-0 and 0 added.
 
     `first_id` is its oldest entry's, 0-0 when it holds none.
     """
 
-    exists: bool
     last_id: EntryId
     added: int
     length: int
     first_id: EntryId = ZERO_ID
     deleted: EntryId = ZERO_ID
     """The highest ID of the entries that were deleted or trimmed."""
+
+    @property
+    def exists(self) -> bool:
+        """Whether anything was ever added to the stream."""
+        return self.last_id > ZERO_ID
 
 
 def stream_info(connection: Connection, stream: bytes) -> StreamInfo:
@@ -68,7 +72,7 @@ def to_info(reply: Reply, stream: bytes) -> StreamInfo:
     """Turns an XINFO STREAM reply into the facts about a stream; "no such key" is an answer, not an error."""
     if isinstance(reply, Refusal):
         if "no such key" in str(reply):
-            return StreamInfo(False, ZERO_ID, 0, 0)
+            return StreamInfo(ZERO_ID, 0, 0)
         raise refused(reply, stream.decode(errors="replace"))
     facts = dict(zip(reply[0::2], reply[1::2], strict=True))
     last, added, first = (
@@ -77,7 +81,7 @@ def to_info(reply: Reply, stream: bytes) -> StreamInfo:
         facts[b"first-entry"],
     )
     deleted = parse_id(facts.get(b"max-deleted-entry-id", b"0-0"))
-    return StreamInfo(True, last, added, int(facts[b"length"]), parse_id(first[0]) if first else ZERO_ID, deleted)
+    return StreamInfo(last, added, int(facts[b"length"]), parse_id(first[0]) if first else ZERO_ID, deleted)
 
 
 @dataclass(frozen=True, slots=True)

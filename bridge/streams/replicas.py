@@ -1,7 +1,7 @@
 """Waits until replicas have what a connection wrote, so that a failover to one of them loses nothing of it.
 
-Redis answers WAIT for the writes of its own connection alone: a connection that only reads gets an answer at once, with
-every replica frozen. So something is written over the same connection before.
+From 7.2 on, Redis answers WAIT for the writes of its own connection alone: a connection that only reads gets an answer
+at once, with every replica frozen. So something is written over the same connection before.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from bridge.core.errors import NotYet
 from bridge.core.model import Checkpoint, EntryId, paired, parse_id
 from bridge.streams.connect import Connection, Refusal, Reply, refused
 from bridge.streams.keys import Keys
-from bridge.streams.layout import check_layout
+from bridge.streams.layout import NO_GENERATION, NO_SOURCE, check_layout
 from bridge.streams.reader import StreamInfo, to_info
 from bridge.streams.resp import pack
 from bridge.streams.validation import a_checkpoint, a_generation, a_target, checked, parsed
@@ -85,6 +85,8 @@ def _reads_of_books(keys: Keys) -> list[bytes]:
 
 def _books(keys: Keys, replies: list[Reply]) -> StreamMetadata:
     meta, checkpoint, sources, generations, mirror = (paired(reply) for reply in replies[:-1])
+    checkpoint.pop(NO_SOURCE, None)
+    generations.pop(NO_GENERATION, None)
     check_layout(meta, keys.stream)
     checked(keys.checkpoint, checkpoint, a_checkpoint)
     checked(keys.sources, sources, int)

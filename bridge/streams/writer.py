@@ -19,7 +19,7 @@ from bridge.core.errors import RedisRefused
 from bridge.core.model import ZERO_ID, EntryId, format_id, parse_id
 from bridge.streams.connect import Connection, Refusal, Reply, refused
 from bridge.streams.keys import Keys
-from bridge.streams.layout import NO_GENERATION, ownership
+from bridge.streams.layout import ownership
 from bridge.streams.notice import packed_notice
 from bridge.streams.reader import to_info
 from bridge.streams.resp import pack
@@ -327,8 +327,7 @@ class StreamWriter:
 
 _CLAIM = b"""local owner = redis.call('HGET', KEYS[1], 'owner')
 if owner then return owner end
-redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
-redis.call('HSET', KEYS[1], unpack(ARGV, 3))
+redis.call('HSET', KEYS[1], unpack(ARGV))
 return redis.call('HGET', KEYS[1], 'owner')"""
 
 
@@ -338,4 +337,4 @@ def claim(connection: Connection, keys: Keys, ledger: bytes, instance: str) -> b
     Returns the owner. Raises RedisRefused, RedisLost.
     """
     fields = ownership(keys, ledger, instance)
-    return bytes(connection.call("EVAL", _CLAIM, 2, keys.meta, keys.generations, *NO_GENERATION, *fields))
+    return bytes(connection.call("EVAL", _CLAIM, 1, keys.meta, *fields))

@@ -212,7 +212,9 @@ def test_removed_before_it_was_mirrored(mem: Rig, caplog: pytest.LogCaptureFixtu
     assert account(rig) == []
 
 
-def test_counted_while_entries_come(mem: Rig, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_counted_while_entries_come(
+    mem: Rig, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Entries that came after Redis was asked for its count, and were mirrored since, are not taken for removed ones."""
     rig = mem
     running = Running(rig, dual=True)

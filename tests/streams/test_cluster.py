@@ -161,6 +161,31 @@ def test_a_slot_that_moves(rig: Rig, group: ClusterGroup, how: str) -> None:
     rig.stop(child)
 
 
+def test_the_first_message_while_its_slot_moves(rig: Rig, group: ClusterGroup) -> None:
+    """The first message of a claimed stream is carried though a move of its slot was begun and never went on."""
+    rig.log.write_bytes(b"")
+    child = rig.ready(rig.start(url=group.url))
+    numbers = f"bridge:{{{STREAM}}}:sources"
+
+    def numbered() -> bool:
+        with closing(group.connect()) as connection:
+            return bool(connection.call("HLEN", numbers))
+
+    wait_until(numbered, rig.said)
+    assert group.length() == 0
+    source, target, _ = group.begin_move(STREAM)
+    rig.append("first")
+    wait_until(lambda: group.length() == 1, rig.said, 30)
+    rig.append("second")
+    wait_until(lambda: group.length() == 2, rig.said, 30)
+    group.end_move(STREAM, source, target)
+    rig.append("third")
+    wait_until(lambda: group.length() == 3, rig.said, 30)
+    rig.stop(child)
+    done = rig.run("parity", "--json", "--redis", group.url)
+    assert json.loads(done.stdout)["verdict"] == "equal", done
+
+
 def test_what_a_cluster_cannot_say(binary: Binary) -> None:
     """No node, a slot that nobody serves, a slot that moves: each is an error of a server that is away, and is said."""
     address = cluster_address("cluster://127.0.0.1:1,127.0.0.1:2")

@@ -14,7 +14,7 @@ from itertools import zip_longest
 from pathlib import Path
 from zlib import crc32
 
-from bridge.core.model import Fingerprint, hex_digest
+from bridge.core.model import NO_BYTES, Fingerprint, hex_digest
 from bridge.files.content import HEAD_BYTES
 from bridge.files.content_form import not_lines
 from bridge.files.generation import TAIL
@@ -239,7 +239,7 @@ class FilePieces:
         for file in sorted(self._pool(source), key=lambda file: (file is here, file.written)):
             if file is here or not known or (open_record is not None and not known_here and file.written > since >= 0):
                 newest += 1
-                files.append(self._file(source, file, RecordedGeneration(newest, Fingerprint(0, 0, "", ""), False)))
+                files.append(self._file(source, file, RecordedGeneration(newest, NO_BYTES, False)))
             else:
                 strangers.append(self.names[id(file)])
         changed = {number: file for number, file in is_of.items() if (source, number) not in exact}
