@@ -44,7 +44,8 @@ def command(
     """Rebuild a lost ledger by aligning stream and files. Then send what is missing in Redis, append what is missing in
     the files. To a retired mapping's stream, send what others wrote to its files since.
 
-    Nothing is rewritten or deleted. What cannot be mended so is explained; then it exits 3.
+    Nothing is rewritten or deleted. What cannot be mended so is explained; then it exits 3, and 4 where a stream's node
+    of a cluster was not reached.
 
     With --accept, names are entry IDs, FIRST..LAST, or lines as FILE:LINE, as `bridge parity` names them; with
     --as-edit and --as-new, mappings or logs. With --layout 1, an earlier version of the bridge can go on.
@@ -74,10 +75,13 @@ def command(
         if ledger is not None:
             stack.callback(ledger.close)
         servers = stack.enter_context(closing(Connections(settings, may_start=execute)))
+        reached, away = servers.reach(mapping.stream.key for mapping in settings.mappings)
         for mapping in settings.mappings:
+            if (connection := reached.get(mapping.stream.key)) is None:
+                click.echo(f"{mapping.name} is not looked at: {away[mapping.stream.key]}", err=True)
+                continue
             shared = MappingContext(mapping, settings)
             stack.callback(shared.close)
-            connection = servers.to(mapping.stream.key)
             over = retired_mapping(shared, ledger, connection)
             work: _Repair | DeadFiles
             if over is not None:
@@ -90,7 +94,7 @@ def command(
                 work.print()
     if options.as_json:
         emit([work.to_json() for work in told])
-    return 3 if any(work.left for work in told) else 0
+    return 4 if away else 3 if any(work.left for work in told) else 0
 
 
 def _back(options: Options, settings: Settings, *, execute: bool) -> int:

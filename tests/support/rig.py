@@ -331,7 +331,8 @@ class Rig:
         if not path.exists() or settings.mappings[0].source.kind != "log":
             return
         with closing(Ledger(path)) as ledger, closing(MappingContext(settings.mappings[0], settings)) as shared:
-            assert account_of(shared, ledger, time.time, running=True).sentences() == [], self.said()
+            told = account_of(shared, ledger, time.time, running=True)
+        assert told.sentences() == [], (told.sentences(), self.known_files(), self.said())
         account = self.parity().account
         if account is not None:
             self.balances(account)
