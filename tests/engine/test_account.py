@@ -493,6 +493,41 @@ def test_a_full_ledger(mem: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest
     assert told.unaccounted
 
 
+def test_a_ledger_that_cannot_forget(
+    mem: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A file that is accounted for again stays noted as unaccounted only until the ledger takes that."""
+    rig = mem
+    write(rig.log, "a")
+    rig.once(dual=False)
+    rig.log.rename(rig.root / "messages.log.1")
+    write(rig.log, "b")
+    rig.once(dual=False)
+    old = rig.root / "messages.log.7"
+    write(old, "old")
+    aged(old, 100_000)
+    running = Running(rig)
+    try:
+        running.sweep(4)
+        assert "messages.log.7 is unaccounted" in caplog.text
+        real, left = file_standings.forget_piece, [1]
+
+        def forget_piece(*told: Any) -> None:
+            if left:
+                left.pop()
+                raise LedgerFull("the disk is full")
+            real(*told)
+
+        monkeypatch.setattr(account_module, "forget_piece", forget_piece)
+        old.unlink()
+        running.sweep(3)
+        assert not left
+    finally:
+        running.close()
+    with closing(Ledger(rig.state / "ledger.db")) as ledger:
+        assert not file_standings.remembered_pieces(ledger, STREAM)
+
+
 KILLED = ["repair.late.before", "repair.late.after", "forward.send.before", "forward.send.after", "forward.reply.after",
           "forward.checkpoint.before", "forward.checkpoint.after"]  # fmt: skip
 

@@ -247,13 +247,13 @@ class Accountant:
         return True
 
     def _settled(self, name: str) -> None:
-        self._open.pop(name, None)
         before = self._remembered.get(name)
         if before is not None and before.standing not in (LEFT, LATE, EDITED) and self._ledger is not None:
             forget_piece(self._ledger, self._stream, name)
             del self._remembered[name]
             if before.standing == UNACCOUNTED:
                 logger.info("%s is accounted for", name)
+        self._open.pop(name, None)  # last: where the ledger fails, the next sweep comes to the file again
 
     # -- one file --------------------------------------------------------------------------------------------
 
