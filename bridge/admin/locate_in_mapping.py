@@ -36,6 +36,7 @@ from bridge.ledger.sources import stream_memory
 from bridge.ledger.store import Ledger
 from bridge.streams.connect import Connection
 from bridge.streams.latest_value import key_of
+from bridge.streams.layout import others_stream
 from bridge.streams.reader import existing, file_born
 from bridge.streams.stream_metadata import StreamMetadata, read_metadata
 
@@ -78,6 +79,8 @@ class MessageFinder:
         self._connection = connection
         self._stream = shared.mapping.stream.key
         self._books: StreamMetadata = read_metadata(connection, shared.keys)
+        self.whose = others_stream(self._books.meta, ledger.uuid, shared.settings.instance)
+        """Whose stream it is, in words, where another bridge owns it; empty: nobody else does."""
         self._archive = ArchiveReader(shared.mapping, shared.settings.state_dir, ledger)
         self._floor = self._books.floor or ZERO_ID
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from bridge.admin.locate_in_mapping import MessageFinder, MessagePlace
@@ -34,7 +35,7 @@ def locate(settings: Settings, ledger: Ledger, servers: Connections, what: str, 
         origin = parse_origin(os.fsencode(what))
         if _ID.fullmatch(what):
             found = [
-                message_place
+                _known(search, message_place)
                 for search in searches
                 if (message_place := search.of_entry(parse_id(what.encode()))) is not None
             ]
@@ -47,7 +48,7 @@ def locate(settings: Settings, ledger: Ledger, servers: Connections, what: str, 
             for whole in (cwd / what, settings.root / what):
                 message_place = search.of_whole_file(whole)
                 if message_place is not None:
-                    return [message_place]
+                    return [_known(search, message_place, of_file=True)]
         place = _PLACE.fullmatch(what)
         if place is None:
             forms = (
@@ -60,7 +61,7 @@ def locate(settings: Settings, ledger: Ledger, servers: Connections, what: str, 
         for search in searches:
             message_place = search.of_file(path.resolve(), int(place[3]), by_line=place[2] == ":")
             if message_place is not None:
-                return [message_place]
+                return [_known(search, message_place, of_file=True)]
         stranger = BridgeError("belongs to no mapping", where=str(path), hint="`bridge status` lists the files")
         raise _not_all(away, stranger)
     finally:
@@ -73,6 +74,19 @@ def _not_all(away: Mapping[str, BridgeError], error: BridgeError) -> BridgeError
     return next(iter(away.values()), error)
 
 
+def _known(search: MessageFinder, place: MessagePlace, *, of_file: bool = False) -> MessagePlace:
+    """Returns a message's place as it was located; of a stream that another bridge owns only what was looked for.
+
+    The files here are not those of which such a stream tells.
+    """
+    if not search.whose:
+        return place
+    said = f"{search.whose}: the files here have nothing to do with it"
+    if of_file:
+        return replace(place, said=said, born="", entry=None, origin=None, generation=None)
+    return MessagePlace(place.mapping, place.stream, said, "", entry=place.entry, origin=place.origin)
+
+
 def _of_origin(searches: list[MessageFinder], origin: Origin) -> list[MessagePlace]:
     """Locates an origin in each stream that has an entry of it; else where its line stands. Raises BridgeError."""
     found: list[MessagePlace] = []
@@ -83,7 +97,7 @@ def _of_origin(searches: list[MessageFinder], origin: Origin) -> list[MessagePla
         except BridgeError as error:
             errors.append(error)
         else:
-            found += [place] if place is not None else []
+            found += [_known(search, place)] if place is not None else []
     if not found:
         raise errors[-1]
     return [message_place for message_place in found if message_place.entry is not None] or found

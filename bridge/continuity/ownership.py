@@ -24,10 +24,12 @@ from bridge.streams.components import ComponentHash
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
 from bridge.streams.layout import (
+    OWN_STREAMS,
     check_layout,
     instance_in,
     is_owner,
     move_layout,
+    others_stream,
     owner_of,
     prepare_for_moves,
     rename_instance,
@@ -82,17 +84,17 @@ def claim_stream(
         say_alive(connection, keys, ledger.uuid, instance)
         prepare_for_moves(connection, keys)
         return
-    other = instance_in(paired(connection.call("HGETALL", keys.meta))) or "?"
-    if other == instance:
+    meta = paired(connection.call("HGETALL", keys.meta))
+    if not (whose := others_stream(meta, ledger.uuid, instance)):
         raise NotOwner(
             "the stream was carried with another ledger of this bridge: standing by",
             where=where,
             hint="if that one was lost or moved, `bridge repair` rebuilds it from stream and files",
         )
     raise NotOwner(
-        f"the stream belongs to bridge '{other}' (ledger {holder.decode()}): standing by",
+        f"{whose}: standing by",
         where=where,
-        hint="stop that bridge first; then `bridge repair --take-over` makes this one the owner",
+        hint=OWN_STREAMS,
     )
 
 

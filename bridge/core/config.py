@@ -207,7 +207,7 @@ def load(
         raise ConfigError("there is no bridge.toml here", where=str(cwd), hint="make one with `bridge init`")
     file = validated(ConfigFile, read_toml(path), str(path))
     base = path.resolve().parent
-    mappings = tuple(load_mapping(name, base) for name in file.mappings)
+    mappings = tuple(load_mapping(name, base).of_bridge(file.instance) for name in file.mappings)
     _check_together(mappings, str(path))
     url, source = redis or env.get("BRIDGE_REDIS_URL") or file.redis.url, str(path)
     if redis or env.get("BRIDGE_REDIS_URL"):

@@ -111,6 +111,10 @@ class Mapping(Strict):
         """The traits of the kind of source that a mapping is for."""
         return KINDS[self.source.kind]
 
+    def of_bridge(self, instance: str) -> Mapping:
+        """Returns the mapping as the bridge of this name has it: with its own stream, where `stream.key` says so."""
+        return self.model_copy(update={"stream": self.stream.of(instance)})
+
     @property
     def notify(self) -> str:
         """The Pub/Sub channel on which a mapping's stream announces that entries were added."""

@@ -186,6 +186,10 @@ class MessageSection(Strict):
         return section
 
 
+INSTANCE = "{instance}"
+"""What stands in `stream.key` for the name of the bridge: each bridge with the mapping has a stream of its own."""
+
+
 class StreamSection(Strict):
     """A mapping's section `[stream]`: which stream its messages go to."""
 
@@ -196,9 +200,18 @@ class StreamSection(Strict):
     @field_validator("key")
     @classmethod
     def _slot(cls, key: str) -> str:
-        if "{" in key or "}" in key or "\n" in key:
-            raise ValueError("stream.key must not hold braces or newlines: the bridge's own keys are bridge:{KEY}:…")
+        rest = key.replace(INSTANCE, "")
+        if "{" in rest or "}" in rest or "\n" in rest:
+            raise ValueError(
+                f"only {INSTANCE} may stand in stream.key, and no other braces or newlines: the bridge's own keys are"
+                " bridge:{KEY}:…"
+            )
         return key
+
+    def of(self, instance: str) -> StreamSection:
+        """Returns this section with the bridge's instance in the place of `{instance}`."""
+        notify = self.notify.replace(INSTANCE, instance) if self.notify else None
+        return self.model_copy(update={"key": self.key.replace(INSTANCE, instance), "notify": notify})
 
 
 class MirrorSection(Strict):

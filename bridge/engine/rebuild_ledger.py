@@ -44,7 +44,15 @@ from bridge.streams.connect import Connection
 from bridge.streams.edits import LogEditRecord, edits_of
 from bridge.streams.heartbeat import read_heartbeat
 from bridge.streams.keys import Keys
-from bridge.streams.layout import instance_in, is_owner, ownership, rename_instance, say_alive
+from bridge.streams.layout import (
+    OWN_STREAMS,
+    instance_in,
+    is_owner,
+    others_stream,
+    ownership,
+    rename_instance,
+    say_alive,
+)
 from bridge.streams.lease import unchanged, watch
 from bridge.streams.reader import entries, stream_info
 from bridge.streams.redacted import read_deleted
@@ -73,7 +81,11 @@ def plan(
         return None
     instance = instance_in(books.meta)
     if not is_owner(owner, ledger_uuid):
-        _check_dead(connection, shared, instance, owner, take_over=take_over)
+        whose = others_stream(books.meta, ledger_uuid, shared.settings.instance)
+        if whose and not take_over:
+            said = f"{whose}: nothing in it is this one's to repair"
+            raise NotOwner(said, where=shared.mapping.stream.key, hint=OWN_STREAMS)
+        _check_dead(connection, shared, whose, instance, owner)
     info = stream_info(connection, shared.keys.stream)
     made = RebuildPlan(shared.mapping.stream.key, (owner or b"nobody").decode(errors="replace"), instance, info)
     made.redacted = read_deleted(connection, shared.keys)
@@ -204,21 +216,12 @@ def _restore_switches(ledger: Ledger, shared: MappingContext, made: RebuildPlan)
         dual_writes.restore(ledger, made.stream, name, roles, shared.source_names(made.sources))
 
 
-def _check_dead(
-    connection: Connection, shared: MappingContext, instance: str, owner: bytes | None, *, take_over: bool
-) -> None:
+def _check_dead(connection: Connection, shared: MappingContext, whose: str, instance: str, owner: bytes | None) -> None:
     beat = read_heartbeat(shared.settings, connection, instance) if instance else None
     where = shared.mapping.stream.key
     if beat is not None and owner is not None and is_owner(owner, str(beat.get("ledger", "")).encode()):
-        raise NotOwner(
-            f"its bridge '{instance}' is alive", where=where, hint="stop it; its heartbeat is gone ten seconds later"
-        )
-    if instance and instance != shared.settings.instance and not take_over:
-        raise NotOwner(
-            f"it belongs to bridge '{instance}', and this one is '{shared.settings.instance}'",
-            where=where,
-            hint="if that one is gone for good: `bridge repair --take-over`",
-        )
+        said = f"{whose}, which is alive" if whose else "its bridge is alive"
+        raise NotOwner(said, where=where, hint="stop it; its heartbeat is gone ten seconds later")
 
 
 def _source(

@@ -34,7 +34,7 @@ from bridge.ledger.switch_requests import unsettled
 from bridge.ledger.trim_points import last_report
 from bridge.streams.connect import Connection
 from bridge.streams.dial import Connections, dialler
-from bridge.streams.layout import instance_in, is_owner
+from bridge.streams.layout import OWN_STREAMS, is_owner, others_stream
 from bridge.streams.reader import GroupInfo, groups_of, stream_info
 from bridge.streams.stream_metadata import read_metadata
 
@@ -267,19 +267,16 @@ def _mapping(
             books = read_metadata(connection, shared.keys)
             owner = books.meta.get(b"owner")
             found.owner = (owner or b"").decode(errors="replace")
-            instance = instance_in(books.meta) or "?"
-            if ledger is None and found.owner and not status.ledger_error:
+            whose = others_stream(books.meta, ledger.uuid if ledger is not None else b"", settings.instance)
+            if whose and not status.ledger_error:
+                found.error, found.hint = f"{whose}: standing by", OWN_STREAMS
+            elif ledger is None and found.owner and not status.ledger_error:
                 found.error = "its ledger is lost, so it is not carried"
                 found.hint = "`bridge repair` rebuilds it"
-            elif ledger is None or owner is None or is_owner(owner, ledger.uuid):
-                pass
-            elif instance == settings.instance:
+            elif ledger is not None and owner is not None and not is_owner(owner, ledger.uuid):
                 found.error = "the stream was carried with another ledger of this bridge: standing by"
                 found.hint = "if that one was lost or moved, `bridge repair` rebuilds it"
-            else:
-                found.error = f"the stream belongs to bridge '{instance}': standing by"
-                found.hint = "stop that bridge first; then `bridge repair --take-over`"
-            stored |= {os.fsdecode(name): raw for name, raw in books.checkpoint.items()}
+            stored |= {os.fsdecode(name): raw for name, raw in books.checkpoint.items() if not whose}
         except RedisLost as error:
             if _answers(settings, found.stream):
                 found.error = "the server answers, and closed the connection as entries were read"

@@ -39,7 +39,7 @@ from bridge.parity.snapshot import Snapshot
 from bridge.parity.statistics import MessageStatistics
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
-from bridge.streams.layout import is_owner
+from bridge.streams.layout import is_owner, others_stream
 from bridge.streams.trim import read_trimmed
 
 PARITY_PAGE, PAGE_BYTES = 500, 1 << 20
@@ -164,14 +164,16 @@ class ParityCheck:
         return not {*map(what, before)}.isdisjoint(map(what, result.tally.differences))
 
     def _stranger(self) -> str:
-        """Says why the parity check finds, by the ledger, that the stream is not of these files; empty: it is.
+        """Says why the parity check finds that the stream is not of these files; empty: it is.
 
-        A copy of the folder, or an older ledger, would be shown differences that are none.
+        Another bridge's stream, a copy of the folder, or an older ledger would be shown differences that are none.
         """
-        if self._ledger is None:
-            return ""
         with closing(self._dial()) as connection:
-            if not is_owner(connection.call("HGET", self._keys.meta, "owner"), self._ledger.uuid):
+            meta = paired(connection.call("HGETALL", self._keys.meta))
+            uuid = self._ledger.uuid if self._ledger is not None else b""
+            if whose := others_stream(meta, uuid, self._settings.instance):
+                return f"{whose}: these files are not compared with it"
+            if self._ledger is None or not is_owner(meta.get(b"owner"), uuid):
                 return ""
             try:
                 doubt = StreamLease(self._keys, self._settings.state_dir).doubt(connection, self._ledger)

@@ -22,6 +22,12 @@ FORMAT = 2
 
 _MARK = f"{FORMAT}:"
 
+OWN_STREAMS = (
+    'bridges do not share a stream: "{instance}" in stream.key gives each its own; only where that one is gone for'
+    " good, and its files are here, `bridge repair --take-over`"
+)
+"""What to try where a stream is another bridge's."""
+
 NO_SOURCE, NO_GENERATION = b"", b"0.0"
 """The fields, of a source that there is not, by which `checkpoint` and `generations` exist from the claim on."""
 
@@ -68,6 +74,18 @@ def instance_in(meta: Mapping[bytes, bytes]) -> str:
     """Reads from a stream's `meta` the instance of the bridge that owns it; empty where nothing is told."""
     told = meta.get(b"instance", b"").decode(errors="replace")
     return told.removeprefix(_MARK).partition(":{")[0] if told.startswith(_MARK) else told
+
+
+def others_stream(meta: Mapping[bytes, bytes], ledger: bytes, instance: str) -> str:
+    """Says in words whose stream it is, by its `meta`, where another bridge owns it; empty: this one's, or nobody's.
+
+    `ledger` is the UUID of this bridge's ledger, empty where it has none, and `instance` the bridge's name.
+    """
+    other = instance_in(meta)
+    if other in ("", instance) or is_owner(meta.get(b"owner"), ledger):
+        return ""
+    host = f" on host {shown(meta[b'host'], 64)}" if meta.get(b"host") else ""
+    return f"this is the stream of bridge '{other}'{host}"
 
 
 def check_layout(meta: Mapping[bytes, bytes], stream: bytes) -> None:

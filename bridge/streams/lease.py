@@ -28,8 +28,8 @@ LASTS_MS = 10_000
 
 _TAKE = b"""if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
-if not ARGV[5] or (redis.call('HGET', KEYS[2], 'timeline') or '') == ARGV[5] then
-  redis.call('HSET', KEYS[2], 'nonce', ARGV[4])
+if not ARGV[6] or (redis.call('HGET', KEYS[2], 'timeline') or '') == ARGV[6] then
+  redis.call('HSET', KEYS[2], 'nonce', ARGV[4], 'host', ARGV[5])
 end
 return 1"""
 
@@ -141,7 +141,7 @@ def take(connection: Connection, keys: Keys, mine: LeaseHolder, found: bytes, ti
     """
     known = [timeline] if timeline is not None else []
     done = connection.call(
-        "EVAL", _TAKE, 2, keys.lease, keys.meta, found, mine.to_json(), LASTS_MS, mine.nonce.encode(), *known
+        "EVAL", _TAKE, 2, keys.lease, keys.meta, found, mine.to_json(), LASTS_MS, mine.nonce.encode(), mine.host, *known
     )
     return bool(done)
 

@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import closing
+from copy import copy
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -129,6 +130,20 @@ class Rig:
         rig._layout(path, binary)
         rig.server = cls._shared_server
         rig.redis.call("FLUSHALL")
+        return rig
+
+    def beside(self, path: Path) -> Rig:
+        """Another folder, with another bridge, on this rig's server."""
+        rig = Rig.__new__(Rig)
+        rig._layout(path, self.binary)
+        rig.server = self.server
+        return rig
+
+    def at(self, path: Path) -> Rig:
+        """This rig's files, which were moved to another folder."""
+        rig = copy(self)
+        rig.path, rig.root, rig.state = path, path / "files", path / "state"
+        rig.log = rig.root / "messages.log"
         return rig
 
     def close_shared(self) -> None:

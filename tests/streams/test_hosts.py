@@ -1,0 +1,142 @@
+"""Several bridges, each on a host of its own, with one server: each has its own streams and harms nobody else's."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+
+from bridge import open_log
+from tests.support.rig import STREAM, Rig, delimited, line
+
+Hosts = dict[str, Rig]
+
+
+@pytest.fixture
+def hosts(mem: Rig, tmp_path: Path) -> Hosts:
+    """Two bridges, `a` and `b`, with one server and the same mappings."""
+    (tmp_path / "b").mkdir()
+    made = {"a": mem, "b": mem.beside(tmp_path / "b")}
+    for name, rig in made.items():
+        rig.write_config(instance=name, extra=f'[redis]\nurl = "{rig.url}"\n[components.ui]\nroles = ["ui"]')
+        rig.log.write_bytes(b"".join(line(f"{name} {n}") for n in range(5)))
+    return made
+
+
+def own_streams(hosts: Hosts) -> None:
+    """One mapping file for both, by which each bridge has a stream of its own."""
+    text = delimited("messages.log", mirror="messages.log").replace(STREAM, f"{STREAM}:{{instance}}")
+    for name, rig in hosts.items():
+        (rig.path / "mine.toml").write_text(text)
+        extra = f'[redis]\nurl = "{rig.url}"\n[components.ui]\nroles = ["ui"]'
+        rig.write_config(mapping="mine.toml", instance=name, extra=extra)
+
+
+def test_a_stream_for_each_bridge(hosts: Hosts) -> None:
+    """`{instance}` in stream.key gives each bridge with the mapping its own stream, components and notices."""
+    own_streams(hosts)
+    for name, rig in hosts.items():
+        stream = f"{STREAM}:{name}"
+        assert rig.run("run", "--dual", "--once").returncode == 0
+        rig.redis.call(
+            "XADD", stream, "*", "role", "ui", "timestamp", "2026-03-02T09:14:06Z", "type", "say", "data", "x"
+        )
+        assert rig.run("run", "--dual", "--once").returncode == 0
+        told = json.loads(rig.run("parity", "--json").stdout)
+        assert (told["verdict"], told["mappings"][0]["stream"], told["mappings"][0]["compared"]) == ("equal", stream, 6)
+        assert rig.settings().mappings[0].notify == f"{stream}:notify"
+        with open_log("mine", "ui", config=rig.path / "bridge.toml") as log:
+            log.append("say", f"of {name}")
+        assert rig.run("run", "--dual", "--once").returncode == 0
+        assert rig.redis.call("XLEN", stream) == 7
+        assert f"~{stream}" in rig.run("acl").stdout
+    assert hosts["a"].redis.call("XLEN", STREAM) == 0
+
+
+def test_nothing_else_stands_in_braces(hosts: Hosts) -> None:
+    """Another name in braces, or a brace alone, is refused in stream.key, with the one that may stand there."""
+    rig = hosts["a"]
+    own_streams(hosts)
+    text = (rig.path / "mine.toml").read_text()
+    for key in ("s:{host}", "s:{instance", "s:}{", "s:{{instance}}"):
+        (rig.path / "mine.toml").write_text(text.replace(f"{STREAM}:{{instance}}", key))
+        done = rig.run("status")
+        assert (done.returncode, "only {instance} may stand in stream.key" in done.stderr) == (2, True), done
+
+
+def test_the_stream_of_another_bridge(hosts: Hosts) -> None:
+    """On another bridge's stream every command says whose it is, and none finds differences or mends anything."""
+    ours, theirs = hosts["b"], hosts["a"]
+    assert theirs.run("run", "--dual", "--once").returncode == 0
+    before = theirs.datas(), theirs.redis.call("HGETALL", f"bridge:{{{STREAM}}}:meta"), ours.log.read_bytes()
+    whose = f"this is the stream of bridge 'a' on host {socket.gethostname()}"
+    done = ours.run("run", "--dual", "--once")
+    assert (done.returncode, f"{whose}: standing by" in done.stderr) == (1, True), done
+    assert '"{instance}" in stream.key gives each its own' in done.stderr
+    for again in range(2):  # without a ledger, and with one
+        done = ours.run("parity", "--json")
+        told = json.loads(done.stdout)["mappings"][0]
+        assert (done.returncode, told["verdict"], told["differences"]) == (4, "inconclusive", []), done
+        assert whose in ours.run("parity").stdout
+        for flags in ((), ("--execute",)):
+            done = ours.run("repair", *flags)
+            assert (done.returncode, f"{whose}: nothing in it is this one's to repair" in done.stderr) == (1, True), (
+                done
+            )
+        assert "\n  try: " in done.stderr, again
+        (ours.state / "ledger.db").unlink(missing_ok=True)
+    assert whose in ours.run("status").stdout
+    assert ours.run("import-history").returncode == 1
+    assert ours.run("run", "--dual", "--once").returncode == 1
+    place = json.loads(ours.run("locate", "messages.log:1", "--json").stdout)[0]
+    assert (place["entry"], place["origin"], whose in place["said"]) == (None, None, True), place
+    entry = theirs.entries()[0].id
+    place = json.loads(ours.run("locate", f"{entry[0]}-{entry[1]}", "--json").stdout)[0]
+    assert (place["file"], whose in place["said"]) == (None, True), place
+    assert ours.run("trim", "--execute").returncode in (0, 1, 2, 3)
+    assert before == (theirs.datas(), theirs.redis.call("HGETALL", f"bridge:{{{STREAM}}}:meta"), ours.log.read_bytes())
+    assert json.loads(theirs.run("parity", "--json").stdout)["verdict"] == "equal"
+
+
+def test_a_host_that_is_gone(hosts: Hosts, tmp_path: Path) -> None:
+    """The folder and the state directory of a host that is gone, restored on another one, go on where they were."""
+    gone = hosts["a"]
+    assert gone.run("run", "--dual", "--once").returncode == 0
+    gone.add("from Redis")
+    assert gone.run("run", "--dual", "--once").returncode == 0
+    gone.append("written after the last run")
+    restored = tmp_path / "elsewhere"
+    shutil.copytree(gone.path, restored)
+    shutil.rmtree(gone.root)
+    shutil.rmtree(gone.state)
+    there = gone.at(restored)
+    done = there.run("run", "--dual", "--once")
+    assert (done.returncode, "the ledger was made anew" in done.stderr) == (0, True), done
+    assert there.datas() == [*(f"a {n}".encode() for n in range(5)), b"from Redis", b"written after the last run"]
+    assert json.loads(there.run("parity", "--json").stdout)["verdict"] == "equal"
+
+
+def test_a_host_that_left_its_files_alone(hosts: Hosts, tmp_path: Path) -> None:
+    """A host's folder without its state directory is taken over by a bridge of another name, which goes on there."""
+    gone = hosts["a"]
+    assert gone.run("run", "--dual", "--once").returncode == 0
+    gone.add("from Redis")
+    assert gone.run("run", "--dual", "--once").returncode == 0
+    gone.append("written after the last run")
+    restored = tmp_path / "elsewhere"
+    shutil.copytree(gone.path, restored)
+    shutil.rmtree(restored / "state")
+    there = gone.at(restored)
+    there.write_config(instance="c", extra=f'[redis]\nurl = "{gone.url}"')
+    done = there.run("repair", "--take-over")
+    assert (done.returncode, "nothing was changed" in done.stdout) == (0, True), done
+    done = there.run("repair", "--take-over", "--execute")
+    assert done.returncode == 0, done
+    assert there.run("run", "--dual", "--once").returncode == 0
+    assert there.datas() == [*(f"a {n}".encode() for n in range(5)), b"from Redis", b"written after the last run"]
+    assert json.loads(there.run("parity", "--json").stdout)["verdict"] == "equal"
+    done = gone.run("run", "--dual", "--once")
+    assert (done.returncode, "this is the stream of bridge 'c'" in done.stderr) == (1, True), done
