@@ -179,7 +179,7 @@ class Storm:
         Where replicas are not waited for, a failover may take back its consumer group: then it says that it waits.
         """
         try:
-            self.cast.until_made("viewer", READS, to)
+            self.cast.until_made("viewer", READS, to, SETTLES)
         except AssertionError as error:
             if self.replicas or "it has no consumer group" not in str(error):
                 raise

@@ -131,8 +131,8 @@ class Cast:
             [step] = operator.steps(wish, "hestai-message")[0]
             return operator.make(wish, operator.plan(wish, step))
 
-    def until_made(self, name: str, side: str, to: str) -> None:
-        """Tries the switch until it is made: what goes wrong passes."""
+    def until_made(self, name: str, side: str, to: str, seconds: float = 60.0) -> None:
+        """Tries the switch until it is made, for so many seconds: what goes wrong passes."""
         trouble = ""
 
         def made() -> bool:
@@ -152,7 +152,7 @@ class Cast:
             reasons = [str(reason) for plan in self.plans(name, (side,), to) for reason in plan.reasons]
             return f"{name} {side} {to}: {trouble} {reasons} {self.said()}"
 
-        wait_until(made, said, 60)
+        wait_until(made, said, seconds)
 
     def bring(self, name: str, reads: str, writes: str) -> None:
         """Brings a component to where it reads and writes these, a step at a time, in the order that is allowed."""
