@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from bridge.core.config import Settings
     from bridge.core.mapping import Mapping
     from bridge.ledger.store import Ledger
+    from bridge.parity.all_hosts import HostProof
     from bridge.parity.result import ParityResult
     from bridge.parity.run_parity import ParityRunner
 
@@ -41,15 +42,19 @@ CODES = {"equal": 0, "differs": 3, "inconclusive": 4}
 @click.option("--full", is_flag=True, help="With --watch: read everything anew at first")
 @click.option("--max-rate", type=click.FloatRange(min=1), metavar="N", help="At most N entries a second")
 @click.option("--history", is_flag=True, help="List earlier runs instead")
+@click.option("--all-hosts", is_flag=True, help="Join what the bridges of all hosts have proved, instead")
 @verb
 def command(
     options: Options, mappings: tuple[str, ...], html: Path | None, watch: bool, full: bool, max_rate: float | None,
-    history: bool,
+    history: bool, all_hosts: bool,
 ) -> int:  # fmt: skip
     """Read the files and the streams of MAPPING [all of them] anew, and compare them message by message.
 
     It runs beside a running bridge: what is merely under way is no difference. Exits 0 when both sides are equal, 3
     when they differ, 4 when that cannot be told.
+
+    With --all-hosts it compares nothing itself: of each host that has a stream of its own by MAPPING it tells the last
+    verdict there, which the host's running bridge knows, and joins them.
     """
     from bridge.ledger.store import Ledger
 
@@ -62,6 +67,10 @@ def command(
         if history:
             raise click.UsageError("--history goes without --html")
         _may_write(html)
+    if all_hosts:
+        if watch or full or history or html is not None or max_rate is not None:
+            raise click.UsageError("--all-hosts goes with no other option of parity")
+        return _all_hosts(options, settings, chosen)
     if full and not watch:
         raise click.UsageError("--full goes with --watch; without, everything is read anyway")
     ledger, why = None, "there is no ledger"
@@ -122,6 +131,46 @@ def _prove(
     if ledger is None or proof.unkept:
         click.echo(f"bridge: this run is not kept: {proof.unkept or why}", err=True)
     return CODES[verdict_of_all(results)]
+
+
+def _all_hosts(options: Options, settings: Settings, chosen: list[Mapping]) -> int:
+    """Prints what the bridges of all hosts have proved, and the verdict of all together (`--all-hosts`)."""
+    from bridge.parity.all_hosts import proofs_of_all_hosts, verdict_of_all_hosts
+    from bridge.streams.dial import Connections
+
+    with closing(Connections(settings, may_start=False)) as servers:
+        proofs = proofs_of_all_hosts(settings, chosen, servers)
+    verdict = verdict_of_all_hosts(proofs)
+    if options.as_json:
+        emit({"verdict": verdict, "hosts": [proof.to_json() for proof in proofs]})
+    else:
+        _print_hosts(proofs, verdict)
+    return CODES[verdict]
+
+
+def _print_hosts(proofs: list[HostProof], verdict: str) -> None:
+    from rich.table import Table
+
+    from bridge.cli.screen import LEVELS, STYLES, console, safe, show
+    from bridge.core.wording import counted, duration
+    from bridge.parity.all_hosts import MOST_SINCE
+
+    out, now = console(), time.time()
+    table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, header_style="dim")
+    for name in ("host", "bridge", "stream", "verdict", "compared", "proved", "entries since"):
+        table.add_column(name, overflow="fold", justify="right" if name in ("compared", "entries since") else "left")
+    for proof in proofs:
+        said = f"{proof.verdict}: {proof.why}" if proof.why else proof.verdict
+        said += f", {counted(proof.differences, 'difference')}" if proof.differences else ""
+        since = f"{proof.since:,}{' or more' if proof.since == MOST_SINCE else ''}" if proof.at is not None else ""
+        row = [proof.host, proof.instance, proof.stream, said, f"{proof.compared:,}" if proof.at is not None else "",
+               f"{duration(max(0.0, now - proof.at))} ago" if proof.at is not None else "", since]  # fmt: skip
+        table.add_row(*map(safe, row))
+    if proofs:
+        show(out, table)
+    else:
+        out.print(safe("no bridge has a stream of these mappings"))
+    out.print(safe(verdict.upper(), STYLES[LEVELS[verdict]]))
 
 
 HTML_HEADER = "<!doctype html>\n<!-- bridge parity -->"
@@ -187,7 +236,7 @@ def _notes(result: ParityResult) -> None:
 
 
 def _print(results: list[ParityResult]) -> None:
-    from bridge.cli.screen import STYLES, console, safe
+    from bridge.cli.screen import LEVELS, STYLES, console, safe
     from bridge.core.model import shown
     from bridge.core.wording import counted
     from bridge.parity.report import (
@@ -203,14 +252,13 @@ def _print(results: list[ParityResult]) -> None:
     from bridge.parity.result import verdict_of_all
 
     out = console()
-    level = {"equal": "good", "differs": "bad", "inconclusive": "behind"}
 
     def say(text: str, style: str = "") -> None:
         out.print(safe(text, style), soft_wrap=not out.is_terminal)
 
     for result in results:
         say(f"{result.mapping} → {result.stream}", "bold")
-        say(f"  {verdict_in_words(result)}", STYLES[level[result.verdict]])
+        say(f"  {verdict_in_words(result)}", STYLES[LEVELS[result.verdict]])
         for warning in result.warnings():
             say(f"  {warning}", STYLES["bad"])
         for fact in facts(result, time.time()):
@@ -230,7 +278,7 @@ def _print(results: list[ParityResult]) -> None:
     whole = verdict_of_all(results)
     lost = any(parity_result.lost for parity_result in results)
     hint = f": {what_to_try(results)}" if whole == "differs" and not lost else ""
-    say(f"{whole.upper()}{hint}", STYLES[level[whole]])
+    say(f"{whole.upper()}{hint}", STYLES[LEVELS[whole]])
 
 
 def _watch(options: Options, proof: ParityRunner, stop: Event, *, full: bool) -> int:

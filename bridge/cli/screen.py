@@ -17,6 +17,10 @@ STYLES = {"good": "bold green", "behind": "bold yellow", "idle": "bold cyan", "b
 """The style on the screen for each level of a headline."""
 
 
+LEVELS = {"equal": "good", "differs": "bad", "inconclusive": "behind"}
+"""The level of each verdict of parity."""
+
+
 def console(*, stderr: bool = False) -> Console:
     """Makes a rich console for stdout or stderr, as wide as the screen, or PLAIN_WIDTH columns when piped."""
     from rich.console import Console

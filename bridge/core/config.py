@@ -141,6 +141,8 @@ class Settings:
     log_format: str = "text"
     paths: Paths = field(default_factory=Paths)
     """The path rules of `[[paths]]`: how each side names the same artifact."""
+    written_keys: MappingType[str, str] = field(default_factory=dict)
+    """`stream.key` of each mapping, by the mapping's name, as its file has it, with `{instance}`."""
     metrics_port: int | None = None
     """The port of the loopback address that serves metrics; 0: any that is free; None: no metrics are served."""
 
@@ -207,7 +209,8 @@ def load(
         raise ConfigError("there is no bridge.toml here", where=str(cwd), hint="make one with `bridge init`")
     file = validated(ConfigFile, read_toml(path), str(path))
     base = path.resolve().parent
-    mappings = tuple(load_mapping(name, base).of_bridge(file.instance) for name in file.mappings)
+    written = [load_mapping(name, base) for name in file.mappings]
+    mappings = tuple(mapping.of_bridge(file.instance) for mapping in written)
     _check_together(mappings, str(path))
     url, source = redis or env.get("BRIDGE_REDIS_URL") or file.redis.url, str(path)
     if redis or env.get("BRIDGE_REDIS_URL"):
@@ -228,6 +231,7 @@ def load(
         password_command=file.redis.password_command, password_lasts=file.redis.password_lasts,
         replicas=file.redis.replicas, replicas_timeout=file.redis.replicas_timeout,
         components={name: frozenset(component.roles) for name, component in file.components.items()},
+        written_keys={mapping.name: mapping.stream.key for mapping in written},
         log_format=log_format, paths=paths, metrics_port=file.metrics.port if file.metrics is not None else None,
     )  # fmt: skip
 

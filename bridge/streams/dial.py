@@ -125,6 +125,20 @@ class Connections:
             raise next(iter(errors.values()))
         return found, errors
 
+    def everywhere(self, key: str) -> list[Connection]:
+        """Returns a connection to each server that may hold keys: all masters of a cluster; else the one server.
+
+        `key` is any stream's. Raises RedisLost, RedisRefused.
+        """
+        if self._cluster is None:
+            return [self.to(key)]
+        self._node(0)
+        masters = dict.fromkeys(part.master for part in self._slots or () if part.master is not None)
+        for master in masters:
+            if master not in self._open:
+                self._open[master] = self._cluster.dial_node(master)
+        return [self._open[master] for master in masters]
+
     def _node(self, slot: int) -> Node | None:
         """Returns the master of a slot, as the cluster named it at the first look; None where there is no cluster."""
         if self._cluster is None:

@@ -6,6 +6,7 @@ import json
 import tomllib
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from threading import Event
 
 import pytest
@@ -20,7 +21,7 @@ from bridge.streams.connect import Connection
 from bridge.streams.embedded.binary import Binary
 from tests.support.cluster_group import ClusterGroup
 from tests.support.project import shipped
-from tests.support.rig import Rig, line, wait_until
+from tests.support.rig import Rig, delimited, line, wait_until
 from tests.support.traffic import Lines, Plain
 from tests.support.verbs import EVERY
 
@@ -300,6 +301,32 @@ def test_one_node_that_is_away(rig: Rig, group: ClusterGroup) -> None:
     assert rig.run("import-history", "--dry-run").returncode == 0
     checks = json.loads(rig.run("doctor", "--json").stdout)["checks"]
     assert {"server", "cluster"} <= {row["check"] for row in checks if row["verdict"] == "bad"}
+
+
+def test_hosts_whose_streams_are_on_several_nodes(rig: Rig, group: ClusterGroup, tmp_path: Path) -> None:
+    """Bridges of several hosts have streams on several nodes by one mapping file; their proofs are found everywhere."""
+    text = delimited("messages.log", mirror="messages.log").replace(STREAM, "logs:{instance}")
+    names = ["a", next(name for name in "bcdefgh" if group.master(f"logs:{name}") != group.master("logs:a"))]
+    (tmp_path / "b").mkdir()
+    hosts = dict(zip(names, (rig, rig.beside(tmp_path / "b")), strict=True))
+    for name, host in hosts.items():
+        (host.path / "mine.toml").write_text(text)
+        host.write_config(mapping="mine.toml", instance=name, extra=f'[redis]\nurl = "{group.url}"')
+        host.append(f"of {name}")
+        host.ready(host.start(url=group.url))
+    for host in hosts.values():
+        wait_until(lambda host=host: host.run("parity").returncode == 0, host.said)  # type: ignore[misc]
+
+    def told() -> dict[str, object]:
+        found: dict[str, object] = json.loads(rig.run("parity", "--all-hosts", "--json").stdout)
+        return found
+
+    wait_until(lambda: told()["verdict"] == "equal", lambda: str(told()))
+    rows = told()["hosts"]
+    assert isinstance(rows, list)
+    assert [(row["instance"], row["compared"]) for row in rows] == [(name, 1) for name in names]
+    for host in hosts.values():
+        host.stop(host.children[-1])
 
 
 def test_a_retired_stream_that_moves(rig: Rig, group: ClusterGroup) -> None:

@@ -5,25 +5,27 @@ from __future__ import annotations
 import json
 import shutil
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from bridge import open_log
-from tests.support.rig import STREAM, Rig, delimited, line
+from tests.support.rig import STREAM, Rig, delimited, line, wait_until
 
 Hosts = dict[str, Rig]
 
 
 @pytest.fixture
-def hosts(mem: Rig, tmp_path: Path) -> Hosts:
+def hosts(rig: Rig, tmp_path: Path) -> Iterator[Hosts]:
     """Two bridges, `a` and `b`, with one server and the same mappings."""
     (tmp_path / "b").mkdir()
-    made = {"a": mem, "b": mem.beside(tmp_path / "b")}
-    for name, rig in made.items():
-        rig.write_config(instance=name, extra=f'[redis]\nurl = "{rig.url}"\n[components.ui]\nroles = ["ui"]')
-        rig.log.write_bytes(b"".join(line(f"{name} {n}") for n in range(5)))
-    return made
+    made = {"a": rig, "b": rig.beside(tmp_path / "b")}
+    for name, of in made.items():
+        of.write_config(instance=name, extra=f'[redis]\nurl = "{rig.url}"\n[components.ui]\nroles = ["ui"]')
+        of.log.write_bytes(b"".join(line(f"{name} {n}") for n in range(5)))
+    yield made
+    made["b"].close()
 
 
 def own_streams(hosts: Hosts) -> None:
@@ -140,3 +142,42 @@ def test_a_host_that_left_its_files_alone(hosts: Hosts, tmp_path: Path) -> None:
     assert json.loads(there.run("parity", "--json").stdout)["verdict"] == "equal"
     done = gone.run("run", "--dual", "--once")
     assert (done.returncode, "this is the stream of bridge 'c'" in done.stderr) == (1, True), done
+
+
+def test_what_all_hosts_have_proved(hosts: Hosts) -> None:
+    """`parity --all-hosts` joins the last verdicts of all hosts whose bridges run; a silent one leaves it inconclusive."""
+    own_streams(hosts)
+    asked = ("parity", "--all-hosts", "--json")
+    done = hosts["a"].run(*asked)
+    assert (done.returncode, json.loads(done.stdout)) == (4, {"verdict": "inconclusive", "hosts": []})
+    assert "no bridge has a stream of these mappings" in hosts["a"].run("parity", "--all-hosts").stdout
+    children = {name: rig.ready(rig.start()) for name, rig in hosts.items()}
+
+    def told(name: str = "a") -> tuple[str, dict[str, tuple[str, int, int, str]]]:
+        found = json.loads(hosts[name].run(*asked).stdout)
+        return found["verdict"], {
+            row["instance"]: (row["verdict"], row["compared"], row["since"], row["why"]) for row in found["hosts"]
+        }
+
+    wait_until(lambda: [*told()[1]] == ["a", "b"], lambda: str(told()))
+    why = "it has proved nothing yet: `bridge parity` there"
+    wait_until(lambda: told()[1]["a"] == ("inconclusive", 0, 0, why), lambda: str(told()))
+    for rig in hosts.values():
+        wait_until(lambda rig=rig: rig.run("parity").returncode == 0, rig.said)  # type: ignore[misc]
+    wait_until(lambda: told()[0] == "equal", lambda: str(told()))
+    assert told("b") == ("equal", {"a": ("equal", 5, 0, ""), "b": ("equal", 5, 0, "")})
+    hosts["b"].append("more")
+    wait_until(lambda: told()[1]["b"][2] == 1, lambda: str(told()))
+    assert socket.gethostname() in hosts["a"].run("parity", "--all-hosts").stdout
+    stream = f"{STREAM}:b"
+    [first, *_] = hosts["b"].redis.call("XRANGE", stream, "-", "+", "COUNT", 1)
+    hosts["b"].redis.call("XDEL", stream, first[0])
+    hosts["b"].redis.call("XADD", stream, "*", *first[1])
+    hosts["b"].run("parity")
+    wait_until(lambda: told()[0] == "differs", lambda: str(told()))
+    hosts["b"].stop(children["b"])
+    verdict, rows = told()
+    assert (verdict, rows["b"]) == ("inconclusive", ("inconclusive", 0, 0, "its bridge is silent"))
+    assert "INCONCLUSIVE" in hosts["a"].run("parity", "--all-hosts").stdout
+    assert hosts["a"].run("parity", "--all-hosts", "--watch").returncode == 2
+    hosts["a"].stop(children["a"])
