@@ -114,9 +114,11 @@ class Coordinator:
         pause = Backoff()
         while not self._stop:
             try:
-                if self._link is not None and self._link.aged:
-                    self._link.close()
-                    self._link = None
+                if self._link is not None:
+                    self._link.look()
+                    if self._link.aged:
+                        self._link.close()
+                        self._link = None
                 self._link = self._link or self._dial()
                 self._beat(self._link)
                 self._work()

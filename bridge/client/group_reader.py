@@ -85,7 +85,12 @@ class GroupReader:
         return found
 
     def take(self) -> list[DeliveredEntry]:
-        """Reads the consumer group's next entries: those that another worker left, else new ones, if some come soon."""
+        """Reads the consumer group's next entries: those that another worker left, else new ones, if some come soon.
+
+        Raises GroupGone, RedisRefused, RedisLost; also where it is time for another connection.
+        """
+        if self._connection.aged:
+            raise RedisLost("it is time for another connection", where=self._connection.shown)
         now = time.monotonic()
         if now >= self._claim_at:
             claimed = self._claim()

@@ -166,6 +166,11 @@ class Mirror:
         if (connection := self._connection) is not None:
             connection.interrupt()
 
+    def leave_replaced(self) -> None:
+        """Ends, from another thread, the mirror's read from a master that was replaced by an election."""
+        if (connection := self._connection) is not None and connection.replaced():
+            connection.interrupt()
+
     def close(self) -> None:
         """Closes the mirror's connection to Redis and the files that the mirror writes to."""
         self.detach()

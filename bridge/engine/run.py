@@ -194,6 +194,11 @@ class Process:
                     if connection is not None:
                         connection.close()
                     connection = None
+            if connection is not None:
+                connection.look()
+                if connection.replaced():
+                    for worker in list(self._workers()):
+                        worker.leave_replaced()
             self._stop.wait(SWEEP if due else GLANCE)  # the first heartbeat says what this process does
         if connection is not None:
             try:

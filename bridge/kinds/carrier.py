@@ -39,6 +39,11 @@ class Carrier(ABC):
         """Whether the password of the carrier's connection ends soon: it attaches anew between two batches."""
         return self._connection is not None and self._connection.aged
 
+    def leave_replaced(self) -> None:
+        """Ends, from another thread, what the carrier waits for from a master that was replaced by an election."""
+        if (connection := self._connection) is not None and connection.replaced():
+            connection.interrupt()
+
     @abstractmethod
     def look(self, paths: set[str] | None = None) -> None:
         """Has the carrier look at the sources of changed files, new sources too; None: at all files of the mapping."""

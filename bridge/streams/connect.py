@@ -11,6 +11,7 @@ import re
 import select
 import socket
 import time
+from collections.abc import Callable
 from typing import Any, cast
 
 import hiredis
@@ -211,6 +212,9 @@ class Connection:
         self._unfed = bytearray()
         self.received = 0
         """Bytes read from the connection so far."""
+        self.replaced: Callable[[], bool] = lambda: False
+        """Whether another master was elected since; `look`, called now and then, finds out."""
+        self.look: Callable[[], object] = lambda: None
         try:
             self.send(pack("CLIENT", "SETNAME", CLIENT_NAME))
             self.read()  # may be refused: then nobody can tell in the server's list of clients who we are
@@ -228,8 +232,8 @@ class Connection:
 
     @property
     def aged(self) -> bool:
-        """Whether the password of the connection to Redis ends soon: between two messages it is time for a new one."""
-        return time.monotonic() >= self._renew_at
+        """Whether a new connection to Redis is due between two messages: password or master have had their time."""
+        return time.monotonic() >= self._renew_at or self.replaced()
 
     def closed(self) -> bool:
         """Whether the server closed the connection to Redis while nothing was asked, or sent something unasked."""

@@ -7,8 +7,11 @@ ROLE that it is a master: it may have been demoted, and not know it yet.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import dataclass
+from threading import Lock
 from typing import TypeVar
 
 from bridge.core.errors import BridgeError, RedisLost, RedisRefused
@@ -21,7 +24,26 @@ ASK_SECONDS = 1.0
 """Seconds that one Sentinel has to answer, as another one may know."""
 
 
+LOOK_SECONDS, LOOK_LATER_SECONDS = 0.5, 5.0
+"""Seconds between two looks for another master, and after one in which no Sentinel answered."""
+
 Told = TypeVar("Told")
+
+
+@dataclass
+class Election:
+    """The election that a process last heard of from one set of Sentinels: the master, and how often it changed.
+
+    All connections of the process to that master share it, so that one of them looks for all.
+    """
+
+    master: tuple[str, int] | None = None
+    changes: int = 0
+    due: float = 0.0
+
+
+_ELECTIONS: dict[SentinelAddress, Election] = {}
+_LOCK = Lock()
 
 
 class Sentinels:
@@ -35,9 +57,12 @@ class Sentinels:
         self._hosts = [*address.hosts]
         self._login = login
         self._connect = connect or Connector()
+        with _LOCK:
+            self._election = _ELECTIONS.setdefault(address, Election())
 
     def dial(self) -> Connection:
         """Dials the master. Raises RedisLost where no Sentinel answers or knows it, or no master is elected yet."""
+        changes = self._election.changes
         host, port = self.master()
         connection = self._connect(self._address.master_url(host, port))
         try:
@@ -49,7 +74,36 @@ class Sentinels:
             connection.close()
             said = f"{host}:{port} says that it is a {role.decode(errors='replace')}"
             raise self._lost(f"no master is elected: {said}", "wait for the Sentinels' election")
+        connection.replaced = lambda: self._replaced((host, port), changes)
+        connection.look = self.look
         return connection
+
+    def look(self) -> None:
+        """Asks now and then who is the master, so that connections to another one know that it was replaced.
+
+        A master that Sentinels replace as planned takes writes for some ten seconds more, and they are thrown away.
+        """
+        with _LOCK:
+            now = time.monotonic()
+            if now < self._election.due:
+                return
+            self._election.due = now + LOOK_SECONDS
+        try:
+            master = self.master()
+        except BridgeError:
+            self._election.due = time.monotonic() + LOOK_LATER_SECONDS
+            return
+        with _LOCK:
+            if master != self._election.master:
+                self._election.master = master
+                self._election.changes += 1
+
+    def _replaced(self, master: tuple[str, int], changes: int) -> bool:
+        """Whether Sentinels named another master since this one was dialled; what was known then says nothing.
+
+        So where Sentinels disagree, a connection is left once for each change, and not again and again.
+        """
+        return self._election.changes != changes and self._election.master != master
 
     def master(self) -> tuple[str, int]:
         """Asks the Sentinels for the master's host and port. Raises RedisLost, RedisRefused."""

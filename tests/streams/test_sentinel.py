@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 
+from bridge import open_log
 from bridge.admin.doctor.failover import SentinelWord, replicas, sentinels
 from bridge.core.config import RedisSection
 from bridge.core.errors import ConfigError, RedisLost
 from bridge.core.server_address import check_url, masked, sentinel_address
 from bridge.streams.embedded.binary import Binary
 from bridge.streams.sentinel import Sentinels
-from tests.support.rig import Rig, line, wait_until
+from tests.support.rig import STREAM, Rig, line, wait_until
 from tests.support.sentinel_group import NAME, SentinelGroup
 from tests.support.server_group import free_port
 from tests.support.verbs import EVERY
@@ -139,6 +141,51 @@ def test_every_command_finds_the_master(rig: Rig, group: SentinelGroup) -> None:
     group.kill(group.sentinel_ports[0])
     done = rig.run("parity")
     assert (done.returncode, "none of 3 sentinels answers" in done.stderr) == (5, True), done
+
+
+def test_a_master_that_was_replaced_is_left(rig: Rig, group: SentinelGroup) -> None:
+    """Where another master is made as planned, bridge and component go over to it before the old one is told."""
+    rig.write_config(extra=f'[redis]\nurl = "{group.url}"\n[components.ui]\nroles = ["ui"]')
+    child = rig.ready(rig.start(url=group.url))
+    with open_log("hestai-message", "ui", config=rig.path / "bridge.toml") as log:
+        switch = ("cutover", "ui", "--writes", "--execute", "--force", "ui", "--accept-volatile")
+        wait_until(lambda: rig.run(*switch).returncode == 0, rig.said)
+        wait_until(lambda: log.writes == "redis", rig.said)
+        log.append("say", "to the old one")
+        old = group.master()
+        wait_until(lambda: group.plan_failover(old), group.told, 30)
+        wait_until(lambda: group.master() != old, group.told, 30)
+        new = group.master()
+
+        def there() -> set[bytes]:
+            rows = group.ask(new, "XRANGE", STREAM, "-", "+")
+            return {fields[7] for _, fields in rows} if isinstance(rows, list) else set()
+
+        rig.append("a line")
+        wait_until(lambda: b"a line" in there(), rig.said)
+        count = iter(range(10_000))
+
+        def appended() -> bool:
+            log.append("say", f"from the component {next(count)}")
+            return any(data.startswith(b"from the component") for data in there())
+
+        wait_until(appended, group.told)
+        assert group.info(old, "role") == "master", "the old one takes messages still"
+    rig.stop(child)
+
+
+def test_sentinels_that_disagree(group: SentinelGroup) -> None:
+    """A connection is left once for each change that is heard of, and not again while what is named stays as it is."""
+    address = sentinel_address(group.url)
+    assert address is not None
+    sentinels, others = Sentinels(address), Sentinels(address)
+    with closing(sentinels.dial()) as connection:
+        connection.look()
+        assert not connection.replaced()
+        others._election.master, others._election.changes = ("127.0.0.1", 1), others._election.changes + 1
+        assert connection.aged
+        with closing(sentinels.dial()) as again:
+            assert not again.aged, "what is named now was known as it was dialled"
 
 
 def test_what_the_doctor_says_of_sentinels() -> None:
