@@ -49,16 +49,17 @@ FIELDS = (b"role", b"timestamp", b"type", b"data")
 
 
 def wait_until(condition: Callable[[], Any], what: str | Callable[[], str], seconds: float = 90.0) -> Any:
-    """The condition's first true value; fails with `what` after `seconds`."""
+    """The condition's first true value; fails with `what` after `seconds`. A costly condition is asked less often."""
     deadline = time.monotonic() + seconds
     pause = Event()
     while True:
+        began = time.monotonic()
         value = condition()
         if value:
             return value
         if time.monotonic() > deadline:
             raise AssertionError(f"never came: {what if isinstance(what, str) else what()}")
-        pause.wait(0.01)
+        pause.wait(max(0.01, (time.monotonic() - began) / 2))
 
 
 def line(data: str | bytes, role: str = "agent") -> bytes:
