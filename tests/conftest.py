@@ -32,7 +32,7 @@ BOTH = ("test_faults", "test_server_crash", "test_parity_live", "test_storms", "
 
 SLOW = (
     "test_nemesis", "test_raised", "test_whole_story", "test_docs", "test_model", "test_model_looks", "test_model_edits",
-    "test_kinds_faults", "test_faults", "test_sentinel", "test_cluster", "test_storms",
+    "test_kinds_faults", "test_faults", "test_sentinel", "test_cluster", "test_storms", "test_hosts_storm",
     "test_retention_live", "test_metrics", "test_cutover",
 )  # fmt: skip
 """Modules with tests of half a minute: begun last, one of them would be waited for alone."""

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from statistics import median
-from threading import Event, Thread
+from threading import Thread
 
 import pytest
 
@@ -29,19 +29,9 @@ from tests.support.cast import CONFIG, Cast
 from tests.support.cluster_group import ClusterGroup
 from tests.support.rig import STREAM, Rig, wait_until
 from tests.support.sentinel_group import SentinelGroup
+from tests.support.server_faults import ELECTING, FAULTS, Group, ServerFaults
 from tests.support.traffic import Lines, Plain
 
-Group = ClusterGroup | SentinelGroup
-
-ELECTING = ("kill", "behind", "freeze", "planned", "cut")
-"""Faults after which another master is elected."""
-
-ON_LINUX = ("cut", "lost_replies")
-"""Faults that need the switchboard, which finds the owners of connections as Linux tells them."""
-
-FAULTS = [
-    name for name in (*ELECTING, "flap", "hang_up", "lost_replies") if sys.platform == "linux" or name not in ON_LINUX
-]
 ROUNDS = int(os.environ.get("BRIDGE_ROUNDS") or (100 if os.environ.get("BRIDGE_SOAK") else 2))
 SEED = int(os.environ.get("BRIDGE_SEED") or time.time())
 STORMS = [("sentinel", 1), ("cluster", 0), ("sentinel", 0), ("cluster", 1)]
@@ -70,7 +60,7 @@ class Storm:
     def __init__(self, rig: Rig, group: Group, replicas: int, seed: int) -> None:
         self.rig, self.group, self.replicas = rig, group, replicas
         self.told = Told()
-        self.random = random.Random(seed)
+        self.faults = ServerFaults(group, random.Random(seed))
         self.cast = Cast(rig)
         self.cast.operates = group.url
         self.cast.urls = dict.fromkeys(("ui", "viewer"), group.url)
@@ -93,7 +83,7 @@ class Storm:
 
         watcher = Thread(target=watch)
         watcher.start()
-        getattr(self, f"_{fault}")(old)
+        getattr(self.faults, fault)(old)
         watcher.join()
         self.group.thaw_all()
         self.group.restart_dead()
@@ -118,60 +108,6 @@ class Storm:
             return -1
         lines = [data for _, fields in rows if (data := paired(fields)[b"data"]).startswith(b"line-")]
         return max((int(data.removeprefix(b"line-")) for data in lines), default=-1)
-
-    def _kill(self, master: int) -> None:
-        self.group.kill(master)
-
-    def _behind(self, master: int) -> None:
-        """The replicas are a fifth of a second behind when the master dies."""
-        replicas = self.group.replicas_of(master)
-        for port in replicas:
-            self.group.freeze(port)
-        Event().wait(0.2)
-        self.group.kill(master)
-        for port in replicas:
-            self.group.thaw(port)
-
-    def _freeze(self, master: int) -> None:
-        """The master sleeps until another one is elected, and wakes with what lay in its sockets."""
-        self.group.freeze(master)
-        wait_until(lambda: self.group.master_now() not in (0, master), self.group.told, 60)
-        Event().wait(self.random.uniform(0.0, 1.0))
-        self.group.thaw(master)
-
-    def _cut(self, master: int) -> None:
-        """The master is cut off from the others, and programs reach both sides; then all are together again."""
-        assert self.group.board is not None
-        self.group.board.cut(master)
-        wait_until(lambda: self.group.master_now() not in (0, master), self.group.told, 60)
-        Event().wait(self.random.uniform(0.0, 3.0))
-        self.group.board.cut()
-
-    def _hang_up(self, _: int) -> None:
-        """Every server throws out all programs, once a second."""
-        for _ in range(4):
-            for port in self.group.ports:
-                self.group.ask(port, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-            Event().wait(1.0)
-
-    def _lost_replies(self, _: int) -> None:
-        """What a server answers to a program is lost, and the connection with it, again and again."""
-        assert self.group.board is not None
-        for _ in range(20):
-            self.group.board.lose_reply()
-            Event().wait(self.random.uniform(0.05, 0.3))
-
-    def _planned(self, master: int) -> None:
-        wait_until(lambda: self.group.plan_failover(master), self.group.told, 60)
-
-    def _flap(self, master: int) -> None:
-        """One master after the other sleeps and wakes, before the servers have agreed on the one before."""
-        for _ in range(3):
-            now = self.group.master_now() or master
-            self.group.freeze(now)
-            Event().wait(self.random.uniform(1.5, 3.0))
-            self.group.thaw(now)
-            Event().wait(self.random.uniform(0.0, 0.5))
 
     def switch(self, to: str) -> None:
         """Cuts the reader over, or back; what fails meanwhile is tried again.
