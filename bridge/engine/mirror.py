@@ -283,7 +283,7 @@ class Mirror:
         elif self._removed.nothing_came(self.worker):
             self._cursor.save(counted=True)
         self._keep_cursor()
-        return bool(found or self._announced.waits or self._removed.suspects)
+        return bool(found or self._announced.waits or self._removed.suspects or self._removed.uncounted)
 
     def _await_replicas(self) -> None:
         """Waits until as many replicas as are wanted have the entries that the mirror read, before a file has them.

@@ -37,6 +37,9 @@ class RemovedEntries:
         self.seen: MirrorCounts | None = None
         self.suspects = False
         """Whether entries seem to be removed: the next look asks for forward's count as well."""
+        self.uncounted = False
+        """Whether entries came since they were last counted, and no more come now: the next look counts."""
+        self._came = False
         self._told: tuple[StreamInfo, int | None] | None = None
 
     def begin(self, seen: MirrorCounts | None, info: StreamInfo, *, first: bool) -> None:
@@ -44,7 +47,8 @@ class RemovedEntries:
 
         `seen` is None: the mirror never counted; with `first`, as it has read nothing, the counts begin here.
         """
-        self._told, self.suspects, self._due = None, False, 0.0
+        self._told, self._due = None, 0.0
+        self.suspects = self.uncounted = self._came = False
         self.seen = MirrorCounts(info.added - info.length) if seen is None and first else seen
 
     def read(self, entries: int, ours: int) -> None:
@@ -73,13 +77,13 @@ class RemovedEntries:
         if self.suspects:
             info, books = read_stream(connection, keys)
             self._told = info, sum(Checkpoint.from_json(raw).sent for raw in books.checkpoint.values())
-        elif self._clock() >= self._due:
+        elif self.uncounted or self._clock() >= self._due:
             self._due = self._clock() + COUNT_SECONDS
             self._told = stream_info(connection, keys.stream), None
 
     def something_came(self) -> None:
         """Forgets what Redis counted, as entries came: others may have come, and been read, after it was asked."""
-        self._told = None
+        self._told, self._came, self.uncounted = None, self._counts, False
 
     def nothing_came(self, worker: str) -> int:
         """Counts the entries removed before the mirror read them, as it has read all others; returns how many are new.
@@ -88,8 +92,10 @@ class RemovedEntries:
         """
         told, self._told = self._told, None
         if told is None:
+            self.uncounted = self._came
             return 0
         info, sent = told
+        self._came = self.uncounted = False
         if self.seen is None or info.added < self.seen.entries:
             self.seen = MirrorCounts(
                 info.added, sent or 0, *((self.seen.gone, self.seen.acknowledged) if self.seen else ())

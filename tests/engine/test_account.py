@@ -238,6 +238,18 @@ def test_counted_while_entries_come(
     assert account(rig) == []
 
 
+def test_removed_while_nothing_ran(mem: Rig) -> None:
+    """Entries that were trimmed while no bridge ran are counted by the next run, however short it is."""
+    rig = mem
+    write(rig.log, "a")
+    assert not rig.once().errors
+    for n in range(5):
+        rig.redis.call("XADD", STREAM, "MAXLEN", 2, "*", "role", "ui", "timestamp", "2026-03-02T09:14:06Z", "type", "say",
+                       "data", f"r-{n}")  # fmt: skip
+    rig.once()
+    assert account(rig) == ["3 entries were removed from the stream before the mirror came to them"]
+
+
 def test_removed_by_nobody(mem: Rig) -> None:
     """Entries that the mirror has seen may be removed, and file-born ones at any time: nothing is missed by that."""
     rig = mem
