@@ -59,6 +59,7 @@ def command(options: Options, mappings: tuple[str, ...], dry_run: bool, max_rate
 
 
 def _import(options: Options, settings: Settings, chosen: list[Mapping], max_rate: float | None) -> int:
+    from bridge.continuity.renamed_instance import check_instance
     from bridge.core.errors import BridgeError
     from bridge.core.python_tuning import tune_interpreter
     from bridge.core.state_directory import state_lock
@@ -72,6 +73,7 @@ def _import(options: Options, settings: Settings, chosen: list[Mapping], max_rat
         over = set()
         if path.exists():
             with closing(Ledger(path, create=True)) as ledger:
+                check_instance(ledger, settings)
                 over = {mapping.name for mapping in chosen if mapping.stream.key in retired(ledger)}
         chosen = [mapping for mapping in chosen if mapping.name not in over]
         if not chosen:

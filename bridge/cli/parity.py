@@ -166,10 +166,7 @@ def _print_hosts(proofs: list[HostProof], verdict: str) -> None:
         row = [proof.host, proof.instance, proof.stream, said, f"{proof.compared:,}" if proof.at is not None else "",
                f"{duration(max(0.0, now - proof.at))} ago" if proof.at is not None else "", since]  # fmt: skip
         table.add_row(*map(safe, row))
-    if proofs:
-        show(out, table)
-    else:
-        out.print(safe("no bridge has a stream of these mappings"))
+    show(out, table)
     out.print(safe(verdict.upper(), STYLES[LEVELS[verdict]]))
 
 

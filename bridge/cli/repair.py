@@ -93,8 +93,10 @@ def command(
             if not options.as_json:
                 work.print()
     if options.as_json:
-        emit([work.to_json() for work in told])
-    return 4 if away else 3 if any(work.left for work in told) else 0
+        lost = [{"mapping": mapping.name, "error": str(away[mapping.stream.key])}
+                for mapping in settings.mappings if mapping.stream.key in away]  # fmt: skip
+        emit([*(work.to_json() for work in told), *lost])
+    return 3 if any(work.left for work in told) else 4 if away else 0
 
 
 def _back(options: Options, settings: Settings, *, execute: bool) -> int:

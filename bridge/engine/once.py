@@ -9,6 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from threading import Event
 
+from bridge.continuity.renamed_instance import check_instance
 from bridge.core.config import Settings
 from bridge.core.errors import BridgeError, NotYet, TargetError
 from bridge.core.mapping import Mapping
@@ -62,6 +63,7 @@ def once(settings: Settings, *, dual: bool, stop: Event) -> list[OnceReport]:
     save_heartbeat(ledger, pulse)
     troubles = Troubles(time.time)
     try:
+        check_instance(ledger, settings)
         done = [
             _drain(MappingContext(mapping, settings), settings, ledger, troubles, dual, stop)
             for mapping in settings.mappings

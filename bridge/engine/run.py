@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from threading import Event, Thread
 
+from bridge.continuity.renamed_instance import check_instance
 from bridge.core.config import Settings
 from bridge.core.errors import (
     BridgeError,
@@ -31,7 +32,7 @@ from bridge.kinds.carrier import Carrier
 from bridge.kinds.direction_stats import DirectionStats, Rates
 from bridge.kinds.mapping_context import MappingContext
 from bridge.ledger.heartbeat import forget_troubles, save_heartbeat
-from bridge.ledger.parity_runs import runs
+from bridge.ledger.parity_runs import runs, told_proof
 from bridge.ledger.retired import retired
 from bridge.ledger.store import CACHE, CARRYING_CACHE_KIB, Ledger
 from bridge.ledger.troubles import Troubles
@@ -91,7 +92,10 @@ class Process:
         ledger = Ledger(self._ledger_path, create=True)
         forget_troubles(ledger)
         over = retired(ledger)
-        ledger.close()
+        try:
+            check_instance(ledger, self._settings)
+        finally:
+            ledger.close()
         for mapping_context in [context for context in self._shared if context.mapping.stream.key in over]:
             logger.info("%s is retired: it is not carried", mapping_context.mapping.name)
             self._shared.remove(mapping_context)
@@ -196,9 +200,8 @@ class Process:
                     connection = None
             if connection is not None:
                 connection.look()
-                if connection.replaced():
-                    for worker in list(self._workers()):
-                        worker.leave_replaced()
+            for worker in self._workers():
+                worker.leave_replaced()
             self._stop.wait(SWEEP if due else GLANCE)  # the first heartbeat says what this process does
         if connection is not None:
             try:
@@ -224,7 +227,8 @@ class Process:
             "started": self._started, "at": time.time(), "stopped": stopped,
             "workers": {name: {"carried": counts[name], "rate": round(rates[name], 3)} for name in rates},
             "troubles": {name: trouble.error for name, trouble in self.troubles.now().items()},
-            "parity": {mapping_context.mapping.name: run.in_short(time.time()) for mapping_context in self._shared
+            "parity": {mapping_context.mapping.name: told_proof(ledger, run, time.time())
+                       for mapping_context in self._shared
                        for run in runs(ledger, mapping_context.mapping.stream.key, 1)},
         }  # fmt: skip
         save_heartbeat(ledger, pulse)

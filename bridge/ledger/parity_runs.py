@@ -46,6 +46,15 @@ class ParityRun:
         }  # fmt: skip
 
 
+def told_proof(ledger: Ledger, run: ParityRun, now: float) -> dict[str, Any]:
+    """Summarizes a parity run for the heartbeat, by which other hosts join it to theirs: also of which stream it was.
+
+    Of a run that found both sides equal, with the entries that the stream had then (`length`), and ever had (`added`).
+    """
+    facts = (verified(ledger, run.stream) if run.verdict == "equal" else None) or {}
+    return {**run.in_short(now), "stream": run.stream, **{k: facts[k] for k in ("length", "added") if k in facts}}
+
+
 _RUN_COLUMNS = "mapping, stream, began, seconds, who, verdict, report, id"
 
 

@@ -7,12 +7,15 @@ proved nothing.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Any
 
 from bridge.core.config import Settings
+from bridge.core.errors import RedisRefused
 from bridge.core.mapping import Mapping
 from bridge.core.mapping_sections import INSTANCE
 from bridge.core.model import after, paired, parse_id, shown
@@ -20,11 +23,14 @@ from bridge.streams.connect import Connection
 from bridge.streams.dial import Connections
 from bridge.streams.heartbeat import heartbeat_if_told
 from bridge.streams.keys import Keys
-from bridge.streams.layout import instance_in
-from bridge.streams.reader import entries
+from bridge.streams.layout import instance_in, is_owner
+from bridge.streams.reader import entries, stream_info
 
 MOST_SINCE = 10_000
 """Up to how many entries that came after a proof are counted."""
+
+LASTS = 86_400.0
+"""Seconds for which a proof counts."""
 
 SCANNED = 1000
 """How many keys SCAN looks at in one call."""
@@ -57,18 +63,19 @@ class HostProof:
 def proofs_of_all_hosts(settings: Settings, mappings: Iterable[Mapping], servers: Connections) -> list[HostProof]:
     """Reads what the bridges of all hosts have proved of each mapping, by mapping and stream.
 
-    A stream whose mapping is retired has no bridge any more, and is left out. Raises RedisLost, RedisRefused.
+    The own stream has a row in any case. One whose mapping is retired has no bridge any more, and is left out. Raises
+    RedisLost, RedisRefused.
     """
     found: list[HostProof] = []
-    for mapping in mappings:
-        for stream, connection in sorted(_streams(settings, mapping, servers), key=lambda row: row[0]):
-            keys = Keys.of(stream)
-            if connection.call("EXISTS", keys.retired):
-                continue
-            meta = paired(connection.call("HGETALL", keys.meta))
-            instance = instance_in(meta)
-            if settings.written_keys[mapping.name].replace(INSTANCE, instance) == stream:
-                found.append(_proof(settings, mapping, connection, stream, instance, meta.get(b"host", b"")))
+    try:
+        for mapping in mappings:
+            streams = {mapping.stream.key: servers.to(mapping.stream.key), **_streams(settings, mapping, servers)}
+            proofs = (_of_stream(settings, mapping, stream, streams[stream]) for stream in sorted(streams))
+            found += [proof for proof in proofs if proof is not None]
+    except RedisRefused as error:
+        if error.code == "NOPERM":
+            error.hint = "the user needs SCAN, and to read the streams and bridge keys of all hosts: see the book"
+        raise
     return found
 
 
@@ -78,38 +85,70 @@ def verdict_of_all_hosts(proofs: Iterable[HostProof]) -> str:
     return next((verdict for verdict in ("differs", "inconclusive", "equal") if verdict in told), "inconclusive")
 
 
-def _streams(settings: Settings, mapping: Mapping, servers: Connections) -> Iterable[tuple[str, Connection]]:
+def _streams(settings: Settings, mapping: Mapping, servers: Connections) -> dict[str, Connection]:
     """Finds the streams that bridges have claimed for a mapping, each with a connection to its server."""
-    before, found, behind = settings.written_keys[mapping.name].partition(INSTANCE)
-    if not found:
-        yield mapping.stream.key, servers.to(mapping.stream.key)
-        return
-    parts = (re.sub(r"([*?\\\[\]])", r"\\\1", part) for part in (before, behind.replace(INSTANCE, "\0")))
-    pattern = "bridge:{" + "*".join(parts).replace("\0", "*") + "}:meta"
+    found: dict[str, Connection] = {}
+    before, varies, behind = settings.written_keys[mapping.name].partition(INSTANCE)
+    if not varies:
+        return found
+    parts = (re.sub(r"([*?\\\[\]])", r"\\\1", part) for part in (before, *behind.split(INSTANCE)))
+    pattern = "bridge:{" + "*".join(parts) + "}:meta"
     for connection in servers.everywhere(mapping.stream.key):
-        cursor, seen = b"0", set[bytes]()
+        cursor = b"0"
         while True:
             cursor, names = connection.call("SCAN", cursor, "MATCH", pattern, "COUNT", SCANNED)
-            seen |= {*names}
+            for name in names:
+                with suppress(UnicodeDecodeError):  # no bridge has such a name
+                    found[name[len("bridge:{") : -len("}:meta")].decode()] = connection
             if cursor == b"0":
                 break
-        for name in seen:
-            yield name[len("bridge:{") : -len("}:meta")].decode(errors="surrogateescape"), connection
+    return found
 
 
-def _proof(
-    settings: Settings, mapping: Mapping, connection: Connection, stream: str, instance: str, host: bytes
-) -> HostProof:
-    where = shown(host, 64)
+def _of_stream(settings: Settings, mapping: Mapping, stream: str, connection: Connection) -> HostProof | None:
+    """Reads what the bridge that owns a stream has proved of it; None: it is retired, or no stream of the mapping."""
+    keys, own = Keys.of(stream), stream == mapping.stream.key
+    if connection.call("EXISTS", keys.retired):
+        return None
+    try:
+        meta = paired(connection.call("HGETALL", keys.meta))
+    except RedisRefused as error:
+        if error.code != "WRONGTYPE":
+            raise
+        return HostProof(mapping.name, stream, "?", "", "inconclusive", "its keys are of another program")
+    instance = instance_in(meta) or (settings.instance if own else "")
+    if not own and settings.written_keys[mapping.name].replace(INSTANCE, instance) != stream:
+        return None
+    proof = HostProof(mapping.name, stream, instance, shown(meta.get(b"host", b""), 64), "inconclusive")
+    if b"owner" not in meta:
+        return replace(proof, why="no bridge has claimed it")
     beat = heartbeat_if_told(settings, connection, instance)
     if beat is None or beat.get("stopped"):
-        return HostProof(mapping.name, stream, instance, where, "inconclusive", "its bridge is silent")
+        return replace(proof, why="its bridge is silent")
+    if not is_owner(meta[b"owner"], str(beat.get("ledger", "")).encode()):
+        return replace(proof, why="the bridge that goes by its name has another ledger")
     run = beat.get("parity", {}).get(mapping.name)
-    if run is None:
-        why = "it has proved nothing yet: `bridge parity` there"
-        return HostProof(mapping.name, stream, instance, where, "inconclusive", why)
+    if run is None or run.get("stream") != stream:
+        return replace(proof, why="nothing was proved of it yet: `bridge parity` there")
+    return _judged(proof, run, connection, limited=mapping.retention.limited)
+
+
+def _judged(proof: HostProof, run: dict[str, Any], connection: Connection, *, limited: bool) -> HostProof:
+    """Judges whether what a bridge has proved of its stream holds still. `limited`: entries are trimmed on purpose."""
     last = parse_id(str(run["position"]["entry"]).encode())
-    since = sum(1 for _ in islice(entries(connection, stream.encode(), after(last)), MOST_SINCE))
-    why = "the last run there could not tell" if run["verdict"] == "inconclusive" else ""
-    return HostProof(mapping.name, stream, instance, where, run["verdict"], why, float(run["at"]),
-                     int(run["compared"]), int(run["differences"]), since)  # fmt: skip
+    since = sum(1 for _ in islice(entries(connection, proof.stream.encode(), after(last)), MOST_SINCE))
+    info = stream_info(connection, proof.stream.encode())
+    verdict, why = str(run["verdict"]), ""
+    gone = (info.added - info.length) - (int(run.get("added", 0)) - int(run.get("length", 0)))
+    if verdict == "inconclusive":
+        why = "the last run there could not tell"
+    elif verdict == "equal" and time.time() - float(run["at"]) > LASTS:
+        why = "it was proved more than a day ago: `bridge parity` there"
+    elif verdict == "equal" and "added" in run and info.added < int(run["added"]):
+        why = "the stream has fewer entries than were proved: `bridge parity` there"
+    elif verdict == "equal" and "added" in run and gone and not limited:
+        why = "entries were removed since: `bridge parity` there"
+    return replace(
+        proof, verdict="inconclusive" if why else verdict, why=why, at=float(run["at"]),
+        compared=int(run["compared"]), differences=int(run["differences"]), since=since,
+    )  # fmt: skip

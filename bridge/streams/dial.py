@@ -133,6 +133,8 @@ class Connections:
         if self._cluster is None:
             return [self.to(key)]
         self._node(0)
+        if any(part.master is None for part in self._slots or ()):
+            raise RedisLost("some slots of the cluster have no master", hint="`bridge doctor` tells of its nodes")
         masters = dict.fromkeys(part.master for part in self._slots or () if part.master is not None)
         for master in masters:
             if master not in self._open:

@@ -180,7 +180,7 @@ def take_anew(connection: Connection, keys: Keys, mine: LeaseHolder, books: Stre
         return False
     done = connection.calls(
         pack("MULTI"), pack("SET", keys.lease, mine.to_json(), "PX", LASTS_MS),
-        pack("HSET", keys.meta, "nonce", mine.nonce, "timeline", mine.nonce), pack("EXEC"),
+        pack("HSET", keys.meta, "nonce", mine.nonce, "timeline", mine.nonce, "host", mine.host), pack("EXEC"),
     )[-1]  # fmt: skip
     return done is not None
 

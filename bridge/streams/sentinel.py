@@ -11,39 +11,61 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
-from threading import Lock
+from functools import partial
 from typing import TypeVar
 
 from bridge.core.errors import BridgeError, RedisLost, RedisRefused
-from bridge.core.model import shown
+from bridge.core.model import paired, shown
 from bridge.core.server_address import SentinelAddress, masked
-from bridge.streams.connect import Connection
+from bridge.streams.connect import Connection, Refusal
 from bridge.streams.connector import Connector
+from bridge.streams.resp import pack
 
 ASK_SECONDS = 1.0
 """Seconds that one Sentinel has to answer, as another one may know."""
 
 
-LOOK_SECONDS, LOOK_LATER_SECONDS = 0.5, 5.0
-"""Seconds between two looks for another master, and after one in which no Sentinel answered."""
+LOOK_SECONDS = 0.5
+"""Seconds between two looks for another master; and at most so many for a Sentinel to answer one."""
 
 Told = TypeVar("Told")
 
 
+@dataclass(frozen=True, slots=True)
+class Named:
+    """The master that a Sentinel names: host, port, and the epoch of the election that made it; 0: it does not tell."""
+
+    host: str
+    port: int
+    epoch: int
+
+
 @dataclass
 class Election:
-    """The election that a process last heard of from one set of Sentinels: the master, and how often it changed.
+    """The last election that a process heard of from one set of Sentinels, which all its connections share.
 
-    All connections of the process to that master share it, so that one of them looks for all.
+    A Sentinel that was cut off names an earlier one, so only a higher epoch counts.
     """
 
-    master: tuple[str, int] | None = None
-    changes: int = 0
+    named: Named | None = None
     due: float = 0.0
+
+    def heard(self, named: Named) -> bool:
+        """Takes what a Sentinel names for the last election; False: the process has heard of a later one."""
+        if self.named is not None and named.epoch < self.named.epoch:
+            return False
+        self.named = named
+        return True
+
+    def replaced(self, dialled: Named) -> bool:
+        """Whether another master than the one that was dialled was elected since."""
+        last = self.named
+        return (
+            last is not None and last.epoch > dialled.epoch and (last.host, last.port) != (dialled.host, dialled.port)
+        )
 
 
 _ELECTIONS: dict[SentinelAddress, Election] = {}
-_LOCK = Lock()
 
 
 class Sentinels:
@@ -57,14 +79,12 @@ class Sentinels:
         self._hosts = [*address.hosts]
         self._login = login
         self._connect = connect or Connector()
-        with _LOCK:
-            self._election = _ELECTIONS.setdefault(address, Election())
+        self._election = _ELECTIONS.setdefault(address, Election())
 
     def dial(self) -> Connection:
         """Dials the master. Raises RedisLost where no Sentinel answers or knows it, or no master is elected yet."""
-        changes = self._election.changes
-        host, port = self.master()
-        connection = self._connect(self._address.master_url(host, port))
+        named = self._named()
+        connection = self._connect(self._address.master_url(named.host, named.port))
         try:
             role = connection.call("ROLE")[0]
         except BridgeError:
@@ -72,49 +92,48 @@ class Sentinels:
             raise
         if role != b"master":
             connection.close()
-            said = f"{host}:{port} says that it is a {role.decode(errors='replace')}"
+            said = f"{named.host}:{named.port} says that it is a {role.decode(errors='replace')}"
             raise self._lost(f"no master is elected: {said}", "wait for the Sentinels' election")
-        connection.replaced = lambda: self._replaced((host, port), changes)
+        connection.replaced = partial(self._election.replaced, named)
         connection.look = self.look
         return connection
 
     def look(self) -> None:
-        """Asks now and then who is the master, so that connections to another one know that it was replaced.
+        """Asks a Sentinel now and then who is the master, so that connections to another one know that it was replaced.
 
-        A master that Sentinels replace as planned takes writes for some ten seconds more, and they are thrown away.
+        A master that Sentinels replace as planned takes writes for some ten seconds more, and they are thrown away. A
+        Sentinel that does not answer is asked last the next time.
         """
-        with _LOCK:
-            now = time.monotonic()
-            if now < self._election.due:
-                return
-            self._election.due = now + LOOK_SECONDS
-        try:
-            master = self.master()
-        except BridgeError:
-            self._election.due = time.monotonic() + LOOK_LATER_SECONDS
+        now = time.monotonic()
+        if now < self._election.due:
             return
-        with _LOCK:
-            if master != self._election.master:
-                self._election.master = master
-                self._election.changes += 1
-
-    def _replaced(self, master: tuple[str, int], changes: int) -> bool:
-        """Whether Sentinels named another master since this one was dialled; what was known then says nothing.
-
-        So where Sentinels disagree, a connection is left once for each change, and not again and again.
-        """
-        return self._election.changes != changes and self._election.master != master
+        self._election.due = now + 2 * LOOK_SECONDS
+        host, port = self._hosts[0]
+        try:
+            named = self._ask_for_master(host, port, LOOK_SECONDS)
+        except BridgeError:
+            named = None
+        if named is None or not self._election.heard(named):
+            self._hosts.append(self._hosts.pop(0))
+            return
+        self._election.due = now + LOOK_SECONDS
 
     def master(self) -> tuple[str, int]:
         """Asks the Sentinels for the master's host and port. Raises RedisLost, RedisRefused."""
+        named = self._named()
+        return named.host, named.port
+
+    def _named(self) -> Named:
+        """Asks the Sentinels in turn for the master: the first that knows it, and of no election before the last.
+
+        Where all that answer know of an earlier one only, as after SENTINEL RESET, the first of them is believed.
+        """
         known: set[str] = set()
-        answered, said, refused = 0, "", list[RedisRefused]()
+        answered, said, refused, earlier = 0, "", list[RedisRefused](), list[Named]()
         for host, port in [*self._hosts]:
             try:
-                found = self.ask(
-                    host, port, lambda sentinel: sentinel.call("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.name)
-                )
-                if found is None:
+                named = self._ask_for_master(host, port)
+                if named is None:
                     answered += 1
                     known |= self._names(host, port)
                     continue
@@ -124,9 +143,15 @@ class Sentinels:
             except RedisRefused as error:  # another one may know, and let us ask
                 refused.append(error)
                 continue
+            if not self._election.heard(named):
+                earlier.append(named)
+                continue
             self._hosts.remove((host, port))
             self._hosts.insert(0, (host, port))
-            return bytes(found[0]).decode(), int(found[1])
+            return named
+        if earlier:
+            self._election.named = earlier[0]
+            return earlier[0]
         if answered:
             others = ", ".join(sorted(known)) or "none"
             raise self._lost(f"no sentinel knows {self.name!r} (they know: {others})", "is the name in the url right?")
@@ -134,6 +159,20 @@ class Sentinels:
             raise refused[0]
         many = len(self._hosts)
         raise self._lost(f"none of {many} sentinels answers: {said}", "are they running, and reachable?")
+
+    def _ask_for_master(self, host: str, port: int, seconds: float = ASK_SECONDS) -> Named | None:
+        """Asks one Sentinel for the master and its election; None: it does not know the name."""
+
+        def question(sentinel: Connection) -> Named | None:
+            told = sentinel.call("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.name)
+            if told is None:
+                return None
+            sentinel.send(pack("SENTINEL", "MASTER", self.name))
+            facts = sentinel.read()  # may be refused: then no election is known
+            epoch = 0 if isinstance(facts, Refusal) else int(paired(facts).get(b"config-epoch", 0))
+            return Named(bytes(told[0]).decode(), int(told[1]), epoch)
+
+        return self.ask(host, port, question, seconds)
 
     @property
     def name(self) -> str:
@@ -145,20 +184,19 @@ class Sentinels:
         """The hosts and ports by which bridge.toml's url names the Sentinels that watch the master."""
         return self._address.hosts
 
-    def ask(self, host: str, port: int, question: Callable[[Connection], Told]) -> Told:
-        """Asks one Sentinel something over a connection of its own. Raises RedisLost, RedisRefused."""
+    def ask(self, host: str, port: int, question: Callable[[Connection], Told], seconds: float = ASK_SECONDS) -> Told:
+        """Asks one Sentinel something over a connection of its own, which has so many seconds for each answer.
+
+        Raises RedisLost, RedisRefused.
+        """
         url = self._address.sentinel_url(host, port, self._login)
         try:
-            with closing(Connection(url, timeout=min(ASK_SECONDS, self._connect.timeout))) as connection:
+            with closing(Connection(url, timeout=min(seconds, self._connect.timeout))) as connection:
                 return question(connection)
         except RedisRefused as error:
             if error.code in ("NOAUTH", "NOPERM", "WRONGPASS"):
                 error.hint = "the Sentinels have users of their own: redis.sentinel_user and redis.sentinel_password"
             raise
-
-    def _named(self, sentinel: Connection) -> list[bytes] | None:
-        found: list[bytes] | None = sentinel.call("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.name)
-        return found
 
     def _names(self, host: str, port: int) -> set[str]:
         """Asks a Sentinel for the names of the masters that it knows."""

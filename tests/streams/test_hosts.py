@@ -58,6 +58,28 @@ def test_a_stream_for_each_bridge(hosts: Hosts) -> None:
     assert hosts["a"].redis.call("XLEN", STREAM) == 0
 
 
+def test_a_bridge_that_was_renamed(hosts: Hosts) -> None:
+    """A bridge whose streams bear its name refuses to begin others under another name, until the mapping is retired."""
+    own_streams(hosts)
+    rig = hosts["a"]
+    assert rig.run("run", "--dual", "--once").returncode == 0
+    rig.redis.call("XADD", f"{STREAM}:a", "*", *(part for name in ("role", "type", "data") for part in (name, "x")),
+                   "timestamp", "2026-03-02T09:14:06Z")  # fmt: skip
+    config = rig.path / "bridge.toml"
+    config.write_text(config.read_text().replace('instance = "a"', 'instance = "a2"'))
+    for args in (("run", "--dual", "--once"), ("run", "--dual"), ("import-history",)):
+        done = rig.run(*args)
+        said = f"this bridge has carried {STREAM}:a, as 'a': as 'a2' it would begin another stream, {STREAM}:a2"
+        assert (done.returncode, said in done.stderr) == (2, True), done
+    assert rig.redis.call("EXISTS", f"{STREAM}:a2", f"bridge:{{{STREAM}:a2}}:meta") == 0
+    config.write_text(config.read_text().replace('instance = "a2"', 'instance = "a"'))
+    assert rig.run("run", "--dual", "--once").returncode == 0
+    assert rig.run("retire", "mine", "--execute", "--force", "mine", "--reason", "a test").returncode == 0
+    config.write_text(config.read_text().replace('instance = "a"', 'instance = "a2"'))
+    assert rig.run("run", "--dual", "--once").returncode == 0
+    assert rig.redis.call("EXISTS", f"bridge:{{{STREAM}:a2}}:meta") == 1
+
+
 def test_nothing_else_stands_in_braces(hosts: Hosts) -> None:
     """Another name in braces, or a brace alone, is refused in stream.key, with the one that may stand there."""
     rig = hosts["a"]
@@ -149,8 +171,7 @@ def test_what_all_hosts_have_proved(hosts: Hosts) -> None:
     own_streams(hosts)
     asked = ("parity", "--all-hosts", "--json")
     done = hosts["a"].run(*asked)
-    assert (done.returncode, json.loads(done.stdout)) == (4, {"verdict": "inconclusive", "hosts": []})
-    assert "no bridge has a stream of these mappings" in hosts["a"].run("parity", "--all-hosts").stdout
+    assert (done.returncode, json.loads(done.stdout)["hosts"][0]["why"]) == (4, "no bridge has claimed it"), done
     children = {name: rig.ready(rig.start()) for name, rig in hosts.items()}
 
     def told(name: str = "a") -> tuple[str, dict[str, tuple[str, int, int, str]]]:
@@ -160,7 +181,7 @@ def test_what_all_hosts_have_proved(hosts: Hosts) -> None:
         }
 
     wait_until(lambda: [*told()[1]] == ["a", "b"], lambda: str(told()))
-    why = "it has proved nothing yet: `bridge parity` there"
+    why = "nothing was proved of it yet: `bridge parity` there"
     wait_until(lambda: told()[1]["a"] == ("inconclusive", 0, 0, why), lambda: str(told()))
     for rig in hosts.values():
         wait_until(lambda rig=rig: rig.run("parity").returncode == 0, rig.said)  # type: ignore[misc]
@@ -173,11 +194,39 @@ def test_what_all_hosts_have_proved(hosts: Hosts) -> None:
     [first, *_] = hosts["b"].redis.call("XRANGE", stream, "-", "+", "COUNT", 1)
     hosts["b"].redis.call("XDEL", stream, first[0])
     hosts["b"].redis.call("XADD", stream, "*", *first[1])
+    wait_until(lambda: told()[1]["b"][3] == "entries were removed since: `bridge parity` there", lambda: str(told()))
     hosts["b"].run("parity")
     wait_until(lambda: told()[0] == "differs", lambda: str(told()))
+    hosts["b"].redis.call("SET", f"bridge:{{{STREAM}:else}}:meta", "what is no hash")
+    hosts["b"].redis.call("HSET", b"bridge:{" + STREAM.encode() + b":\xff}:meta", "instance", "none")
+    assert told()[1]["?"] == ("inconclusive", 0, 0, "its keys are of another program")
     hosts["b"].stop(children["b"])
     verdict, rows = told()
     assert (verdict, rows["b"]) == ("inconclusive", ("inconclusive", 0, 0, "its bridge is silent"))
+    hosts["b"].redis.call("DEL", f"bridge:{{{STREAM}:else}}:meta")
     assert "INCONCLUSIVE" in hosts["a"].run("parity", "--all-hosts").stdout
     assert hosts["a"].run("parity", "--all-hosts", "--watch").returncode == 2
     hosts["a"].stop(children["a"])
+
+
+def test_a_proof_of_something_else(hosts: Hosts) -> None:
+    """What a bridge proved of another stream, or another ledger's bridge of the same name, is no proof of a stream."""
+    own_streams(hosts)
+    asked = ("parity", "--all-hosts", "--json")
+
+    def why() -> dict[str, str]:
+        rows = json.loads(hosts["a"].run(*asked).stdout)["hosts"]
+        return {row["stream"].removeprefix(f"{STREAM}:"): row["why"] for row in rows}
+
+    assert hosts["b"].run("run", "--dual", "--once").returncode == 0
+    text = (hosts["b"].path / "mine.toml").read_text()
+    (hosts["b"].path / "mine.toml").write_text(text.replace("{instance}", "elsewhere:{instance}"))
+    child = hosts["b"].ready(hosts["b"].start())
+    wait_until(lambda: hosts["b"].run("parity").returncode == 0, hosts["b"].said)
+    wait_until(lambda: why()["b"] == "nothing was proved of it yet: `bridge parity` there", lambda: str(why()))
+    hosts["b"].stop(child)
+    (hosts["b"].path / "mine.toml").write_text(text)
+    (hosts["b"].state / "ledger.db").rename(hosts["b"].path / "ledger.db")
+    child = hosts["b"].ready(hosts["b"].start())  # it stands by on its own stream, and beats for nothing
+    assert why()["b"] in ("its bridge is silent", "the bridge that goes by its name has another ledger")
+    hosts["b"].stop(child)

@@ -14,7 +14,7 @@ from bridge.core.config import RedisSection
 from bridge.core.errors import ConfigError, RedisLost
 from bridge.core.server_address import check_url, masked, sentinel_address
 from bridge.streams.embedded.binary import Binary
-from bridge.streams.sentinel import Sentinels
+from bridge.streams.sentinel import Named, Sentinels
 from tests.support.rig import STREAM, Rig, line, wait_until
 from tests.support.sentinel_group import NAME, SentinelGroup
 from tests.support.server_group import free_port
@@ -175,17 +175,41 @@ def test_a_master_that_was_replaced_is_left(rig: Rig, group: SentinelGroup) -> N
 
 
 def test_sentinels_that_disagree(group: SentinelGroup) -> None:
-    """A connection is left once for each change that is heard of, and not again while what is named stays as it is."""
+    """A later election than that of the dialled master counts, whichever Sentinel tells it; an earlier one never does."""
     address = sentinel_address(group.url)
     assert address is not None
-    sentinels, others = Sentinels(address), Sentinels(address)
+    sentinels = Sentinels(address)
+    election = sentinels._election
     with closing(sentinels.dial()) as connection:
+        now = election.named
+        assert now is not None
+        for epoch, replaced in ((now.epoch - 1, False), (now.epoch, False), (now.epoch + 1, True)):
+            election.heard(Named("127.0.0.1", 1, epoch))
+            assert connection.replaced() is connection.aged is replaced
         connection.look()
-        assert not connection.replaced()
-        others._election.master, others._election.changes = ("127.0.0.1", 1), others._election.changes + 1
-        assert connection.aged
+        assert election.named == Named("127.0.0.1", 1, now.epoch + 1), "the Sentinels here know of an earlier one"
         with closing(sentinels.dial()) as again:
-            assert not again.aged, "what is named now was known as it was dialled"
+            assert not again.aged, "all Sentinels that answer agree: they were reset"
+            assert election.named == now
+
+
+def test_a_look_at_sentinels_that_are_silent(group: SentinelGroup) -> None:
+    """A look waits for one Sentinel alone, half a second at most, and the next look asks another one."""
+    address = sentinel_address(group.url)
+    assert address is not None
+    sentinels = Sentinels(address)
+    with closing(sentinels.dial()) as connection:
+        group.freeze(group.sentinel_ports[0])
+        first = sentinels._hosts[0]
+        assert first[1] == group.sentinel_ports[0]
+        sentinels._election.due = 0.0
+        connection.look()
+        assert sentinels._hosts[0] != first
+        assert not connection.replaced()
+        sentinels._election.due, sentinels._election.named = 0.0, None
+        connection.look()
+        assert sentinels._election.named is not None
+        group.thaw(group.sentinel_ports[0])
 
 
 def test_what_the_doctor_says_of_sentinels() -> None:
