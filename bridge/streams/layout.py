@@ -32,12 +32,12 @@ NO_SOURCE, NO_GENERATION = b"", b"0.0"
 """The fields, of a source that there is not, by which `checkpoint` and `generations` exist from the claim on."""
 
 PREPARE = b"""if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
-redis.call('HSETNX', KEYS[2], ARGV[3], ARGV[4])
 if redis.call('EXISTS', KEYS[3]) == 0 then
   redis.call('XGROUP', 'CREATE', KEYS[3], 'bridge', '$', 'MKSTREAM')
   redis.call('XGROUP', 'DESTROY', KEYS[3], 'bridge')
 end
+redis.call('HSETNX', KEYS[2], ARGV[3], ARGV[4])
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 return 1"""
 """Script that makes the keys which forward WATCHes and the empty stream, if they are not there yet."""
 
