@@ -75,7 +75,7 @@ class Storm:
 
         def watch() -> None:
             if fault in ELECTING:
-                wait_until(lambda: self.group.master_now() not in (0, old), self.group.told, 60)
+                wait_until(lambda: self.group.master_now() not in (0, old), self.group.told, SETTLES)
             elected, goal = time.monotonic(), len(lines.written)
             wait_until(lambda: self._newest_line() >= goal, self.said)
             if fault in ELECTING:
