@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from bridge.core.config import Settings
 from bridge.core.mapping import Mapping
+from bridge.core.mapping_sections import INSTANCE
 from bridge.core.server_address import cluster_address, sentinel_address
 from bridge.streams.components import FIRST_COMPONENTS
 from bridge.streams.keys import Keys, health
@@ -32,6 +33,10 @@ COMPONENT = (
     "eval", "exists", "hdel", "hget", "hset", "hvals", "publish", "xack", "xadd", "xautoclaim", "xclaim",
     "xgroup|create", "xinfo|groups", "xpending", "xrange", "xreadgroup",
 )  # fmt: skip
+
+
+ALL_HOSTS = ("exists", "get", "hgetall", "scan", "xinfo|stream", "xrange")
+"""The commands of `bridge parity --all-hosts`, which reads what the bridges of other hosts keep of their streams."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +79,18 @@ def users(settings: Settings) -> list[User]:
          *(_literal(Keys.of(mapping.stream.key).components.decode()) for mapping in mappings), *shards, *first),
         (*CONNECT, *BRIDGE, *dialling, *(["spublish"] if in_cluster else [])),
     )  # fmt: skip
-    return [bridge, *(_component(name, mappings, first, dialling) for name in sorted(settings.components))]
+    components = [_component(name, mappings, first, dialling) for name in sorted(settings.components)]
+    return [bridge, *components, *_all_hosts(settings, bridge.name, dialling)]
+
+
+def _all_hosts(settings: Settings, name: str, dialling: Sequence[str]) -> list[User]:
+    """Builds the user that asks what all hosts have proved, where mappings give each host a stream of its own."""
+    written = settings.written_keys.values()
+    streams = ["*".join(map(_literal, key.split(INSTANCE))) for key in written]
+    keys = [part for key in streams for part in (f"%R~{key}", f"%R~bridge:{{{key}}}:*")]
+    rules, commands = (*keys, f"%R~{health('').decode()}*"), (*CONNECT, *ALL_HOSTS, *dialling)
+    several = any(INSTANCE in key for key in written)
+    return [User(f"{name}-hosts", "bridge parity --all-hosts", rules, (), commands)] if several else []
 
 
 def _permanent(settings: Settings, first: Sequence[str]) -> Iterable[str]:

@@ -74,7 +74,7 @@ def proofs_of_all_hosts(settings: Settings, mappings: Iterable[Mapping], servers
             found += [proof for proof in proofs if proof is not None]
     except RedisRefused as error:
         if error.code == "NOPERM":
-            error.hint = "the user needs SCAN, and to read the streams and bridge keys of all hosts: see the book"
+            error.hint = "the user needs to read the streams and bridge keys of all hosts: `bridge acl` has one for it"
         raise
     return found
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from bridge import open_log
+from bridge.admin.acl_rules import users
+from tests.admin.test_acl_rules import give
 from tests.support.rig import STREAM, Rig, delimited, line, wait_until
 
 Hosts = dict[str, Rig]
@@ -230,3 +232,19 @@ def test_a_proof_of_something_else(hosts: Hosts) -> None:
     child = hosts["b"].ready(hosts["b"].start())  # it stands by on its own stream, and beats for nothing
     assert why()["b"] in ("its bridge is silent", "the bridge that goes by its name has another ledger")
     hosts["b"].stop(child)
+
+
+def test_the_rights_to_ask_of_all_hosts(hosts: Hosts) -> None:
+    """`bridge acl` gives a user of its own for `parity --all-hosts`, and to nobody else what other hosts keep."""
+    own_streams(hosts)
+    for rig in hosts.values():
+        assert rig.run("run", "--dual", "--once").returncode == 0
+    rig = hosts["a"]
+    urls = give(rig, users(rig.settings()))
+    done = rig.run("parity", "--all-hosts", "--json", "--redis", urls["bridge-a-hosts"])
+    assert (done.returncode, [row["why"] for row in json.loads(done.stdout)["hosts"]]) == (
+        4,
+        ["its bridge is silent"] * 2,
+    ), done
+    done = rig.run("parity", "--all-hosts", "--redis", urls["bridge-a"])
+    assert (done.returncode, "of all hosts: `bridge acl` has one" in done.stderr) == (1, True), done
