@@ -26,7 +26,7 @@ BINARIES = _binaries()
 
 
 EVERY_SERVER = bool(os.environ.get("BRIDGE_SOAK"))
-BOTH = ("test_faults", "test_server_crash", "test_parity_live", "test_storms", "test_cluster", "test_replicas")
+BOTH = ("test_faults", "test_server_crash", "test_parity_live", "test_cluster", "test_replicas")
 """Modules in which every test runs on every server: what the server does is what they are about."""
 
 

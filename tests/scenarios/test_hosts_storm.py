@@ -23,7 +23,7 @@ from tests.support.server_faults import ServerFaults
 from tests.support.traffic import Lines
 
 SOAK = bool(os.environ.get("BRIDGE_SOAK"))
-ROUNDS = int(os.environ.get("BRIDGE_ROUNDS") or (20 if SOAK else 2))
+ROUNDS = int(os.environ.get("BRIDGE_ROUNDS") or (20 if SOAK else 1))
 SEED = int(os.environ.get("BRIDGE_SEED") or time.time())
 KINDS = ("kill", "freeze", "planned", "hang_up", "behind")
 
