@@ -63,6 +63,8 @@ class Storm:
     def __init__(self, rig: Rig, group: Group, replicas: int, seed: int) -> None:
         self.rig, self.group, self.replicas = rig, group, replicas
         self.told = Told()
+        self.group_lost = False
+        """Whether a failover took the reader's consumer group: it stays where it is from there on."""
         self.faults = ServerFaults(group, random.Random(seed))
         self.cast = Cast(rig)
         self.cast.operates = group.url
@@ -117,11 +119,14 @@ class Storm:
 
         Where replicas are not waited for, a failover may take back its consumer group: then it says that it waits.
         """
+        if self.group_lost:
+            return
         try:
             self.cast.until_made("viewer", READS, to, SETTLES if self.replicas else GROUP_LOST)
         except AssertionError as error:
             if self.replicas or "it has no consumer group" not in str(error):
                 raise
+            self.group_lost = True
 
     # -- the oracle ------------------------------------------------------------------------------------------
 
