@@ -116,7 +116,7 @@ class Coordinator:
             try:
                 if self._link is not None:
                     self._link.look()
-                    if self._link.aged:
+                    if self._link.aged or self._link.replaced():
                         self._link.close()
                         self._link = None
                 self._link = self._link or self._dial()

@@ -89,7 +89,7 @@ class GroupReader:
 
         Raises GroupGone, RedisRefused, RedisLost; also where it is time for another connection.
         """
-        if self._connection.aged:
+        if self._connection.aged or self._connection.replaced():
             raise RedisLost("it is time for another connection", where=self._connection.shown)
         now = time.monotonic()
         if now >= self._claim_at:

@@ -71,7 +71,7 @@ class StreamAppender:
 
         Raises RedisLost, RedisRefused.
         """
-        if self._connection is not None and (self._connection.aged or self._connection.closed()):
+        if (old := self._connection) is not None and (old.aged or old.replaced() or old.closed()):
             self.disconnect()
         if self._connection is None:
             self._connection = self._dial()

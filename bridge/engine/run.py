@@ -200,8 +200,9 @@ class Process:
                     connection = None
             if connection is not None:
                 connection.look()
-            for worker in self._workers():
-                worker.leave_replaced()
+            if self._settings.replicas:  # else what others write to the old master is rescued until it is told
+                for worker in self._workers():
+                    worker.leave_replaced()
             self._stop.wait(SWEEP if due else GLANCE)  # the first heartbeat says what this process does
         if connection is not None:
             try:

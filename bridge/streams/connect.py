@@ -232,8 +232,8 @@ class Connection:
 
     @property
     def aged(self) -> bool:
-        """Whether a new connection to Redis is due between two messages: password or master have had their time."""
-        return time.monotonic() >= self._renew_at or self.replaced()
+        """Whether the password of the connection to Redis ends soon: between two messages it is time for a new one."""
+        return time.monotonic() >= self._renew_at
 
     def closed(self) -> bool:
         """Whether the server closed the connection to Redis while nothing was asked, or sent something unasked."""

@@ -144,8 +144,11 @@ def test_every_command_finds_the_master(rig: Rig, group: SentinelGroup) -> None:
 
 
 def test_a_master_that_was_replaced_is_left(rig: Rig, group: SentinelGroup) -> None:
-    """Where another master is made as planned, bridge and component go over to it before the old one is told."""
-    rig.write_config(extra=f'[redis]\nurl = "{group.url}"\n[components.ui]\nroles = ["ui"]')
+    """Where another master is made as planned, bridge and component go over to it before the old one is told.
+
+    With `replicas`: what the old one takes from others is in no file, as no replica has it.
+    """
+    rig.write_config(extra=f'[redis]\nurl = "{group.url}"\nreplicas = 1\n[components.ui]\nroles = ["ui"]')
     child = rig.ready(rig.start(url=group.url))
     with open_log("hestai-message", "ui", config=rig.path / "bridge.toml") as log:
         switch = ("cutover", "ui", "--writes", "--execute", "--force", "ui", "--accept-volatile")
@@ -174,6 +177,27 @@ def test_a_master_that_was_replaced_is_left(rig: Rig, group: SentinelGroup) -> N
     rig.stop(child)
 
 
+def test_what_a_replaced_master_takes_is_rescued(rig: Rig, group: SentinelGroup) -> None:
+    """Without `replicas` the mirror stays until the old master is told: what it takes comes to the file, and from there."""
+    rig.write_config(extra=f'[redis]\nurl = "{group.url}"')
+    child = rig.ready(rig.start(url=group.url))
+    with closing(group.connect()) as producer:
+        rig.add("before", connection=producer)
+        wait_until(lambda: b"before" in rig.messages(), rig.said)
+        old = group.master()
+        wait_until(lambda: group.plan_failover(old), group.told, 30)
+        wait_until(lambda: group.master() != old, group.told, 30)
+        rig.add("to the old one", connection=producer)
+    wait_until(lambda: b"to the old one" in rig.messages(), rig.said)
+
+    def there() -> list[bytes]:
+        rows = group.ask(group.master(), "XRANGE", STREAM, "-", "+")
+        return [fields[7] for _, fields in rows] if isinstance(rows, list) else []
+
+    wait_until(lambda: there() == [b"before", b"to the old one"], lambda: f"{there()} {rig.said()}")
+    rig.stop(child)
+
+
 def test_sentinels_that_disagree(group: SentinelGroup) -> None:
     """A later election than that of the dialled master counts, whichever Sentinel tells it; an earlier one never does."""
     address = sentinel_address(group.url)
@@ -185,11 +209,11 @@ def test_sentinels_that_disagree(group: SentinelGroup) -> None:
         assert now is not None
         for epoch, replaced in ((now.epoch - 1, False), (now.epoch, False), (now.epoch + 1, True)):
             election.heard(Named("127.0.0.1", 1, epoch))
-            assert connection.replaced() is connection.aged is replaced
+            assert connection.replaced() is replaced
         connection.look()
         assert election.named == Named("127.0.0.1", 1, now.epoch + 1), "the Sentinels here know of an earlier one"
         with closing(sentinels.dial()) as again:
-            assert not again.aged, "all Sentinels that answer agree: they were reset"
+            assert not again.replaced(), "all Sentinels that answer agree: they were reset"
             assert election.named == now
 
 
