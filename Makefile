@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # More than there are cores: most of the time the tests wait for other processes.
-WORKERS ?= 8
+WORKERS ?= 6
 
 .PHONY: demo test check bench plot soak reference clean
 

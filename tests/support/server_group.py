@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import shutil
 import signal
 import socket
@@ -17,14 +18,17 @@ from tests.support.switchboard import Switchboard
 
 
 def free_port() -> int:
-    """A port of the loopback address that nobody listens on, and so is the one 10,000 above, where a cluster talks."""
+    """A port of the loopback address that nobody listens on, and so is the one 10,000 above, where a cluster talks.
+
+    Both are below those that the system gives to connections: such a one may be taken before the server is started.
+    """
     while True:
+        port = secrets.choice(range(11_000, 21_000))
         with socket.socket() as probe, socket.socket() as above:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
             try:
+                probe.bind(("127.0.0.1", port))
                 above.bind(("127.0.0.1", port + 10_000))
-            except (OSError, OverflowError):
+            except OSError:
                 continue
             return port
 
