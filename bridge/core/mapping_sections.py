@@ -209,7 +209,7 @@ class StreamSection(Strict):
         return key
 
     def of(self, instance: str) -> StreamSection:
-        """Returns this section with the bridge's instance in the place of `{instance}`."""
+        """Returns a mapping's section `[stream]` with the bridge's name in the place of `{instance}`."""
         notify = self.notify.replace(INSTANCE, instance) if self.notify else None
         return self.model_copy(update={"key": self.key.replace(INSTANCE, instance), "notify": notify})
 

@@ -82,7 +82,7 @@ class RemovedEntries:
             self._told = stream_info(connection, keys.stream), None
 
     def something_came(self) -> None:
-        """Forgets what Redis counted, as entries came: others may have come, and been read, after it was asked."""
+        """Makes the count of removed entries void, as entries came: the mirror may have read some that it lacks."""
         self._told, self._came, self.uncounted = None, self._counts, False
 
     def nothing_came(self, worker: str) -> int:

@@ -185,7 +185,7 @@ class PackedContent:
         return self._stat
 
     def stat(self) -> os.stat_result:
-        """Asks the system for the stat of the compressed file; content that was written to since is read anew.
+        """Looks whether a compressed file was written to since its content was read; if so, the content is read anew.
 
         Raises SourceError.
         """

@@ -41,7 +41,7 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StreamInfo:
-    """The facts about a stream from XINFO STREAM; one that does not exist has last ID 0-0 and 0 added.
+    """The facts about a stream from XINFO STREAM; a stream that does not exist has last ID 0-0 and 0 added.
 
     `first_id` is its oldest entry's, 0-0 when it holds none.
     """
@@ -86,7 +86,7 @@ def to_info(reply: Reply, stream: bytes) -> StreamInfo:
 
 @dataclass(frozen=True, slots=True)
 class ServerMemory:
-    """A server's memory in bytes: in use, `maxmemory` (0: no limit), the machine's (0: not told), and the policy."""
+    """The memory of a Redis server in bytes: in use, `maxmemory` (0: no limit), the machine's (0: not told); the policy."""
 
     used: int
     limit: int

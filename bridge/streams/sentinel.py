@@ -51,14 +51,14 @@ class Election:
     due: float = 0.0
 
     def heard(self, named: Named) -> bool:
-        """Takes what a Sentinel names for the last election; False: the process has heard of a later one."""
+        """Notes in a process's election what a Sentinel names; False: the process has heard of a later election."""
         if self.named is not None and named.epoch < self.named.epoch:
             return False
         self.named = named
         return True
 
     def replaced(self, dialled: Named) -> bool:
-        """Whether another master than the one that was dialled was elected since."""
+        """Whether the process heard of an election of another master since it dialled this one."""
         last = self.named
         return (
             last is not None and last.epoch > dialled.epoch and (last.host, last.port) != (dialled.host, dialled.port)

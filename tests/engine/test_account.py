@@ -56,6 +56,16 @@ def account(rig: Rig) -> list[str]:
         return account_of(shared, ledger, time.time, running=False).sentences()
 
 
+def rotated_once(rig: Rig) -> Path:
+    """A log that was rotated once and carried; returns the path of a piece that is older, and not there yet."""
+    write(rig.log, "a")
+    rig.once(dual=False)
+    rig.log.rename(rig.root / "messages.log.1")
+    write(rig.log, "b")
+    rig.once(dual=False)
+    return rig.root / "messages.log.7"
+
+
 def aged(path: Path, seconds: float = 10.0) -> None:
     """A file that nobody writes to: it is not under way any more."""
     at = time.time() - seconds
@@ -510,12 +520,7 @@ def test_a_ledger_that_cannot_forget(
 ) -> None:
     """A file that is accounted for again stays noted as unaccounted only until the ledger takes that."""
     rig = mem
-    write(rig.log, "a")
-    rig.once(dual=False)
-    rig.log.rename(rig.root / "messages.log.1")
-    write(rig.log, "b")
-    rig.once(dual=False)
-    old = rig.root / "messages.log.7"
+    old = rotated_once(rig)
     write(old, "old")
     aged(old, 100_000)
     running = Running(rig)
@@ -548,12 +553,7 @@ KILLED = ["repair.late.before", "repair.late.after", "forward.send.before", "for
 def test_killed_as_it_is_brought_over(mem: Rig, point: str) -> None:
     """A repair that is killed while it brings an old piece over does so exactly once, by the next one."""
     rig = mem
-    write(rig.log, "a")
-    rig.once(dual=False)
-    rig.log.rename(rig.root / "messages.log.1")
-    write(rig.log, "b")
-    rig.once(dual=False)
-    old = rig.root / "messages.log.7"
+    old = rotated_once(rig)
     write(old, *(f"old-{n}" for n in range(900)))
     aged(old, 100_000)
     url = ("--redis", rig.server.socket_url)

@@ -127,32 +127,37 @@ def test_the_stream_of_another_bridge(hosts: Hosts) -> None:
     assert json.loads(theirs.run("parity", "--json").stdout)["verdict"] == "equal"
 
 
+def carried(host: Rig) -> None:
+    """A host whose bridge has carried messages both ways, and whose log has a line since."""
+    assert host.run("run", "--dual", "--once").returncode == 0
+    host.add("from Redis")
+    assert host.run("run", "--dual", "--once").returncode == 0
+    host.append("written after the last run")
+
+
+def goes_on(host: Rig) -> None:
+    """All that host `a` had, and the line that came since, is in the stream once, and proved."""
+    assert host.datas() == [*(f"a {n}".encode() for n in range(5)), b"from Redis", b"written after the last run"]
+    assert json.loads(host.run("parity", "--json").stdout)["verdict"] == "equal"
+
+
 def test_a_host_that_is_gone(hosts: Hosts, tmp_path: Path) -> None:
     """The folder and the state directory of a host that is gone, restored on another one, go on where they were."""
-    gone = hosts["a"]
-    assert gone.run("run", "--dual", "--once").returncode == 0
-    gone.add("from Redis")
-    assert gone.run("run", "--dual", "--once").returncode == 0
-    gone.append("written after the last run")
-    restored = tmp_path / "elsewhere"
+    gone, restored = hosts["a"], tmp_path / "elsewhere"
+    carried(gone)
     shutil.copytree(gone.path, restored)
     shutil.rmtree(gone.root)
     shutil.rmtree(gone.state)
     there = gone.at(restored)
     done = there.run("run", "--dual", "--once")
     assert (done.returncode, "the ledger was made anew" in done.stderr) == (0, True), done
-    assert there.datas() == [*(f"a {n}".encode() for n in range(5)), b"from Redis", b"written after the last run"]
-    assert json.loads(there.run("parity", "--json").stdout)["verdict"] == "equal"
+    goes_on(there)
 
 
 def test_a_host_that_left_its_files_alone(hosts: Hosts, tmp_path: Path) -> None:
     """A host's folder without its state directory is taken over by a bridge of another name, which goes on there."""
-    gone = hosts["a"]
-    assert gone.run("run", "--dual", "--once").returncode == 0
-    gone.add("from Redis")
-    assert gone.run("run", "--dual", "--once").returncode == 0
-    gone.append("written after the last run")
-    restored = tmp_path / "elsewhere"
+    gone, restored = hosts["a"], tmp_path / "elsewhere"
+    carried(gone)
     shutil.copytree(gone.path, restored)
     shutil.rmtree(restored / "state")
     there = gone.at(restored)
@@ -162,8 +167,7 @@ def test_a_host_that_left_its_files_alone(hosts: Hosts, tmp_path: Path) -> None:
     done = there.run("repair", "--take-over", "--execute")
     assert done.returncode == 0, done
     assert there.run("run", "--dual", "--once").returncode == 0
-    assert there.datas() == [*(f"a {n}".encode() for n in range(5)), b"from Redis", b"written after the last run"]
-    assert json.loads(there.run("parity", "--json").stdout)["verdict"] == "equal"
+    goes_on(there)
     done = gone.run("run", "--dual", "--once")
     assert (done.returncode, "this is the stream of bridge 'c'" in done.stderr) == (1, True), done
 

@@ -59,6 +59,10 @@ def or_none(clock: Clock) -> Clock:
     return read
 
 
+BEGIN, MILLISECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(milliseconds=1)
+"""What times are counted from, and in: as whole numbers, since a float is a millisecond short from 2038 on."""
+
+
 def clock_for(
     pattern: str, zone_name: str, zones: Mapping[str, str] | None = None,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -79,7 +83,7 @@ def clock_for(
             texts = b"\n".join(raws).decode("ascii").split("\n")
             try:
                 moments = map(datetime.fromisoformat, texts)
-                return [int(m.timestamp() * 1000) if m.tzinfo else _ms(m, zone) for m in moments]
+                return [(m - BEGIN) // MILLISECOND if m.tzinfo else _ms(m, zone) for m in moments]
             except ValueError:
                 return [_iso(text, zone, offsets) for text in texts]
 
@@ -181,7 +185,7 @@ def shown_time(pattern: str, zone_name: str, moment: datetime) -> str:
     if pattern == "iso8601":
         return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     if pattern in EPOCHS:
-        ms = int(moment.timestamp() * 1000)
+        ms = (moment - BEGIN) // MILLISECOND
         return f"{ms // 1000}.{ms % 1000:03}" if pattern == "epoch_s" else str(ms * (EPOCHS[pattern] // 1000))
     return moment.astimezone(zone_of(zone_name)).strftime(pattern)
 
@@ -222,7 +226,7 @@ def zone_of(name: str) -> tzinfo:
 def _ms(moment: datetime, zone: tzinfo) -> int:
     # OverflowError: a zone that pushes year 1 or 9999 out of range.
     try:
-        return int(_in_zone(moment, zone).timestamp() * 1000)
+        return (_in_zone(moment, zone) - BEGIN) // MILLISECOND
     except (OverflowError, OSError):
         raise ValueError("the time is out of range") from None
 
