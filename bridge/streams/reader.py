@@ -86,7 +86,7 @@ def to_info(reply: Reply, stream: bytes) -> StreamInfo:
 
 @dataclass(frozen=True, slots=True)
 class ServerMemory:
-    """The memory of a Redis server: bytes in use, `maxmemory` (0: no limit), the machine's (0: not told), the policy."""
+    """The memory of a Redis server: bytes in use, `maxmemory` (0: no limit), the machine's (0: not told), policy."""
 
     used: int
     limit: int
