@@ -64,7 +64,19 @@ class Options:
     verbosity: int
 
     def settings(self, log_format: str | None = None) -> Settings:
-        """Loads the settings from bridge.toml, overridden by the command line's global options. Raises ConfigError."""
+        """Loads the settings from bridge.toml, overridden by the command line's global options. Raises ConfigError.
+
+        Each stream of a mapping with many counts as a mapping.
+        """
+        settings = self.as_written(log_format)
+        if not any(mapping.many_streams for mapping in settings.mappings):
+            return settings
+        from bridge.kinds.stream_family import with_streams  # imported late: it imports much, and few need it
+
+        return with_streams(settings)
+
+    def as_written(self, log_format: str | None = None) -> Settings:
+        """Loads the settings as bridge.toml has them, with mappings of many streams. Raises ConfigError."""
         from bridge.core.config import load
 
         return load(config=self.config, redis=self.redis, env=os.environ, cwd=Path.cwd(), log_format=log_format)

@@ -46,10 +46,7 @@ def command(
     from bridge.engine.account.inventory import accounts
 
     settings = of_root(options.settings())
-    chosen = [candidate for candidate in settings.mappings if mapping in (None, candidate.name)]
-    if not chosen:
-        known = ", ".join(candidate.name for candidate in settings.mappings)
-        raise ConfigError(f"there is no mapping '{mapping}' here", hint=f"there is: {known}")
+    chosen = settings.chosen([mapping] if mapping else [])
     if reason and not leave and not take:
         raise ConfigError("--reason is given without --leave", hint="say which file is left alone: --leave PATH")
     if leave or take:

@@ -52,23 +52,27 @@ def command(options: Options, mappings: tuple[str, ...], dry_run: bool, max_rate
     """
     settings = of_root(options.settings())
     options.log(settings.log_format)
-    chosen = [settings.mapping(name) for name in dict.fromkeys(mappings)] or list(settings.mappings)
+    chosen = settings.chosen(mappings)
     if dry_run:
         return _preview(options, settings, chosen)
-    return _import(options, settings, chosen, max_rate)
+    return _import(options, mappings, max_rate)
 
 
-def _import(options: Options, settings: Settings, chosen: list[Mapping], max_rate: float | None) -> int:
+def _import(options: Options, mappings: tuple[str, ...], max_rate: float | None) -> int:
     from bridge.continuity.renamed_instance import check_instance
     from bridge.core.errors import BridgeError
     from bridge.core.python_tuning import tune_interpreter
     from bridge.core.state_directory import state_lock
+    from bridge.core.stop_signals import stop_on_signals
     from bridge.engine.importer import import_history
-    from bridge.engine.run import stop_on_signals
+    from bridge.kinds.stream_family import with_streams
     from bridge.ledger.retired import retired
     from bridge.ledger.store import Ledger
 
+    settings = options.as_written()
     with state_lock(settings.state_dir, "import-history"):
+        settings = with_streams(settings, fix_at=time.time())
+        chosen = settings.chosen(mappings)
         path = settings.state_dir / "ledger.db"
         over = set()
         if path.exists():

@@ -60,7 +60,7 @@ def command(
 
     settings = of_root(options.settings())
     options.log(settings.log_format)
-    chosen = [settings.mapping(name) for name in dict.fromkeys(mappings)] or list(settings.mappings)
+    chosen = settings.chosen(mappings)
     if watch and (html is not None or history):
         raise click.UsageError("--watch goes with neither --html nor --history")
     if html is not None:
@@ -101,7 +101,7 @@ def _prove(
     html: Path | None, watch: bool, full: bool, max_rate: float | None,
 ) -> int:  # fmt: skip
     from bridge.core.python_tuning import tune_interpreter
-    from bridge.engine.run import stop_on_signals
+    from bridge.core.stop_signals import stop_on_signals
     from bridge.parity.prove import Interrupted
     from bridge.parity.result import verdict_of_all
     from bridge.parity.run_parity import ParityRunner

@@ -205,7 +205,7 @@ def _found(
 ) -> Iterator[tuple[Mapping, QuarantinedMessage]]:
     from bridge.ledger.quarantine import quarantined
 
-    chosen = [settings.mapping(name) for name in mappings] or settings.mappings
+    chosen = settings.chosen(mappings)
     if not (settings.state_dir / "ledger.db").exists():
         return
     with _ledger(settings) as ledger:

@@ -32,10 +32,7 @@ def command(options: Options, mapping: str, entries: tuple[str, ...], reason: st
 
     settings = of_root(options.settings())
     options.log(settings.log_format)
-    chosen = next((candidate for candidate in settings.mappings if candidate.name == mapping), None)
-    if chosen is None:
-        known = ", ".join(candidate.name for candidate in settings.mappings)
-        raise ConfigError(f"there is no mapping '{mapping}' here", hint=f"there is: {known}")
+    chosen = settings.mapping(mapping)
     if execute and not reason:
         raise ConfigError("--execute needs a --reason", hint="it goes into the journal, for whoever asks later")
     with (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING
 
 import click
@@ -29,17 +30,20 @@ def command(options: Options, dual: bool, once: bool, poll: bool, log_format: st
     from bridge.admin.retention.keep import keep_retention
     from bridge.core.python_tuning import tune_interpreter
     from bridge.core.state_directory import state_lock
+    from bridge.core.stop_signals import stop_on_signals
     from bridge.cutover.finish_switches import finish_switches
-    from bridge.engine.run import Process, stop_on_signals
+    from bridge.engine.run import Process
     from bridge.engine.service_notify import ServiceNotifier
+    from bridge.kinds.stream_family import with_streams
 
-    settings = of_root(options.settings(log_format))
+    settings = of_root(options.as_written(log_format))
     options.log(settings.log_format)
     with state_lock(settings.state_dir, "run"):
         stop = stop_on_signals()
         tune_interpreter()
         if once:
             serve(settings)
+            settings = with_streams(settings, fix_at=time.time())
             return _once(options, settings, dual, stop)
         process = Process(settings, dual=dual, poll=poll, stop=stop, tell=ServiceNotifier(os.environ))
         beside = [finish_switches, keep_retention]

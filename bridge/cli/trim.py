@@ -34,7 +34,7 @@ def command(options: Options, mappings: tuple[str, ...], execute: bool) -> int:
 
     settings = options.settings()
     options.log(settings.log_format)
-    chosen = [settings.mapping(name) for name in mappings] or [m for m in settings.mappings if m.retention.limited]
+    chosen = [m for m in settings.chosen(mappings) if mappings or m.retention.limited]
     for mapping in chosen:
         if not mapping.retention.limited:
             hint = "give [retention] keep_days, keep_entries or keep_bytes in its mapping file"

@@ -9,6 +9,7 @@ import difflib
 import os
 import re
 import tomllib
+from collections.abc import Iterable
 from collections.abc import Mapping as MappingType
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -141,6 +142,10 @@ class Settings:
     log_format: str = "text"
     paths: Paths = field(default_factory=Paths)
     """The path rules of `[[paths]]`: how each side names the same artifact."""
+    families: MappingType[str, Mapping] = field(default_factory=dict)
+    """The mappings with many streams, by name, as their files have them; `mappings` has each of their streams."""
+    shared: dict[str, object] = field(default_factory=dict, compare=False)
+    """What the streams of one mapping share in a process, by the mapping's name."""
     written_keys: MappingType[str, str] = field(default_factory=dict)
     """`stream.key` of each mapping, by the mapping's name, as its file has it, with `{instance}`."""
     metrics_port: int | None = None
@@ -152,17 +157,43 @@ class Settings:
         return frozenset().union(*self.components.values())
 
     def mapping(self, name: str) -> Mapping:
-        """Returns the mapping of bridge.toml that has this name. Raises ConfigError that names the nearest one."""
-        for configured in self.mappings:
-            if configured.name == name:
-                return configured
-        names = [configured.name for configured in self.mappings]
-        near = difflib.get_close_matches(name, names, 1)
+        """Returns the mapping of bridge.toml that has this name, or the stream of a mapping with many.
+
+        Raises ConfigError that names the nearest one, or says that the mapping has many streams.
+        """
+        found = self.chosen([name])
+        if len(found) == 1:
+            return found[0]
+        some = ", ".join(mapping.name for mapping in found[:3])
         raise ConfigError(
-            f"there is no mapping '{name}' here",
+            f"mapping '{name}' has {len(found) or 'no'} streams{'' if found else ' yet'}",
             where=str(self.path),
-            hint=f"did you mean '{near[0]}'?" if near else f"mappings: {', '.join(names)}",
+            hint=f"name one of them: {some}{', …' if len(found) > 3 else ''}" if found else "they come with its logs",
         )
+
+    def chosen(self, names: Iterable[str]) -> list[Mapping]:
+        """Returns the mappings of these names, each once: of a mapping with many streams all, or those named; else all.
+
+        Raises ConfigError that names the nearest one.
+        """
+        wanted = dict.fromkeys(name.replace("/", "%2F") for name in names)
+        found = {name: [m for m in self.mappings if name in (m.name, m.family)] for name in wanted}
+        for name in (name for name, mappings in found.items() if not mappings and name not in self.families):
+            known = list(dict.fromkeys(mapping.family for mapping in self.mappings))
+            near = difflib.get_close_matches(name, [*known, *(mapping.name for mapping in self.mappings)], 1)
+            raise ConfigError(
+                f"there is no mapping '{name}' here",
+                where=str(self.path),
+                hint=f"did you mean '{near[0]}'?" if near else f"mappings: {', '.join(known)}",
+            )
+        if not wanted:
+            return list(self.mappings)
+        return list({mapping.name: mapping for mappings in found.values() for mapping in mappings}.values())
+
+    @property
+    def some_key(self) -> str:
+        """A key of Redis of this bridge's, for what is asked of a server and not of a stream."""
+        return self.mappings[0].stream.key if self.mappings else f"bridge:{self.instance}"
 
 
 def find_config(flag: str | None, env: MappingType[str, str], cwd: Path) -> Path | None:

@@ -20,6 +20,7 @@ FAILPOINTS = {
     "forward.record": "what of an edited log was carried before, in Redis",
     "forward.align": "the ledger's word of which lines of an edited log were carried before",
     "forward.checkpoint": "the ledger's copy of what Redis confirmed",
+    "streams.name": "the names of new streams in the ledger, of a mapping with many",
     "mirror.read": "entries from the stream",
     "mirror.intent": "the intent in the ledger",
     "mirror.write": "the lines in the file",

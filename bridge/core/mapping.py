@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from bridge.core.codecs import Codec, FieldRule, delimited, jsonl, regexp
 from bridge.core.codecs.artifact import ArtifactCodec
@@ -21,9 +21,10 @@ from bridge.core.codecs.line_template import TemplateCodec
 from bridge.core.codecs.multiline import MultilineCodec
 from bridge.core.codecs.timestamps import Clock, clock_for, or_none
 from bridge.core.errors import ConfigError
-from bridge.core.globs import translated
+from bridge.core.globs import is_glob, translated
 from bridge.core.kind_traits import KINDS, KindTraits
 from bridge.core.mapping_sections import (
+    NAME,
     FormatSection,
     MessageSection,
     MirrorSection,
@@ -32,6 +33,7 @@ from bridge.core.mapping_sections import (
     SourceSection,
     StreamSection,
 )
+from bridge.core.stream_names import as_mapping_name, name_in
 from bridge.core.strict_models import Strict, validated
 
 MEANT = {
@@ -72,6 +74,8 @@ class Mapping(Strict):
     mirror: MirrorSection | None = None
     policy: PolicySection = PolicySection()
     retention: RetentionSection = RetentionSection()
+    _log: str = PrivateAttr("")
+    _family: str = PrivateAttr("")
 
     @model_validator(mode="after")
     def _fits_its_kind(self) -> Mapping:
@@ -90,6 +94,16 @@ class Mapping(Strict):
             if self.format.codec is None:
                 raise ValueError(f"key 'format.codec' is missing: {known}")
             raise ValueError(f"format.codec '{self.format.codec}' is not for source.kind '{kind}', which has {known}")
+        return self
+
+    @model_validator(mode="after")
+    def _names_its_streams(self) -> Mapping:
+        if self.many_streams and not (self.kind.lines and is_glob(self.source.path)):
+            raise ValueError(f"{NAME} in stream.key is for logs of which source.path names many, with a glob")
+        if self.stream.key.startswith(NAME):
+            raise ValueError(f"something stands before {NAME} in stream.key, to tell the streams from other keys")
+        if self.mirror is not None and self.many_streams != (NAME in self.mirror.path):
+            raise ValueError(f"{NAME} stands in both, stream.key and mirror.path, or in neither")
         return self
 
     @model_validator(mode="after")
@@ -114,6 +128,35 @@ class Mapping(Strict):
     def of_bridge(self, instance: str) -> Mapping:
         """Returns the mapping as the bridge of this name has it: with its own stream, where `stream.key` says so."""
         return self.model_copy(update={"stream": self.stream.of(instance)})
+
+    @property
+    def many_streams(self) -> bool:
+        """Whether each log of the mapping has a stream of its own: then what is carried are the mappings `of_log`."""
+        return NAME in self.stream.key
+
+    @property
+    def log(self) -> str:
+        """The one log that a mapping is of, where it is one stream of a mapping with many; else empty."""
+        return self._log
+
+    @property
+    def family(self) -> str:
+        """The name of the mapping with many streams that this is one stream of; for any other mapping its own name."""
+        return self._family or self.name
+
+    def of_log(self, log: str, name: str) -> Mapping:
+        """Returns the mapping of one of many streams: of the log of this path below the root, whose stream has `name`.
+
+        Its mirror writes into the log, or into a file that is no other log of the mapping.
+        """
+        update: dict[str, Any] = {"name": as_mapping_name(self.name, name), "stream": self.stream.of_log(name)}
+        if self.mirror is not None:
+            path = self.mirror.path.replace(NAME, name_in(self.source.path, log))
+            path = log if self.claims(path.replace("{role}", "x")) else path
+            update["mirror"] = self.mirror.model_copy(update={"path": path})
+        made = self.model_copy(update=update)
+        made._log, made._family = log, self.name
+        return made
 
     @property
     def notify(self) -> str:

@@ -189,6 +189,9 @@ class MessageSection(Strict):
 INSTANCE = "{instance}"
 """What stands in `stream.key` for the name of the bridge: each bridge with the mapping has a stream of its own."""
 
+NAME = "{name}"
+"""What stands in `stream.key` for the name of a log: each log of the mapping has a stream of its own."""
+
 
 class StreamSection(Strict):
     """A mapping's section `[stream]`: which stream its messages go to."""
@@ -200,18 +203,25 @@ class StreamSection(Strict):
     @field_validator("key")
     @classmethod
     def _slot(cls, key: str) -> str:
-        rest = key.replace(INSTANCE, "")
+        rest = key.replace(INSTANCE, "").replace(NAME, "", 1)
         if "{" in rest or "}" in rest or "\n" in rest:
             raise ValueError(
-                f"only {INSTANCE} may stand in stream.key, and no other braces or newlines: the bridge's own keys are"
-                " bridge:{KEY}:…"
+                f"only {INSTANCE} and, once, {NAME} may stand in stream.key, and no other braces or newlines: the"
+                " bridge's own keys are bridge:{KEY}:…"
             )
         return key
 
     def of(self, instance: str) -> StreamSection:
         """Returns a mapping's section `[stream]` with the bridge's name in the place of `{instance}`."""
-        notify = self.notify.replace(INSTANCE, instance) if self.notify else None
-        return self.model_copy(update={"key": self.key.replace(INSTANCE, instance), "notify": notify})
+        return self._with(INSTANCE, instance)
+
+    def of_log(self, name: str) -> StreamSection:
+        """Returns a mapping's section `[stream]` with the name of a log's stream in the place of `{name}`."""
+        return self._with(NAME, name)
+
+    def _with(self, word: str, value: str) -> StreamSection:
+        notify = self.notify.replace(word, value) if self.notify else None
+        return self.model_copy(update={"key": self.key.replace(word, value), "notify": notify})
 
 
 class MirrorSection(Strict):
@@ -228,8 +238,8 @@ class MirrorSection(Strict):
     @classmethod
     def _inside(cls, path: str) -> str:
         inside_root(path)
-        if set(re.findall(r"\{(.*?)\}", path)) - {"role"}:
-            raise ValueError("only {role} may stand in mirror.path")
+        if set(re.findall(r"\{(.*?)\}", path)) - {"role", "name"}:
+            raise ValueError("only {role} and {name} may stand in mirror.path")
         return path
 
     @field_validator("name")

@@ -8,6 +8,7 @@ from threading import Event
 from bridge.core.config import Settings
 from bridge.core.errors import BridgeError, NotYet
 from bridge.core.logger import logger
+from bridge.kinds.stream_family import with_streams
 from bridge.ledger.journal import unfinished
 from bridge.ledger.store import Ledger
 from bridge.ledger.switch_requests import LAPSES, lapse
@@ -37,7 +38,7 @@ def finish_switches(settings: Settings, stop: Event) -> None:
                 from bridge.cutover.operator import Operator  # a slow import, and mostly nothing needs it
 
                 servers = Connections(settings)
-                operator = Operator(settings, ledger, servers, "bridge run", wait)
+                operator = Operator(with_streams(settings), ledger, servers, "bridge run", wait)
                 try:
                     for step, outcome in operator.complete(due):
                         said = f"an earlier switch, {step}, {outcome}"

@@ -177,6 +177,11 @@ class Mirror:
         self._files.close()
 
     @property
+    def at(self) -> EntryId:
+        """The last entry that the mirror has read, and written where a line was to be made of it."""
+        return self._cursor.at
+
+    @property
     def carried(self) -> int:
         """How many entries the mirror has made into lines since the process began."""
         return self.shared.mirror.messages

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import _thread
 import json
 import os
-import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
 from threading import Event, Thread
 
 from bridge.continuity.renamed_instance import check_instance
@@ -24,7 +24,10 @@ from bridge.core.errors import (
 )
 from bridge.core.logger import logger
 from bridge.core.python_tuning import collect, give_back
+from bridge.engine.many_streams import ManyStreams
 from bridge.engine.mirror import Mirror
+from bridge.engine.stream_forward import StreamForward
+from bridge.engine.stream_mirror import StreamMirror
 from bridge.engine.worker import carrier_of
 from bridge.files.descriptor_pool import POOL
 from bridge.files.watch import Watcher
@@ -69,13 +72,15 @@ class Process:
         self._settings = settings
         self.dual = dual
         """Whether the process mirrors, besides forwarding."""
-        self._poll = poll
+        self._poll, self._sweep = poll, POLL_SECONDS if poll else SWEEP
         self._stop = stop
         self._tell = tell
         self._ledger_path = settings.state_dir / "ledger.db"
         self.troubles = Troubles(time.time)
         self._started = time.time()
-        self._shared = [MappingContext(mapping, settings) for mapping in settings.mappings]
+        self._shared = [MappingContext(m, settings) for m in settings.mappings if not m.many_streams]
+        self._many = [ManyStreams(m, settings, self.troubles, stop, self._sweep, dual=dual)
+                      for m in settings.mappings if m.many_streams]  # fmt: skip
         self._forwards: list[Carrier] = []
         self._mirrors: list[Mirror] = []
         self._crashed = False
@@ -99,21 +104,20 @@ class Process:
         for mapping_context in [context for context in self._shared if context.mapping.stream.key in over]:
             logger.info("%s is retired: it is not carried", mapping_context.mapping.name)
             self._shared.remove(mapping_context)
-        threads = [Thread(target=self._guard, args=(self._forward, context), name=f"forward {context.mapping.name}")
-                   for context in self._shared]  # fmt: skip
-        threads += [Thread(target=self._guard, args=(self._mirror, context), name=f"mirror {context.mapping.name}")
-                    for context in self._shared if context.mapping.mirror]  # fmt: skip
+        works: list[tuple[str, Callable[[Ledger], None], MappingContext | None]] = [
+            (f"forward {context.mapping.name}", partial(self._forward, context), context) for context in self._shared
+        ]
+        works += [(f"mirror {context.mapping.name}", partial(self._mirror, context), context)
+                  for context in self._shared if context.mapping.mirror]  # fmt: skip
+        works += [(name, work, None) for many in self._many for name, work in many.works()]
+        threads = [Thread(target=self._guard, args=(work, context), name=name) for name, work, context in works]
         POOL.carriers = len(threads)
         threads += [
             Thread(target=callable, args=(self._settings, self._stop), name=callable.__name__) for callable in beside
         ]
         watcher = None
         if not self._poll:
-            watcher = Watcher(
-                {f for context in self._shared for f in context.folders()},
-                self._wake,
-                logger.warning,
-            )
+            watcher = Watcher(self._folders(), self._wake, logger.warning)
         for thread in threads:
             thread.start()
         self._tell("READY=1", f"STATUS=carrying {'both ways' if self.dual else 'file to stream'}")
@@ -122,6 +126,8 @@ class Process:
         self._tell("STOPPING=1", "STATUS=finishing what is under way")
         for mapping_context in self._shared:
             mapping_context.wake()
+        for many in self._many:
+            many.end()
         for mirror in list(self._mirrors):
             mirror.interrupt()
         for thread in threads:
@@ -148,6 +154,8 @@ class Process:
                 for mapping_context in self._shared
                 if mapping_context.mapping.mirror
             }
+        for many in self._many:
+            found |= many.flows()
         for forward in list(self._forwards):
             name, flow = forward.shared.mapping.name, forward.measure()
             if flow is not forward.shared.forward:  # latest values go the way that their owner says
@@ -163,6 +171,13 @@ class Process:
             if removed and mapping_context.folder is not None:
                 mapping_context.folder.was_removed(path)
             mapping_context.wake(path)
+        for many in self._many:
+            many.wake(path)
+
+    def _folders(self) -> set[Path]:
+        """Lists the folders of all mappings of `bridge run`, to be watched."""
+        of_one = {folder for context in self._shared for folder in context.folders()}
+        return of_one | {folder for many in self._many for folder in many.folders()}
 
     def _supervise(self, watcher: Watcher | None) -> None:
         """Tends the file watcher of `bridge run` and sends its heartbeat, until the stop event."""
@@ -175,11 +190,11 @@ class Process:
             self._tell("WATCHDOG=1")
             if watcher is not None:
                 try:
-                    watcher.folders = {f for shared in self._shared for f in shared.folders()}
+                    watcher.folders = self._folders()
                     watcher.tend()
                 except OSError as error:  # the sweep goes on, and so does this with its next round
                     logger.debug("the folders to watch could not be looked at: %s", error)
-            if time.monotonic() >= due and self._forwards:
+            if time.monotonic() >= due and (self._forwards or self._many):
                 due = time.monotonic() + HEARTBEAT
                 collect()
                 if time.monotonic() >= given + GIVE_BACK:
@@ -187,7 +202,8 @@ class Process:
                     give_back()
                 try:
                     pulse = self._pulse(ledger)
-                    if any(forward.attached for forward in list(self._forwards)):
+                    attached = [forward.attached for forward in list(self._forwards)]
+                    if any(attached) or any(many.forward.attached for many in self._many):
                         if connection is not None and connection.aged:
                             connection.close()
                             connection = None
@@ -222,11 +238,14 @@ class Process:
         always = {*counts}
         for forward in list(self._forwards):
             counts |= forward.counts()
+        for many in self._many:
+            counts |= many.counts()
         rates = dict.fromkeys(always, 0.0) | self._rates.of(counts, time.monotonic())
         pulse: dict[str, object] = {
             "instance": self._settings.instance, "ledger": ledger.uuid.decode(), "pid": os.getpid(), "dual": self.dual,
             "started": self._started, "at": time.time(), "stopped": stopped,
-            "workers": {name: {"carried": counts[name], "rate": round(rates[name], 3)} for name in rates},
+            "workers": {name: {"carried": counts[name], "rate": round(rates[name], 3)}
+                        for name in rates if name in counts},
             "troubles": {name: trouble.error for name, trouble in self.troubles.now().items()},
             "parity": {mapping_context.mapping.name: told_proof(ledger, run, time.time())
                        for mapping_context in self._shared
@@ -237,21 +256,23 @@ class Process:
         self._beat = time.monotonic()
         return pulse
 
-    def _workers(self) -> Iterator[Carrier | Mirror]:
+    def _workers(self) -> Iterator[Carrier | Mirror | StreamForward | StreamMirror]:
         yield from list(self._forwards)
         yield from list(self._mirrors)
+        for many in self._many:
+            yield from many.workers()
 
-    def _guard(self, work: Callable[[MappingContext, Ledger], None], shared: MappingContext) -> None:
+    def _guard(self, work: Callable[[Ledger], None], shared: MappingContext | None) -> None:
         """Runs a worker thread of `bridge run` with its own ledger; an unexpected error is logged and ends the process.
 
         The bridge must not go on without one of its workers.
         """
         try:
-            ledger = self._opened(CARRYING_CACHE_KIB if shared.folder is not None else CACHE)
+            ledger = self._opened(CARRYING_CACHE_KIB if shared is None or shared.folder is not None else CACHE)
             if ledger is None:
                 return
             try:
-                work(shared, ledger)
+                work(ledger)
             finally:
                 ledger.close()
         except Unfit as error:
@@ -277,7 +298,7 @@ class Process:
     def _forward(self, shared: MappingContext, ledger: Ledger) -> None:
         forward = carrier_of(shared, ledger, self.troubles, time.time, dialler(self._settings, shared.keys.stream))
         self._forwards.append(forward)
-        pause, sweep, due = Backoff(), POLL_SECONDS if self._poll else SWEEP, 0.0
+        pause, sweep, due = Backoff(), self._sweep, 0.0
         if shared.folder is not None:
             shared.folder.watched = not self._poll
         while not self._stop.is_set():
@@ -367,20 +388,3 @@ class Process:
                 self.troubles.note(ledger, mirror.worker, as_bridge_error(error))
                 self._stop.wait(pause.next())
         mirror.close()
-
-
-def stop_on_signals() -> Event:
-    """Returns a stop event for `bridge run` that SIGINT and SIGTERM set; a second signal exits at once with 130."""
-    stop, asked = Event(), False
-
-    def on_signal(number: int, frame: object) -> None:
-        nonlocal asked
-        if asked:
-            os._exit(130)
-        asked = True
-        # In a thread: what the signal interrupted may be holding the lock that `set` needs.
-        _thread.start_new_thread(stop.set, ())
-
-    signal.signal(signal.SIGINT, on_signal)
-    signal.signal(signal.SIGTERM, on_signal)
-    return stop

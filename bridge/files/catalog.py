@@ -181,10 +181,10 @@ class Catalog:
                 changed, self.late = {*(late.items() ^ self.late.items())}, late
                 self._assign({identity for identity, _ in changed})
 
-    def forget_claims(self) -> None:
-        """Makes the catalog forget which files were seen to be which generations, as the ledger was rebuilt."""
+    def forget_claims(self, log: str = "") -> None:
+        """Makes the catalog forget which files were which generations, of all logs or one: the ledger was rebuilt."""
         with self.lock:
-            self._claims.clear()
+            self._claims.clear(log)
 
     def leave(self, names: set[str], identities: set[Identity]) -> None:
         """Sets the files of these names, and of these devices and inodes, aside in the catalog, as a person said."""
@@ -244,16 +244,15 @@ class Catalog:
 
     # -- what is asked ---------------------------------------------------------------------------------------
 
-    def sweep(self) -> tuple[list[NamedFile], set[str]]:
-        """Looks at every file in the catalog: returns those whose facts changed since the last sweep, and their logs.
+    def sweep(self, of: Iterable[str] | None = None) -> tuple[list[NamedFile], set[str]]:
+        """Looks at every file in the catalog, or at those of the logs `of`: returns which changed, and their logs.
 
-        A file that is new is among them. The logs are those that these files belong to, or whose files went. Raises
-        SourceError: a folder could not be listed.
+        Changed since the last sweep, that is, or new; a log also where a file of its went. Raises SourceError.
         """
         with self.lock:
             self.refresh()
             changed, turned = list[NamedFile](), set[Identity]()
-            for listed in self.named.values():
+            for listed in self.named.values() if of is None else self.of_logs(of):
                 if listed.aside and not listed.foreign:
                     continue
                 try:
@@ -279,8 +278,13 @@ class Catalog:
                 self._assign(turned)
             if not self.many and self.path not in self.named:
                 self._lost.add(self.path)  # whoever looks at that log reports what is wrong
-            logs, self._lost = self._lost | {listed.log for listed in changed if listed.log is not None}, set()
-            return changed, logs
+            lost = self._lost if of is None else self._lost & {*of}
+            self._lost = self._lost - lost
+            return changed, lost | {listed.log for listed in changed if listed.log is not None}
+
+    def of_logs(self, logs: Iterable[str]) -> list[NamedFile]:
+        """Lists the files that belong to these logs, with other names of the same files, as of the last `refresh`."""
+        return [self.named[name] for log in logs for name in self._by_log.get(log, ())]
 
     def known(self, listed: NamedFile) -> GenerationRecord | None:
         """Returns the record of the generation that a file in the catalog was seen to be; None: of no known one."""
@@ -288,7 +292,7 @@ class Catalog:
 
     def lying(self, log: str, but: Identity) -> set[int]:
         """Returns the numbers of a log's generations of which the catalog has a file, other than the inode `but`."""
-        mine = (listed for listed in self.named.values() if listed.log == log and not listed.aside)
+        mine = (listed for listed in self.of_logs([log]) if not listed.aside)
         found = (self.known(listed) for listed in mine if listed.identity != but)
         return {known.number for known in found if known is not None}
 
@@ -391,9 +395,6 @@ class Catalog:
         return bool(self._by_identity.get(identity))
 
     def marks(self) -> tuple[int, ...]:
-        """Returns the times at which the catalog's folders changed: while the times stand, no file has another name.
-
-        0 stands in it where another change may have the same time.
-        """
+        """Returns when the catalog's folders changed, 0: a moment ago; while that stands, no file has another name."""
         with self.lock:
             return self._folders.marks()

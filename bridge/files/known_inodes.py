@@ -42,10 +42,14 @@ class KnownInodes:
         """Whether forward has carried anything of a file of this device and inode, as a generation of some log."""
         return any(known.at.offset for known in self._logs.get(identity, {}).values())
 
-    def clear(self) -> None:
-        """Forgets all known inodes, and so which files were seen to be which generations of which logs."""
-        self._logs.clear()
-        self._heads.clear()
+    def clear(self, log: str = "") -> None:
+        """Forgets all known inodes, and so which files were seen to be which generations; those of one log, or all."""
+        for known in self._logs.values() if log else ():
+            known.pop(log, None)
+        self._logs = {identity: known for identity, known in self._logs.items() if log and known}
+        of_others = {head: {identity: name for identity, name in found.items() if log and name != log}
+                     for head, found in self._heads.items()}  # fmt: skip
+        self._heads = {head: found for head, found in of_others.items() if found}
 
     def known(self, identity: Identity, log: str, name: str) -> GenerationRecord | None:
         """Returns a log's record for the known inode of the file `name`; None: it was never seen as one of the log's.

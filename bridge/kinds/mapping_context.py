@@ -18,6 +18,7 @@ from bridge.files.artifact_digest import DigestThread
 from bridge.files.catalog import Catalog
 from bridge.files.folder import MessageFolder
 from bridge.files.generation import GenerationRecord
+from bridge.files.log_catalog import SharedCatalog
 from bridge.files.tail import Tail
 from bridge.kinds.direction_stats import DirectionStats
 from bridge.ledger.file_standings import LATE, LEFT, remembered_pieces
@@ -75,10 +76,24 @@ def keep_generations(tail: Tail, closed: list[GenerationRecord], ledger: Ledger,
         save_generation(ledger, stream, tail.name, known)
 
 
+def catalog_of_all(mapping: Mapping, settings: Settings) -> SharedCatalog:
+    """Returns the catalog that all streams share of a mapping with many: one in a process."""
+    source = mapping.source
+    made = settings.shared.get(mapping.family)
+    if not isinstance(made, SharedCatalog):
+        made = SharedCatalog(
+            settings.root, source.path, source.rotated, source.exclude, source.order, of_json=mapping.of_json
+        )
+        settings.shared[mapping.family] = made
+    return made
+
+
 class MappingContext:
     """The mapping context that forward and mirror share: a mapping's files and locks, and notes for each other."""
 
     def __init__(self, mapping: Mapping, settings: Settings) -> None:
+        if mapping.many_streams:
+            raise AssertionError(f"{mapping.name} has many streams: each of them has a context")
         self.mapping = mapping
         self.settings = settings
         self.keys = Keys.of(mapping.stream.key)
@@ -109,17 +124,12 @@ class MappingContext:
         self.books_epoch = 0
         """Counts how often the ledger was rebuilt since this process began: what was read from it before is void."""
         self._tails: dict[str, Tail] = {}
-        self.catalog = Catalog(
-            settings.root,
-            source.path,
-            source.rotated,
-            source.exclude,
-            source.order,
-            of_lines=mapping.kind.lines,
-            of_json=mapping.of_json,
-        )
+        self.catalog = catalog_of_all(mapping, settings).of(mapping.log) if mapping.log else Catalog(
+            settings.root, source.path, source.rotated, source.exclude, source.order,
+            of_lines=mapping.kind.lines, of_json=mapping.of_json,
+        )  # fmt: skip
         """The catalog of the mapping's files, where these are logs."""
-        self._claimed = False
+        self._claimed = bool(mapping.log)
         self._lock = Lock()
         self._mirror_codec = mapping.codec(mapping.mirror.path) if mapping.mirror else None
         self._naming = frozenset(kind.encode() for kind in mapping.message.artifact_types)

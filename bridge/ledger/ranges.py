@@ -96,6 +96,11 @@ def intents_of(ledger: Ledger, stream: str) -> list[Intent]:
     ]
 
 
+def streams_begun(ledger: Ledger) -> set[str]:
+    """Lists from the ledger the streams of which a mirror has intents that are not resolved."""
+    return {str(stream) for (stream,) in ledger.rows("SELECT DISTINCT stream FROM intents")}
+
+
 def contents_of_intents(ledger: Ledger, stream: str) -> list[tuple[str, bytes]]:
     """Reads from the ledger the file names and contents of a stream's open intents."""
     return [

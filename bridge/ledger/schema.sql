@@ -248,3 +248,9 @@ CREATE TABLE IF NOT EXISTS "redacted" (
 CREATE TABLE IF NOT EXISTS "redacted_parts" (
     "stream" TEXT, "path" TEXT, "at" INTEGER, "pieces" TEXT, "entries" BLOB, PRIMARY KEY ("stream", "path", "at")
 );
+
+-- Names of the streams of a mapping with many, each fixed as its log is first carried. "key" is the mapping's
+-- stream.key, with {name} in it.
+CREATE TABLE IF NOT EXISTS "stream_names" (
+    "key" TEXT, "log" TEXT, "name" TEXT, "at" REAL, PRIMARY KEY ("key", "log")
+);

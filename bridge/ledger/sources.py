@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -114,6 +114,14 @@ def save_mirror_cursor(ledger: Ledger, stream: str, cursor: EntryId, seen: Mirro
     )
 
 
+def mirror_cursors(ledger: Ledger) -> dict[str, EntryId]:
+    """Reads from the ledger the mirror's cursor of every stream that was ever carried."""
+    return {
+        str(name): parse_id(cursor.encode())
+        for name, cursor in ledger.rows("SELECT stream, mirror_cursor FROM streams")
+    }
+
+
 def seen_by_mirror(ledger: Ledger, stream: str) -> MirrorCounts | None:
     """Reads from the ledger the mirror's counts for a stream; None: it never counted, or does not any more."""
     rows = ledger.rows(
@@ -184,6 +192,21 @@ def all_generations(ledger: Ledger, stream: str) -> list[tuple[str, GenerationRe
     """Reads from the ledger the known generations of all sources of a stream, each with its source's name."""
     rows = ledger.rows(f"SELECT name, {_KNOWN} FROM generations WHERE stream = ? ORDER BY name, number", (stream,))
     return [(name, _known(row)) for name, *row in rows]
+
+
+def generations_by_inode(
+    ledger: Ledger, inodes: Collection[tuple[int, int]]
+) -> dict[tuple[int, int], list[tuple[str, GenerationRecord]]]:
+    """Reads from the ledger which generations of any log the files of these devices and inodes were seen to be.
+
+    Each generation with its log's name.
+    """
+    found: dict[tuple[int, int], list[tuple[str, GenerationRecord]]] = {}
+    for name, *row in ledger.rows(f"SELECT name, {_KNOWN} FROM generations"):
+        if (int(row[1]), int(row[2])) in inodes:
+            known = _known(row)
+            found.setdefault((known.device, known.inode), []).append((name, known))
+    return found
 
 
 def in_doubt(ledger: Ledger, stream: str) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from bridge.ledger.sources import generations_of, sources_of, stream_memory
 from bridge.ledger.store import Ledger
 from bridge.parity.account import AsideFile
 from bridge.parity.acknowledgements import Acknowledged
+from bridge.parity.log.files_of_log import files_of_log
 from bridge.parity.log.generations import CutFile, FilePieces, RecordedGeneration, SourceFiles, written
 from bridge.parity.log.items import OFFSETS, SHIFT, ComparedFile
 from bridge.parity.log.moved_places import MovedPlaces
@@ -151,6 +152,8 @@ class Snapshot(Cursors):
 
     def _stamps(self) -> dict[Path, tuple[int, int]]:
         """Maps each path that may be a piece of the snapshot's sources to the device and inode behind it."""
+        if self._mapping.log:
+            return files_of_log(self._mapping, self._settings, self._ledger, self.numbers.values())
         root, source, found = self._settings.root, self._mapping.source, {}
         unwanted = [translated(pattern) for pattern in source.exclude]
         rotated = {path for name in source.rotated for path in root.glob(name)}
@@ -183,7 +186,7 @@ class Snapshot(Cursors):
                 if memory is not None and memory.stored:
                     _add_checkpoint(known, memory.stored)
                 self._known[name] = [known[n] for n in sorted(known)]
-            naming = SourceNaming(mapping.source.path, mapping.source.rotated, self._known)
+            naming = SourceNaming(mapping, self._known)
             self._pieces = FilePieces(root, naming.carried(root, found), self._limit)
             self._leave_out_replaced()
             self.sources = self._pieces.sort_out(self._known, naming)
@@ -357,12 +360,13 @@ def _add_checkpoint(found: dict[int, RecordedGeneration], stored: bytes) -> None
 class SourceNaming:
     """Names for the snapshot, without the ledger, the source of a mapping to which a file belongs by its path."""
 
-    def __init__(self, path: str, rotated: Sequence[str], known: Iterable[str]) -> None:
-        self.only = "" if is_glob(path) else path
+    def __init__(self, mapping: Mapping, known: Iterable[str]) -> None:
+        path = mapping.source.path
+        self.only = mapping.log or ("" if is_glob(path) else path)
         """The only source of the mapping; empty where a glob names any number of them."""
         self._path = translated(path)
-        self._rotated = [translated(pattern) for pattern in rotated]
-        self._known = {*known} - {path}
+        self._rotated = [translated(pattern) for pattern in mapping.source.rotated]
+        self._known = {*known} - {self.only}
         self._belonging = PieceNames(self._is_log)
         for name in known:
             self._belonging.add(name)

@@ -411,7 +411,7 @@ def test_a_new_source_needs_no_sweep(one_rig: Rig) -> None:
 
 
 BUSY = """
-from bridge.engine.run import stop_on_signals
+from bridge.core.stop_signals import stop_on_signals
 stop = stop_on_signals()
 print("ready", flush=True)
 while not stop.wait(0):

@@ -214,7 +214,7 @@ def look_at_neighbours(servers: Connections, settings: Settings) -> Finding:
         if found not in ("none", kind):
             types[key] = (found, kind)
     cursor, seen, prefixes = b"0", 0, dict[str, int]()
-    connection = servers.to(settings.mappings[0].stream.key)
+    connection = servers.to(settings.some_key)
     while True:
         cursor, found = connection.call("SCAN", cursor, "COUNT", 500)
         for raw in found:

@@ -262,7 +262,7 @@ def examine(servers: Connections, settings: Settings, now: Callable[[], float]) 
 
     `now`: this machine's clock, in seconds since 1970.
     """
-    connection = servers.to(settings.mappings[0].stream.key)
+    connection = servers.to(settings.some_key)
     facts = server_info(connection, "server", "clients", "memory", "persistence", "stats", "replication", "cpu")
     told: dict[str, str] = {}
     names = ("appendfsync", "save", "tcp-keepalive", "client-output-buffer-limit", "bind", "protected-mode", "port",

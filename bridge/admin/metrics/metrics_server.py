@@ -17,6 +17,7 @@ from bridge.core.errors import BridgeError, ConfigError
 from bridge.core.logger import logger
 from bridge.engine.run import Process
 from bridge.engine.status import Status, sample
+from bridge.kinds.stream_family import with_streams
 from bridge.ledger.heartbeat import Trouble
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class Monitor:
                 worker: Trouble(trouble.plain, "", trouble.since)
                 for worker, trouble in self._process.troubles.now().items()
             }
-            status = sample(self._settings, time.time, mirrors=self._process.dual, waits=waits)
+            status = sample(with_streams(self._settings), time.time, mirrors=self._process.dual, waits=waits)
             self._last = status, self._health.judge(status, self._process.flows(), self._process.silent())
             self._error = ""
         except BridgeError as error:

@@ -16,6 +16,7 @@ from bridge.core.errors import BridgeError, LockHeld
 from bridge.core.logger import logger
 from bridge.core.mapping import Mapping
 from bridge.core.wording import counted
+from bridge.kinds.stream_family import with_streams
 from bridge.ledger.retired import retired
 from bridge.ledger.store import Ledger
 from bridge.ledger.troubles import Troubles
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 RETENTION_SECONDS = 2.0
 """Seconds between two looks at the retention of all streams."""
+
+NEW_STREAMS, LOOK_SHARE = 30.0, 4.0
+"""Seconds between two looks for new streams of mappings with many, and how long a pause is, in times of a look."""
 
 MORE = 0.05
 """Share by which a stream must have grown before another comparison, to find a place up to which it may be trimmed."""
@@ -50,16 +54,20 @@ def keep_retention(settings: Settings, stop: Event) -> None:
         Backoff(0.2, RETENTION_SECONDS),
         Troubles(time.time),
     )
+    over, kept = retired(ledger), dict[str, _Kept]()
+    listed_at, took = 0.0, 0.0
     try:
-        over = retired(ledger)
-        kept = [
-            _Kept(settings, Retention(mapping, settings.state_dir, ledger, dial, time.time), ledger)
-            for mapping in mappings
-            for dial in [dialler(settings, mapping.stream.key)]
-            if mapping.stream.key not in over
-        ]
-        while not stop.wait(pause.next()):
-            for retention_state in kept:
+        while not stop.wait(max(pause.next(), took * LOOK_SHARE)):
+            begun = time.monotonic()
+            if not kept or begun >= listed_at + NEW_STREAMS:
+                listed_at = begun
+                for mapping in with_streams(replace(settings, mappings=tuple(mappings))).mappings:
+                    if mapping.stream.key in over or mapping.name in kept:
+                        continue
+                    dial = dialler(settings, mapping.stream.key)
+                    retention = Retention(mapping, settings.state_dir, ledger, dial, time.time)
+                    kept[mapping.name] = _Kept(settings, retention, ledger)
+            for retention_state in kept.values():
                 try:
                     retention_state.look(stop)
                     troubles.clear(ledger, retention_state.worker)
@@ -69,6 +77,7 @@ def keep_retention(settings: Settings, stop: Event) -> None:
                     troubles.note(ledger, retention_state.worker, error)
                 except Exception:  # noqa: BLE001 - a stream that grows is no reason to carry no messages
                     logger.exception("%s failed; the bridge goes on", retention_state.worker)
+            took = time.monotonic() - begun
     finally:
         ledger.close()
 

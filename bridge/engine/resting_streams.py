@@ -1,0 +1,143 @@
+"""Streams at rest, of a mapping with many: looks in turn whether they are as the ledger knows them, and for new ones.
+
+Nobody is connected for a stream at rest. Redis may lose entries of it all the same, as a server goes back to an older
+data set: so all are looked at when Redis was away, and each now and then.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from bridge.continuity.lost_entries import missing_entries, what_was_lost
+from bridge.core.config import Settings
+from bridge.core.errors import BridgeError, RedisLost
+from bridge.core.logger import logger
+from bridge.core.mapping import Mapping
+from bridge.core.model import ZERO_ID
+from bridge.kinds.stream_family import StreamFamily
+from bridge.ledger.seen_entries import all_seen
+from bridge.ledger.sources import sources_of, stream_memory
+from bridge.ledger.store import Ledger
+from bridge.streams.dial import Connections
+from bridge.streams.keys import Keys
+from bridge.streams.layout import is_owner
+from bridge.streams.stream_metadata import read_stream
+from bridge.streams.stream_scan import StreamScan
+
+SCANS = 10
+"""Times in a sweep that Redis is asked for some of its keys, to find streams that began there."""
+
+REVIEWS, REVIEWED_IN = 50, 600.0
+"""Resting streams looked at between two turns after Redis was away, and seconds in which all are else, in turn."""
+
+
+class RestingStreams:
+    """The streams at rest of one mapping. `sweep`: seconds between two looks at some of them. For one thread."""
+
+    def __init__(self, family: StreamFamily, settings: Settings, sweep: float) -> None:
+        self._family, self._settings, self._sweep = family, settings, sweep
+        self._worker = f"forward {family.mapping.name}"
+        self._unreviewed: dict[str, None] = {}
+        self._rolling: list[str] = []
+        self._links: Connections | None = None
+        self._scan: StreamScan | None = None
+        self._review_at = self._away_until = 0.0
+
+    def doubt(self) -> None:
+        """Has all streams at rest looked at, as Redis was away and may hold other data than before."""
+        self.close()
+        if self._scan is not None:
+            self._scan.begin_anew()
+        self._unreviewed = dict.fromkeys(self._family.logs)
+
+    def close(self) -> None:
+        """Closes the connections over which the streams are looked at."""
+        if self._links is not None:
+            self._links.close()
+        self._links = None
+
+    def review(self, ledger: Ledger, attended: Callable[[str], bool]) -> tuple[list[str], bool]:
+        """Looks at some streams at rest: those not looked at since Redis was away, else the next in turn.
+
+        Returns the logs of those that are not as the ledger knows them, and whether more are to be looked at at once.
+        """
+        now, changed = time.monotonic(), list[str]()
+        if now < self._away_until or (not self._unreviewed and now < self._review_at):
+            return [], False
+        some = list(self._unreviewed)[:REVIEWS]
+        try:
+            links = self._links = self._links or Connections(self._settings)
+            if not some:
+                self._review_at = now + self._sweep
+                some = self._in_turn()
+                if some and self._was_away(links, some[0]):
+                    return [], True
+            for log in some:
+                if not attended(log) and not self._stands(links, self._family.of(log), ledger):
+                    changed.append(log)
+                self._unreviewed.pop(log, None)
+        except RedisLost as error:
+            self._lost(error)
+        return changed, bool(self._unreviewed) and now >= self._away_until
+
+    def _lost(self, error: BridgeError) -> None:
+        logger.debug("%s: the streams at rest are not looked at: %s", self._worker, error)
+        self.doubt()
+        self._away_until = time.monotonic() + self._sweep
+
+    def begun_in_redis(self, ledger: Ledger) -> list[str]:
+        """Finds streams that began in Redis, where the mapping mirrors, and returns the logs that they go to."""
+        family = self._family
+        if family.mapping.mirror is None or time.monotonic() < self._away_until:
+            return []
+        try:
+            links = self._links = self._links or Connections(self._settings)
+            scan = self._scan = self._scan or StreamScan(*family.around, ledger.uuid)
+            return [log for key in scan.some(links, SCANS)
+                    if not family.knows(key) and scan.is_free(links.to(key), key)
+                    and (log := family.take(key)) is not None]  # fmt: skip
+        except BridgeError as error:  # forward and the mirror report what matters
+            self._lost(error)
+            return []
+
+    def _in_turn(self) -> list[str]:
+        """Takes the next resting streams of the round in which all are looked at."""
+        if not self._rolling:
+            self._rolling = self._family.logs
+        count = max(1, int(len(self._family.logs) * self._sweep / REVIEWED_IN))
+        some, self._rolling = self._rolling[:count], self._rolling[count:]
+        return some
+
+    def _was_away(self, links: Connections, log: str) -> bool:
+        """Whether a server closed its connection or was replaced since the last look: then all streams are doubted."""
+        connection = links.to(self._family.of(log).stream.key)
+        connection.look()
+        if connection.closed() or (self._settings.replicas and connection.replaced()):
+            self.doubt()
+            return True
+        return False
+
+    @staticmethod
+    def _stands(links: Connections, mapping: Mapping, ledger: Ledger) -> bool:
+        """Whether a stream is ours and has lost nothing of what the ledger knows; entries may have come.
+
+        Where a server refuses to tell, it is not: forward, which attends to it then, says why. Raises RedisLost.
+        """
+        keys, stream = Keys.of(mapping.stream.key), mapping.stream.key
+        memory = stream_memory(ledger, stream)
+        if memory is None:
+            return True  # it was never carried: what its files hold makes it due
+        connection = links.to(stream)
+        try:
+            info, books = read_stream(connection, keys)
+            owner = books.meta.get(b"owner")
+            if owner is None or not is_owner(owner, ledger.uuid):
+                return False
+            if what_was_lost(memory, sources_of(ledger, stream), info, books):
+                return False
+            return not missing_entries(connection, keys, sorted(all_seen(ledger, stream))[-1:], info, ZERO_ID)[0]
+        except RedisLost:
+            raise
+        except BridgeError:
+            return False

@@ -1,0 +1,173 @@
+"""The streams of a mapping with many (`{name}` in `stream.key`): which logs have which, as mappings of one log each.
+
+Names are fixed in the ledger as a log is first carried. Whoever only looks names a log that is not carried yet as the
+bridge will.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from pathlib import Path
+
+from bridge.core.config import Settings
+from bridge.core.errors import LedgerError, RedisLost, RedisRefused, SourceError
+from bridge.core.logger import logger
+from bridge.core.mapping import Mapping
+from bridge.core.mapping_sections import NAME
+from bridge.core.stream_names import log_named, names_of
+from bridge.kinds.mapping_context import catalog_of_all
+from bridge.ledger.sources import all_generations
+from bridge.ledger.store import Ledger
+from bridge.ledger.stream_names import fix_names, fixed_names
+from bridge.streams.dial import Connections
+from bridge.streams.stream_scan import StreamScan
+
+
+class StreamFamily:
+    """The streams of one mapping with many: a mapping of one log for each, made when it is asked for."""
+
+    def __init__(self, mapping: Mapping, settings: Settings, ledger: Ledger | None) -> None:
+        self.mapping = mapping
+        self.catalog = catalog_of_all(mapping, settings)
+        self._elsewhere = _taken_by_others(mapping, settings)
+        self._names = fixed_names(ledger, mapping.stream.key) if ledger is not None else {}
+        self._used = {*self._names.values()}
+        self._made: dict[str, Mapping] = {}
+        if ledger is not None:
+            for log in self._names:
+                for name, known in all_generations(ledger, self.of(log).stream.key):
+                    self.catalog.claim(name, known)
+
+    @property
+    def around(self) -> tuple[str, str]:
+        """What stands before and behind the name in the keys of the mapping's streams."""
+        before, _, behind = self.mapping.stream.key.partition(NAME)
+        return before, behind
+
+    @property
+    def logs(self) -> list[str]:
+        """The logs that have a stream, sorted by their paths below the root."""
+        return sorted(self._names)
+
+    def __contains__(self, log: str) -> bool:
+        return log in self._names
+
+    def of(self, log: str) -> Mapping:
+        """Returns the mapping of one log, which has a stream of its own. Raises KeyError: it has none."""
+        if log not in self._made:
+            self._made[log] = self.mapping.of_log(log, self._names[log])
+        return self._made[log]
+
+    def find(self) -> list[str]:
+        """Finds logs that have no stream yet, names their streams, and returns the logs. Raises SourceError."""
+        late = {name for mine in self.catalog.late_of.values() for name in mine.values()}
+        new = sorted({*self.catalog.logs()} - self._names.keys() - late)
+        if new:
+            found = names_of(self.mapping.source.path, new, self._used | self._elsewhere)
+            self._names |= found
+            self._used |= {*found.values()}
+        return new
+
+    def knows(self, key: str) -> bool:
+        """Whether this key is that of a stream of the mapping."""
+        return self._name_in(key) in self._used
+
+    def _name_in(self, key: str) -> str:
+        before, behind = self.around
+        return key.removeprefix(before).removesuffix(behind)
+
+    def take(self, key: str) -> str | None:
+        """Takes up a stream that began in Redis, by its key, and returns the log that its messages are mirrored to.
+
+        None: it has a log already, or none of the mapping's could have such a name.
+        """
+        name = self._name_in(key)
+        log = log_named(self.mapping.source.path, name)
+        fits = names_of(self.mapping.source.path, [log], self._elsewhere) == {log: name}
+        if (
+            not fits
+            or name in self._used
+            or log in self._names
+            or not self.catalog.is_log(log)
+            or ".." in log.split("/")
+        ):
+            return None
+        self._names[log] = name
+        self._used.add(name)
+        return log
+
+    def fix(self, logs: Iterable[str], ledger: Ledger, now: float) -> None:
+        """Fixes the names of these logs' streams in the ledger. `now` in seconds since 1970. Raises LedgerError."""
+        names = {log: self._names[log] for log in logs}
+        if names:
+            fix_names(ledger, self.mapping.stream.key, names, now)
+
+
+def _taken_by_others(mapping: Mapping, settings: Settings) -> set[str]:
+    """Names that no stream of a mapping may have, as another mapping's stream would have the same key."""
+    before, _, behind = mapping.stream.key.partition(NAME)
+    keys = [other.stream.key for other in settings.mappings if not other.many_streams and not other.log]
+    return {key.removeprefix(before).removesuffix(behind) for key in keys if key.startswith(before)}
+
+
+def with_streams(settings: Settings, *, fix_at: float | None = None) -> Settings:
+    """Returns the settings with each stream of the mappings with many in the place of these mappings.
+
+    Names are fixed in the ledger, which is made where there is none, if `fix_at` tells since when, in seconds since
+    1970: also those of streams that began in Redis, where that is there. Else the ledger is only looked at. Raises
+    LedgerError.
+    """
+    families = {mapping.name: mapping for mapping in settings.mappings if mapping.many_streams}
+    if not families:
+        return settings
+    path, mappings = settings.state_dir / "ledger.db", list[Mapping]()
+    settings = replace(settings, families=families, shared={})
+    with ExitStack() as opened:
+        ledger = _opened(path, create=fix_at is not None)
+        if ledger is not None:
+            opened.callback(ledger.close)
+        for mapping in settings.mappings:
+            if not mapping.many_streams:
+                mappings.append(mapping)
+                continue
+            family = StreamFamily(mapping, settings, ledger)
+            new = _found(family)
+            if fix_at is not None and ledger is not None:
+                family.fix([*new, *_begun_in_redis(family, settings, ledger)], ledger, fix_at)
+            mappings += [family.of(log) for log in family.logs]
+    return replace(settings, mappings=tuple(mappings))
+
+
+def _opened(path: Path, *, create: bool) -> Ledger | None:
+    """Opens the ledger to look up names; None where there is none, or it is damaged, which others report."""
+    try:
+        return Ledger(path, create=create) if create or path.exists() else None
+    except LedgerError:
+        if create:
+            raise
+        return None
+
+
+def _begun_in_redis(family: StreamFamily, settings: Settings, ledger: Ledger) -> list[str]:
+    """Takes up the streams of a mapping that began in Redis; returns their logs."""
+    if family.mapping.mirror is None:
+        return []
+    try:
+        with closing(Connections(settings)) as servers:
+            scan = StreamScan(*family.around, ledger.uuid)
+            return [log for key in scan.whole(servers)
+                    if not family.knows(key) and scan.is_free(servers.to(key), key)
+                    and (log := family.take(key)) is not None]  # fmt: skip
+    except (RedisLost, RedisRefused) as error:  # whoever carries the streams reports it
+        logger.debug("%s: %s", family.mapping.name, error)
+        return []
+
+
+def _found(family: StreamFamily) -> list[str]:
+    try:
+        return family.find()
+    except SourceError as error:  # whoever carries the logs reports it
+        logger.debug("%s: %s", family.mapping.name, error)
+        return []

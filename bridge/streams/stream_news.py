@@ -1,0 +1,94 @@
+"""Tells which of many streams have entries behind a cursor, in one request to each server (XREAD)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+
+from bridge.core.config import Settings
+from bridge.core.errors import BridgeError, RedisLost
+from bridge.core.model import EntryId, format_id
+from bridge.streams.connect import Connection, Refusal, refused
+from bridge.streams.dial import Connections
+from bridge.streams.resp import pack
+
+ASKED_AT_ONCE = 500
+"""Streams of which a server is asked in one write, where each is asked by a command of its own."""
+
+
+class StreamNews:
+    """Tells which of many streams have entries behind a cursor. Used by one thread, but for `interrupt`.
+
+    One server waits for the first of them (BLOCK). The nodes of a cluster cannot, as streams lie in many slots: there,
+    and where one of the keys is no stream, each stream is asked by itself, and nobody waits.
+    """
+
+    def __init__(self, settings: Settings, *, timeout: float) -> None:
+        self._servers = Connections(settings, timeout=timeout)
+        self._single = not settings.redis_url.startswith("cluster")
+        self._blocked: Connection | None = None
+        self.refused: dict[bytes, BridgeError] = {}
+        """The streams of which a server refused to tell, in the last request, and why."""
+
+    def ask(self, cursors: Mapping[bytes, EntryId], block_ms: int) -> list[bytes]:
+        """Asks which streams have entries behind their cursor, and waits for one, `block_ms` at most, where it can be.
+
+        Raises RedisLost, RedisRefused.
+        """
+        self.refused = {}
+        if not cursors:
+            return []
+        if self._single:
+            connection = self._blocked = self._servers.to(next(iter(cursors)))
+            ids = [format_id(entry_id) for entry_id in cursors.values()]
+            connection.send(pack("XREAD", "COUNT", 1, "BLOCK", max(1, block_ms), "STREAMS", *cursors, *ids))
+            found = connection.read()
+            if not isinstance(found, Refusal):
+                return [row[0] for row in found or ()]
+            if "WRONGTYPE" not in str(found):
+                raise refused(found, connection.shown)
+        return self._each(cursors)
+
+    def _each(self, cursors: Mapping[bytes, EntryId]) -> list[bytes]:
+        by_server: dict[Connection, list[bytes]] = defaultdict(list)
+        for stream in cursors:
+            by_server[self._servers.to(stream)].append(stream)
+        news: list[bytes] = []
+        for connection, streams in by_server.items():
+            for at in range(0, len(streams), ASKED_AT_ONCE):
+                some = streams[at : at + ASKED_AT_ONCE]
+                asked = [pack("XREAD", "COUNT", 1, "STREAMS", name, format_id(cursors[name])) for name in some]
+                connection.send(b"".join(asked))
+                for name in some:
+                    found = connection.read()
+                    if isinstance(found, Refusal):
+                        self.refused[name] = refused(found, name.decode(errors="replace"))
+                    elif found:
+                        news.append(name)
+        for error in self.refused.values():
+            if isinstance(error, RedisLost):  # the stream is at another node by now
+                raise error
+        return news
+
+    @property
+    def waits(self) -> bool:
+        """Whether a request waits for news by itself: where it does not, the caller does between two of them."""
+        return self._single and not self.refused
+
+    def interrupt(self) -> None:
+        """Ends, from another thread, the wait for news."""
+        if (connection := self._blocked) is not None:
+            connection.interrupt()
+
+    def replaced(self) -> bool:
+        """Whether another master was elected since the one that is asked, as far as its Sentinels were looked at."""
+        connection = self._blocked
+        if connection is None:
+            return False
+        connection.look()
+        return connection.replaced()
+
+    def close(self) -> None:
+        """Closes the connections over which streams are asked for."""
+        self._blocked = None
+        self._servers.close()
