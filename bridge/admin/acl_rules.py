@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from bridge.core.config import Settings
 from bridge.core.mapping import Mapping
-from bridge.core.mapping_sections import INSTANCE
+from bridge.core.mapping_sections import INSTANCE, NAME
 from bridge.core.server_address import cluster_address, sentinel_address
 from bridge.streams.components import FIRST_COMPONENTS
 from bridge.streams.keys import Keys, health
@@ -63,7 +63,8 @@ class User:
 
 def users(settings: Settings) -> list[User]:
     """Builds the ACL users: one for the bridge, and one for each component that bridge.toml declares."""
-    mappings = settings.mappings
+    mappings = list({mapping.family: settings.families.get(mapping.family, mapping)
+                     for mapping in (*settings.mappings, *settings.families.values())}.values())  # fmt: skip
     in_cluster = cluster_address(settings.redis_url) is not None
     first = [] if in_cluster else [FIRST_COMPONENTS.decode()]
     dialling = ["cluster|slots"] if in_cluster else ["role"] if sentinel_address(settings.redis_url) else []
@@ -73,11 +74,11 @@ def users(settings: Settings) -> list[User]:
         settings.instance if settings.instance.startswith("bridge") else f"bridge-{settings.instance}", "the bridge",
         (*(f"~{_literal(mapping.stream.key)}" for mapping in mappings),
          *(f"~bridge:{{{_literal(mapping.stream.key)}}}:*" for mapping in mappings),
-         *(f"~{key}" for key in first), *_permanent(settings, first),
+         *(f"~{key}" for key in first), *_permanent(settings, mappings, first),
          f"~{_literal(health(settings.instance).decode())}"),
         (*(_literal(mapping.notify) for mapping in mappings),
          *(_literal(Keys.of(mapping.stream.key).components.decode()) for mapping in mappings), *shards, *first),
-        (*CONNECT, *BRIDGE, *dialling, *(["spublish"] if in_cluster else [])),
+        (*CONNECT, *BRIDGE, *dialling, *(["spublish"] if in_cluster else []), *(["scan"] if settings.families else [])),
     )  # fmt: skip
     components = [_component(name, mappings, first, dialling) for name in sorted(settings.components)]
     return [bridge, *components, *_all_hosts(settings, bridge.name, dialling)]
@@ -93,9 +94,9 @@ def _all_hosts(settings: Settings, name: str, dialling: Sequence[str]) -> list[U
     return [User(f"{name}-hosts", "bridge parity --all-hosts", rules, (), commands)] if several else []
 
 
-def _permanent(settings: Settings, first: Sequence[str]) -> Iterable[str]:
+def _permanent(settings: Settings, mappings: Iterable[Mapping], first: Sequence[str]) -> Iterable[str]:
     """Lists the rules for the heartbeats by which bridges of layout 1 leave the streams alone."""
-    for mapping in settings.mappings if first else ():
+    for mapping in mappings if first else ():
         yield f"~{_literal(permanent(Keys.of(mapping.stream.key), settings.instance).decode())}"
 
 
@@ -115,5 +116,5 @@ def _component(name: str, mappings: Iterable[Mapping], first: Sequence[str], dia
 
 
 def _literal(text: str) -> str:
-    """Escapes the name of a key or channel, so that as an ACL pattern it matches this name alone."""
-    return re.sub(r"([*?\\[\]])", r"\\\1", text)
+    """Escapes the name of a key or channel, so that as an ACL pattern it matches this name alone, or all streams'."""
+    return re.sub(r"([*?\\[\]])", r"\\\1", text).replace(NAME, "*")

@@ -53,11 +53,33 @@ def command(
         return _say(options, chosen, leave, take, reason)
     found = accounts(settings, chosen, time.time)
     if options.as_json:
-        emit({"mappings": [_json(settings, candidate, found[candidate.name]) for candidate in chosen]})
+        parts = [*chosen, *(settings.families[name] for name in settings.families if name in found)]
+        emit({"mappings": [_json(settings, candidate, found[candidate.name]) for candidate in parts]})
     else:
-        for at, candidate in enumerate(chosen):
-            _show(settings, candidate, found[candidate.name], everything=everything, first=not at)
+        for at, (candidate, account) in enumerate(_together(settings, chosen, found)):
+            _show(settings, candidate, account, everything=everything, first=not at)
     return 3 if any(account.sentences() for account in found.values()) else 0
+
+
+FEW = 5
+"""Streams of one mapping of which the files are shown stream by stream; those of more are shown together."""
+
+
+def _together(
+    settings: Settings, chosen: list[Mapping], found: dict[str, FilesAccount]
+) -> list[tuple[Mapping, FilesAccount]]:
+    """Pairs the mappings with their accounts; many streams of one mapping count as one mapping."""
+    from bridge.engine.account.inventory import together
+
+    parts: list[tuple[Mapping, FilesAccount]] = []
+    for family in dict.fromkeys(mapping.family for mapping in chosen):
+        mine = [mapping for mapping in chosen if mapping.family == family]
+        if family not in found or (len(mine) <= FEW and not found[family].pieces):
+            parts += [(mapping, found[mapping.name]) for mapping in mine]
+        else:
+            names = [family, *(mapping.name for mapping in mine)]
+            parts.append((settings.families[family], together([found[name] for name in names])))
+    return parts
 
 
 def _say(options: Options, chosen: list[Mapping], leave: str | None, take: str | None, reason: str | None) -> int:

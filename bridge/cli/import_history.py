@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from contextlib import closing
+from collections import Counter
+from contextlib import closing, nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -85,9 +87,10 @@ def _import(options: Options, mappings: tuple[str, ...], max_rate: float | None)
         stop = stop_on_signals()
         tune_interpreter()
         serve(settings)
-        watch = _Events() if options.as_json else _Bars() if sys.stderr.isatty() else _Lines()
-        with closing(watch):
-            reports, errors = import_history(settings, chosen, stop, watch, max_rate=max_rate)
+        watch = None if options.as_json else _Bars() if sys.stderr.isatty() else _Lines()
+        with closing(watch) if watch is not None else nullcontext():
+            tell = _Events() if watch is None else _Together(watch, chosen)
+            reports, errors = import_history(settings, chosen, stop, tell, max_rate=max_rate)
     for error in errors:
         complain(error)
     if stop.is_set():
@@ -100,21 +103,52 @@ def _import(options: Options, mappings: tuple[str, ...], max_rate: float | None)
     return exit_code_of(errors, carried=any(mapping_report.lines for mapping_report in reports))
 
 
-class _Watch:
-    """Base of what reports an import's progress: to a person by lines or bars, or to a program by events."""
+class _Together:
+    """Adds up the reports of the imports of one mapping's streams, so that they are told of as one import."""
 
-    def close(self) -> None:
-        """Ends the report of an import's progress; the base class has nothing to end."""
+    def __init__(self, watch: _Lines, chosen: list[Mapping]) -> None:
+        self._watch = watch
+        self._family = {mapping.name: mapping.family for mapping in chosen}
+        self._left = Counter(mapping.family for mapping in chosen)
+        self._done: dict[str, Report] = {}
+
+    def __call__(self, event: str, report: Report) -> None:
+        family = self._family[report.mapping]
+        if family == report.mapping:
+            self._watch(event, report)
+            return
+        whole = _sum(self._done.get(family), report, family)
+        if event == "ended":
+            self._done[family] = whole
+            self._left[family] -= 1
+        if event in ("waiting", "progress") or (event == "ended" and self._left[family]):
+            self._watch("progress" if event == "ended" else event, whole)
+        elif event == "ended":
+            self._watch("ended", whole)
 
 
-class _Events(_Watch):
+def _sum(done: Report | None, report: Report, family: str) -> Report:
+    """Adds a stream's report to that of the streams of the same mapping which were imported before."""
+    if done is None:
+        return replace(report, mapping=family, stream="1 stream", errors=[*report.errors])
+    times = [ms for ms in (done.earliest, report.earliest, done.latest, report.latest) if ms is not None]
+    states = {done.state, report.state}
+    return replace(
+        report, mapping=family, stream=counted(int(done.stream.split()[0].replace(",", "")) + 1, "stream"),
+        seconds=done.seconds + report.seconds, sources=[*done.sources, *report.sources], first_id=None, last_id=None,
+        earliest=min(times, default=None), latest=max(times, default=None), errors=[*done.errors, *report.errors],
+        state=next((state for state in ("failed", "interrupted", "running") if state in states), "done"),
+    )  # fmt: skip
+
+
+class _Events:
     """Reports an import to a program: one JSON object per line on stdout (started, waiting, progress or ended)."""
 
     def __call__(self, event: str, report: Report) -> None:
         emit_line({"event": event, **report.to_json(), "seconds_left": _seconds_left(report)})
 
 
-class _Lines(_Watch):
+class _Lines:
     """Reports an import without a terminal: a line every few seconds on stderr, and the summary on stdout."""
 
     def __init__(self) -> None:
@@ -133,6 +167,9 @@ class _Lines(_Watch):
             self._say(f"{report.mapping}: {_so_far(report)}")
         elif event == "ended":
             click.echo(summary(report))
+
+    def close(self) -> None:
+        """Ends the report of an import's progress; without a terminal there is nothing to end."""
 
     def _say(self, text: str) -> None:
         click.echo(text, err=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -127,7 +128,7 @@ def _prove(
         for result in results:
             _notes(result)
     else:
-        _print(results)
+        _print(results, {mapping.name: mapping.family for mapping in chosen})
     if ledger is None or proof.unkept:
         click.echo(f"bridge: this run is not kept: {proof.unkept or why}", err=True)
     return CODES[verdict_of_all(results)]
@@ -232,7 +233,11 @@ def _notes(result: ParityResult) -> None:
         click.echo(f"bridge: {result.mapping}: {note}", err=True)
 
 
-def _print(results: list[ParityResult]) -> None:
+FEW = 5
+"""Streams of one mapping that parity tells of each by itself; of more the equal ones are told of together."""
+
+
+def _print(results: list[ParityResult], families: dict[str, str]) -> None:
     from bridge.cli.screen import LEVELS, STYLES, console, safe
     from bridge.core.model import shown
     from bridge.core.wording import counted
@@ -253,7 +258,23 @@ def _print(results: list[ParityResult]) -> None:
     def say(text: str, style: str = "") -> None:
         out.print(safe(text, style), soft_wrap=not out.is_terminal)
 
-    for result in results:
+    equal = [result for result in results if result.verdict == "equal" and not result.warnings()]
+    many = Counter(families[result.mapping] for result in equal if families[result.mapping] != result.mapping)
+    for family, count in many.items():
+        if count > FEW:
+            mine = [result for result in equal if families[result.mapping] == family]
+            compared, born = sum(r.tally.compared for r in mine), sum(r.tally.file_born for r in mine)
+            flying = sum(result.tally.in_flight for result in mine)
+            say(f"{family} → {counted(count, 'stream')}", "bold")
+            said = f"  Equal: {counted(compared, 'message')}, each once on both sides, in order within its stream"
+            say(said, STYLES[LEVELS["equal"]])
+            say(f"  {born:,} file-born, {compared - born:,} Redis-born{f'; {flying:,} in flight' if flying else ''}")
+            for fact, streams in Counter(fact for r in mine for fact in facts(r, time.time())).most_common():
+                if not fact.startswith("up to ") and " file-born, " not in fact and " in flight" not in fact:
+                    say(f"  {fact}" + (f" (in {counted(streams, 'stream')})" if streams < count else ""))
+            say("")
+    told = {result.mapping for result in equal if many[families[result.mapping]] > FEW}
+    for result in (result for result in results if result.mapping not in told):
         say(f"{result.mapping} → {result.stream}", "bold")
         say(f"  {verdict_in_words(result)}", STYLES[LEVELS[result.verdict]])
         for warning in result.warnings():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import click
@@ -32,19 +32,31 @@ def retire(options: Options, mapping: str, execute: bool, reason: str, force: st
     any more is named, and what somebody does. The only way back is `bridge unretire`. Exits 3 when somebody still uses
     the files, or the two sides are not the same.
     """
-    from bridge.admin.retire import end_mapping
     from bridge.core.errors import ConfigError
     from bridge.core.state_directory import state_lock
 
     settings = of_root(options.settings())
     options.log(settings.log_format)
-    chosen = settings.mapping(mapping)
     if force is not None and force != mapping:
         raise ConfigError(f"--force {force}: the mapping is {mapping}", hint=f"--force {mapping}")
-    with ExitStack() as stack:
-        if execute:
-            stack.enter_context(state_lock(settings.state_dir, "retire"))
-        ledger, connection = stack.enter_context(_both(settings, chosen))
+    with state_lock(settings.state_dir, "retire") if execute else nullcontext():
+        codes = [_retire(options, settings, chosen, execute=execute, reason=reason, force=force is not None)
+                 for chosen in _streams(settings, mapping)]  # fmt: skip
+    return max(codes)
+
+
+def _streams(settings: Settings, name: str) -> list[Mapping]:
+    """Returns the mapping of this name, or all streams of a mapping with many. Raises ConfigError where it has none."""
+    found = settings.chosen([name])
+    return found if len(found) > 1 else [settings.mapping(name)]
+
+
+def _retire(options: Options, settings: Settings, chosen: Mapping, *, execute: bool, reason: str, force: bool) -> int:
+    """Retires one stream, or says what speaks against it, as `bridge retire`; returns the exit code."""
+    from bridge.admin.retire import end_mapping
+
+    mapping = chosen.name
+    with _both(settings, chosen) as (ledger, connection):
         if end_mapping.is_retired(chosen, ledger):
             return _again(options, settings, chosen, ledger, connection, execute=execute)
         reasons = end_mapping.reasons(settings, chosen, ledger, connection, time.time())
@@ -187,10 +199,15 @@ def purge(options: Options, mapping: str, execute: bool) -> None:
 
     The stream and its groups stay, and one key: it keeps programs from falling back to the files.
     """
+    settings = of_root(options.settings())
+    for chosen in _streams(settings, mapping):
+        _purge(options, settings, chosen, execute=execute)
+
+
+def _purge(options: Options, settings: Settings, chosen: Mapping, *, execute: bool) -> None:
+    """Purges one retired stream, as `bridge purge`."""
     from bridge.admin.retire.purge import purge as remove
 
-    settings = of_root(options.settings())
-    chosen = settings.mapping(mapping)
     with _both(settings, chosen) as (ledger, connection):
         removed = remove(settings, chosen, ledger, connection, who(), really=execute)
         if not options.as_json:
@@ -201,7 +218,7 @@ def purge(options: Options, mapping: str, execute: bool) -> None:
                        else "there is nothing of ours left but what must stay")  # fmt: skip
         left = _left(options, settings, chosen, ledger, connection)
     if options.as_json:
-        emit({"mapping": mapping, "keys": removed, "removed": execute, **left})
+        emit({"mapping": chosen.name, "keys": removed, "removed": execute, **left})
 
 
 @click.command("unretire", short_help="Let a retired mapping begin again")
@@ -221,20 +238,27 @@ def unretire(options: Options, mapping: str, place: str | None, execute: bool, r
     From its retirement: what was written to the stream since goes to the files, and what others wrote to the files goes
     to the stream. Programs with our client stay on Redis; `bridge rollback` moves them.
     """
-    from bridge.admin.retire import begin_again
     from bridge.core.errors import ConfigError
     from bridge.core.state_directory import state_lock
-    from bridge.engine.headline import many
 
     settings = of_root(options.settings())
-    chosen = settings.mapping(mapping)
     if execute and place is None:
         hint = "--from retirement goes on where it ended; --from beginning needs an empty stream"
         raise ConfigError("say where it begins", where=mapping, hint=hint)
-    with ExitStack() as stack:
-        if execute:
-            stack.enter_context(state_lock(settings.state_dir, "unretire"))
-        ledger, connection = stack.enter_context(_both(settings, chosen))
+    with state_lock(settings.state_dir, "unretire") if execute else nullcontext():
+        for chosen in _streams(settings, mapping):
+            _unretire(options, settings, chosen, place, execute=execute, reason=reason)
+
+
+def _unretire(
+    options: Options, settings: Settings, chosen: Mapping, place: str | None, *, execute: bool, reason: str
+) -> None:
+    """Lets one retired stream begin again, or says what would come of it, as `bridge unretire`."""
+    from bridge.admin.retire import begin_again
+    from bridge.engine.headline import many
+
+    mapping = chosen.name
+    with _both(settings, chosen) as (ledger, connection):
         found, aside = begin_again.plan(settings, chosen, ledger, connection), None
         if execute and place is not None:
             aside = begin_again.execute(settings, chosen, ledger, connection, place, who(), reason)

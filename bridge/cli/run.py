@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from threading import Event
 
     from bridge.core.config import Settings
+    from bridge.engine.once import OnceReport
 
 
 @click.command("run", short_help="Carry lines into the stream, and back with --dual")
@@ -70,8 +71,9 @@ def _once(options: Options, settings: Settings, dual: bool, stop: Event) -> int:
             for did in results
         ])  # fmt: skip
     else:
-        for did in results:
-            done = f"carried {counted(did.forwarded, settings.mapping(did.mapping).noun)}"
+        nouns = {name: mapping.noun for mapping in settings.mappings for name in (mapping.name, mapping.family)}
+        for did in _together(results, {mapping.name: mapping.family for mapping in settings.mappings}):
+            done = f"carried {counted(did.forwarded, nouns[did.mapping])}"
             done += f", mirrored {counted(did.mirrored, 'entry', 'entries')}" if dual else ""
             done += f"; {did.quarantined:,} in quarantine, see `bridge quarantine list`" if did.quarantined else ""
             click.echo(f"{did.mapping}: not done, see above; {done}" if did.errors else f"{did.mapping}: {done}")
@@ -83,3 +85,18 @@ def _once(options: Options, settings: Settings, dual: bool, stop: Event) -> int:
     if not errors:
         return 3 if any(did.unaccounted for did in results) else 0
     return exit_code_of(errors, carried=any(did.forwarded for did in results))
+
+
+def _together(results: list[OnceReport], families: dict[str, str]) -> list[OnceReport]:
+    """Adds the reports of one mapping's streams up, where nothing failed in them."""
+    from bridge.engine.once import OnceReport
+
+    found: dict[str, OnceReport] = {}
+    for did in results:
+        name = did.mapping if did.errors or did.unaccounted else families[did.mapping]
+        before = found.get(name, OnceReport(name, 0, 0, 0, ()))
+        found[name] = OnceReport(
+            name, before.forwarded + did.forwarded, before.mirrored + did.mirrored,
+            before.quarantined + did.quarantined, before.errors + did.errors, before.unaccounted + did.unaccounted,
+        )  # fmt: skip
+    return list(found.values())

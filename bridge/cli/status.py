@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from bridge.cli.common import Options, emit, emit_line, of_root, verb
+from bridge.cli import status_many
+from bridge.cli.common import Options, emit, emit_line, mapping_names, of_root, verb
 from bridge.core.wording import counted, percent
 
 if TYPE_CHECKING:
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Group, RenderableType
     from rich.table import Table
 
+    from bridge.core.config import Settings
     from bridge.cutover.component_status import ComponentStatus
     from bridge.engine.headline import Level
     from bridge.engine.lag import Lag
@@ -33,20 +36,22 @@ STATUS_SECONDS = 1.0
 
 
 @click.command("status", short_help="Say where both directions stand")
+@click.argument("mappings", nargs=-1, metavar="[MAPPING]...", shell_complete=mapping_names)
 @click.option("--watch", is_flag=True, help="Look again every second, until interrupted")
 @verb
-def command(options: Options, watch: bool) -> int:
-    """Show where both directions stand, how far behind they are, and what is wrong.
+def command(options: Options, mappings: tuple[str, ...], watch: bool) -> int:
+    """Show where both directions of MAPPING [all of them] stand, how far behind they are, and what is wrong.
 
-    Exits 3 when something is wrong that does not mend itself, 5 without Redis.
+    Many streams of one mapping are shown together, and those that need a look by themselves. Exits 3 when something is
+    wrong that does not mend itself, 5 without Redis.
     """
     from bridge.cli.screen import console, show
     from bridge.engine.headline import headline
     from bridge.engine.status import sample, to_json
 
-    settings = of_root(options.settings())
     if watch:
-        return _watch(options)
+        return _watch(options, mappings)
+    settings = _settings(options, mappings)
     from bridge.cutover.component_status import sample_component
 
     found = sample(settings, time.time)
@@ -66,7 +71,12 @@ def _exit_code(found: Status, level: Level) -> int:
     return 5 if found.redis_error else 3 if level == "bad" else 0
 
 
-def _watch(options: Options) -> int:
+def _settings(options: Options, mappings: tuple[str, ...]) -> Settings:
+    settings = of_root(options.settings())
+    return replace(settings, mappings=tuple(settings.chosen(mappings)))
+
+
+def _watch(options: Options, mappings: tuple[str, ...]) -> int:
     from rich.console import Group
     from rich.live import Live
 
@@ -75,12 +85,13 @@ def _watch(options: Options) -> int:
     from bridge.engine.headline import headline
     from bridge.engine.status import sample, to_json
 
-    settings, out, last = of_root(options.settings()), console(), ""
+    out, last = console(), ""
     live = Live(console=out, screen=False, auto_refresh=False) if out.is_terminal and not options.as_json else None
     try:
         if live is not None:
             live.start()
         while True:
+            settings = _settings(options, mappings)
             found = sample(settings, time.time)
             said, level = headline(found)
             components = [] if found.redis_error else sample_component(settings)
@@ -123,12 +134,21 @@ def screen(found: Status, said: str, level: Level, width: int) -> Group:
         facts.append(("", f"try: {found.redis_hint}"))
     parts: list[object] = [safe(said, STYLES[level]), safe("")]
     parts.append(_pairs(facts))
-    for mapping in found.mappings:
-        parts += [
-            safe(""),
-            safe(f"{mapping.name} → {mapping.stream}", "bold"),
-            *_mapping(mapping, found, wide=width >= 80),
-        ]
+    for mappings in _together(found.mappings):
+        mapping, wide = mappings[0], width >= 80
+        if len(mappings) == 1:
+            parts += [
+                safe(""),
+                safe(f"{mapping.name} → {mapping.stream}", "bold"),
+                *_mapping(mapping, found, wide=wide),
+            ]
+        else:
+            parts += [safe(""), safe(f"{mapping.family} → {counted(len(mappings), 'stream')}", "bold")]
+            mirrors = status_many.mirror_row(mappings, found, mapping.family)
+            forwards = status_many.forward_row(mappings, found, mapping.family)
+            rows = [forwards] if mirrors is None else [forwards, mirrors]
+            rest = ("streams", f"`bridge status {mapping.family}:NAME` shows one by itself")
+            parts += _laid_out(rows, [*status_many.notes(mappings, found), rest], wide=wide, what="logs")
     waits = []
     for worker, trouble in found.troubles.items():
         hint = f" ({trouble.hint})" if trouble.hint else ""
@@ -140,6 +160,17 @@ def screen(found: Status, said: str, level: Level, width: int) -> Group:
     if waits:
         parts += [safe(""), _pairs(waits)]
     return Group(*parts)  # type: ignore[arg-type]
+
+
+def _together(mappings: list[MappingStatus]) -> list[list[MappingStatus]]:
+    """Groups the mappings of a status: each by itself, but for the streams of one mapping, if it has more than few."""
+    groups: dict[str, list[MappingStatus]] = {}
+    for mapping in mappings:
+        groups.setdefault(mapping.family, []).append(mapping)
+    return [
+        part for group in groups.values()
+        for part in ([group] if len(group) > status_many.FEW else [[mapping] for mapping in group])
+    ]  # fmt: skip
 
 
 def _components(components: list[ComponentStatus], found: Status) -> Iterator[RenderableType]:
@@ -187,8 +218,6 @@ def _pairs(rows: list[tuple[str, str]]) -> Table:
 
 
 def _mapping(mapping: MappingStatus, found: Status, *, wide: bool) -> list[object]:
-    from rich.table import Table
-
     from bridge.cli.screen import safe
     from bridge.engine.lag import Lag
     from bridge.kinds.log.edit_summary import in_words
@@ -240,6 +269,17 @@ def _mapping(mapping: MappingStatus, found: Status, *, wide: bool) -> list[objec
         most = "" if count == total else f", {count:,} of them"
         said = f"{counted(total, 'message')}{most}: {kind} ({direction}); see `bridge quarantine list`"
         notes.append(("quarantine", said))
+    return _laid_out(rows, notes, wide=wide)
+
+
+def _laid_out(
+    rows: list[tuple[str, ...]], notes: list[tuple[str, str]], *, wide: bool, what: str = "file"
+) -> list[object]:
+    """Lays out the rows of both directions, and the notes below them, for a wide or a narrow screen."""
+    from rich.table import Table
+
+    from bridge.cli.screen import safe
+
     if not wide:
         short = []
         for way, name, at, behind, oldest, rate in rows:
@@ -247,10 +287,10 @@ def _mapping(mapping: MappingStatus, found: Status, *, wide: bool) -> list[objec
             short.append((way, f"{name}: " + ", ".join(part for part in told if part)))
         return [_pairs(short + notes)]
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
-    for name in ("", "file", "carried up to", "behind", "oldest", "rate"):
+    for name in ("", what, "carried up to", "behind", "oldest", "rate"):
         table.add_column(name, overflow="fold")
-    for row in rows:
-        table.add_row(*map(safe, row))
+    for cells in rows:
+        table.add_row(*map(safe, cells))
     return [table, _pairs(notes)] if notes else [table]
 
 

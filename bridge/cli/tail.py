@@ -6,6 +6,7 @@ import re
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
+from heapq import merge
 from typing import TYPE_CHECKING
 
 import click
@@ -41,49 +42,78 @@ def command(
     options: Options, mapping: str | None, count: int | None, follows: bool, since: str | None, until: str | None,
     roles: tuple[str, ...], types: tuple[str, ...],
 ) -> None:  # fmt: skip
-    """Print a stream as lines of its mapping, as `tail` prints a log. Times are those of the entry IDs."""
+    """Print a stream as lines of its mapping, as `tail` prints a log. Times are those of the entry IDs.
+
+    Several streams of one mapping are merged by time, each line with the name of its stream before it.
+    """
     import time
 
     from bridge.core.errors import ConfigError
-    from bridge.core.model import ZERO_ID
     from bridge.streams.dial import dialler
-    from bridge.streams.follow import EntryFilter, follow, newest
+    from bridge.streams.follow import EntryFilter, follow, follow_all
     from bridge.streams.keys import Keys
-    from bridge.streams.trim import read_trimmed
 
     settings = options.settings()
-    if mapping is None and len(settings.mappings) > 1:
-        names = ", ".join(configured.name for configured in settings.mappings)
-        raise ConfigError("there are several mappings", where=str(settings.path), hint=f"name one of {names}")
-    chosen = settings.mapping(mapping) if mapping else settings.mappings[0]
+    chosen = settings.chosen([mapping] if mapping else [])
+    families = list(dict.fromkeys(configured.family for configured in chosen))
+    if len(families) > 1:
+        raise ConfigError(
+            "there are several mappings", where=str(settings.path), hint=f"name one of {', '.join(families)}"
+        )
+    if not chosen:
+        raise ConfigError("there is no stream yet", where=str(settings.path), hint="a stream comes with each log")
     now = time.time()
     wanted = EntryFilter(
         moment(since, now, "--since"), moment(until, now, "--until"),
         frozenset(role.encode() for role in roles), frozenset(kind.encode() for kind in types),
     )  # fmt: skip
-    inverse = chosen.codec(chosen.mirror.path if chosen.mirror else chosen.source.path)
-    codec = None if named(chosen) or not inverse.invertible else inverse
     if count is None and since is None:
         count = LINES
-    keys = Keys.of(chosen.stream.key)
-    dial = dialler(settings, chosen.stream.key, may_start=False)
-    connection = dial()
-    try:
+    ends = [_newest(settings, configured, wanted, count) for configured in chosen]
+    codecs = {configured.name: _codec(configured) for configured in chosen}
+    rows = merge(*([(entry.id, configured.name, entry) for entry in found]
+                   for configured, (found, _) in zip(chosen, ends, strict=True)))  # fmt: skip
+    for _, name, entry in list(rows)[-count if count else None :] if count != 0 else ():
+        _print(entry, codecs[name], name if len(chosen) > 1 else "", as_json=options.as_json)
+    if not follows:
+        return
+    if len(chosen) == 1:
+        dial, keys = dialler(settings, chosen[0].stream.key, may_start=False), Keys.of(chosen[0].stream.key)
+        for entry in follow(dial, keys, ends[0][1], wanted, time.sleep, _say):
+            _print(entry, codecs[chosen[0].name], "", as_json=options.as_json)
+        return
+    cursors = {configured.stream.key.encode(): end for configured, (_, end) in zip(chosen, ends, strict=True)}
+    names = {configured.stream.key.encode(): configured.name for configured in chosen}
+    for stream, entry in follow_all(settings, cursors, wanted, time.sleep, _say):
+        _print(entry, codecs[names[stream]], names[stream], as_json=options.as_json)
+
+
+def _codec(mapping: Mapping) -> Codec | None:
+    inverse = mapping.codec(mapping.mirror.path if mapping.mirror else mapping.source.path)
+    return None if named(mapping) or not inverse.invertible else inverse
+
+
+def _newest(
+    settings: Settings, mapping: Mapping, wanted: EntryFilter, count: int | None
+) -> tuple[list[Entry], EntryId]:
+    """Reads the last entries of a mapping's stream, also from the archive, and the ID behind which new ones come."""
+    from bridge.core.model import ZERO_ID
+    from bridge.streams.dial import dialler
+    from bridge.streams.follow import newest
+    from bridge.streams.keys import Keys
+    from bridge.streams.trim import read_trimmed
+
+    keys = Keys.of(mapping.stream.key)
+    with closing(dialler(settings, mapping.stream.key, may_start=False)()) as connection:
         floor, before = read_trimmed(connection, keys).floor, None
         while floor != before:  # somebody may trim meanwhile
             before, standing = floor, replace(wanted, since=max(wanted.since or ZERO_ID, floor))
             found, cursor = newest(connection, keys.stream, standing, count)
             floor = read_trimmed(connection, keys).floor
-    finally:
-        connection.close()
     if floor > (wanted.since or ZERO_ID) and (count is None or len(found) < count):
         left = None if count is None else count - len(found)
-        found = [*_archived(settings, chosen, floor, wanted, left), *found]
-    for entry in found:
-        _print(entry, codec, as_json=options.as_json)
-    if follows:
-        for entry in follow(dial, keys, cursor, wanted, time.sleep, _say):
-            _print(entry, codec, as_json=options.as_json)
+        found = [*_archived(settings, mapping, floor, wanted, left), *found]
+    return found, cursor
 
 
 def _archived(
@@ -113,13 +143,14 @@ def named(mapping: Mapping) -> bool:
     )
 
 
-def _print(entry: Entry, codec: Codec | None, *, as_json: bool) -> None:
+def _print(entry: Entry, codec: Codec | None, name: str, *, as_json: bool) -> None:
+    """Prints an entry; `name` is that of its stream among several, else empty."""
     from bridge.core.model import FIELDS, format_id, shown
     from bridge.core.model import as_json as of_bytes
 
     pairs = list(zip(entry.fields[0::2], entry.fields[1::2], strict=True))
     if as_json:
-        facts: dict[str, object] = {"id": format_id(entry.id).decode()}
+        facts: dict[str, object] = {"id": format_id(entry.id).decode(), **({"mapping": name} if name else {})}
         facts |= {name.decode(errors="backslashreplace"): of_bytes(value) for name, value in pairs}
         emit_line(facts)
         return
@@ -132,7 +163,7 @@ def _print(entry: Entry, codec: Codec | None, *, as_json: bool) -> None:
         line = b"|".join(values[name] for name in FIELDS)
     if isinstance(line, str):  # no line can be made of the entry: prints its fields
         line = b"(entry %b is no line) " % format_id(entry.id) + b" ".join(b"%b=%b" % pair for pair in pairs)
-    click.echo(shown(line, None))
+    click.echo(f"{name.partition(':')[2]}: {shown(line, None)}" if name else shown(line, None))
 
 
 def moment(text: str | None, now: float, option: str) -> EntryId | None:

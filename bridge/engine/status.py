@@ -80,6 +80,8 @@ class MappingStatus:
 
     name: str
     stream: str
+    family: str = ""
+    """The mapping with many streams of which this is one; for any other mapping its own name."""
     error: str = ""
     hint: str = ""
     retired: float | None = None
@@ -231,7 +233,8 @@ def _mapping(
     shared: MappingContext, ledger: Ledger | None, connection: Connection | None, status: Status, *, mirrors: bool
 ) -> MappingStatus:
     mapping, settings = shared.mapping, shared.settings
-    found = MappingStatus(mapping.name, mapping.stream.key, outboxes=waiting(settings.state_dir, mapping.name))
+    name, boxes = mapping.name, waiting(settings.state_dir, mapping.name)
+    found = MappingStatus(name, mapping.stream.key, mapping.family, outboxes=boxes)
     stored: dict[str, bytes | None] = {}
     if mapping.mirror is not None:
         found.mirror = MirrorStatus(mapping.mirror.path, rate=_rate(status, f"mirror {found.name}"))
@@ -353,6 +356,7 @@ def to_json(status: Status, headline: str, level: str) -> dict[str, Any]:
             {
                 "mapping": mapping.name,
                 "stream": mapping.stream,
+                **({"family": mapping.family} if mapping.family != mapping.name else {}),
                 "retired": mapping.retired,
                 "outboxes": mapping.outboxes,
                 "dead": {name: {"messages": d.messages, "bytes": d.bytes, "more": d.more, "unfinished": d.unfinished}

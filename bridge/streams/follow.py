@@ -6,11 +6,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
+from bridge.core.config import Settings
 from bridge.core.errors import RedisLost, RedisRefused
 from bridge.core.model import EntryId, before, format_id, paired
 from bridge.streams.connect import Connection
+from bridge.streams.dial import Connections
 from bridge.streams.keys import Keys
 from bridge.streams.reader import BlockingReader, Entry, entries, entries_back, stream_info
+from bridge.streams.stream_news import StreamNews
 
 FOLLOW_BLOCK_MS = 1000
 PAUSES = (0.1, 0.3, 1.0)
@@ -90,3 +93,41 @@ def follow(
         finally:
             if connection is not None:
                 connection.close()
+
+
+def follow_all(
+    settings: Settings, cursors: dict[bytes, EntryId], wanted: EntryFilter, wait: Callable[[float], object],
+    say: Callable[[str], None],
+) -> Iterator[tuple[bytes, Entry]]:  # fmt: skip
+    """Follows several streams: yields each new entry with its stream's key, in order within the stream, without end.
+
+    `cursors` are the entries behind which each stream is followed. Where Redis is lost, it connects again and says so.
+    """
+    tries = 0
+    while True:
+        news, servers = StreamNews(settings, timeout=FOLLOW_BLOCK_MS / 1000 + 10.0), Connections(settings)
+        try:
+            while True:
+                found = news.ask(cursors, FOLLOW_BLOCK_MS)
+                if tries:
+                    say("connected again")
+                tries = 0
+                for stream in found:
+                    start = b"(" + format_id(cursors[stream])
+                    for entry in entries(servers.to(stream), stream, start):
+                        cursors[stream] = entry.id
+                        below = wanted.until is None or entry.id < wanted.until
+                        if below and (wanted.since is None or entry.id >= wanted.since) and wanted.has(entry):
+                            yield stream, entry
+                if wanted.until is not None and min(cursors.values()) >= wanted.until:
+                    return
+                if not news.waits:
+                    wait(PAUSES[0])
+        except RedisLost as error:
+            if not tries:
+                say(f"{error}; it is tried again")
+            wait(PAUSES[min(tries, len(PAUSES) - 1)])
+            tries += 1
+        finally:
+            news.close()
+            servers.close()

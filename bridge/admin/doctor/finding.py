@@ -37,10 +37,15 @@ class Finding:
         return {"check": self.check, "verdict": self.verdict, "evidence": self.evidence, "hint": self.hint or None}
 
 
+TOLD = 12
+"""Most judgements that the finding of one check tells of."""
+
+
 def worst(check: str, parts: Iterable[Judgement]) -> Finding:
     """Merges several judgements of one check into a single finding that has the worst of their verdicts.
 
-    The evidence of the worst judgements comes first; the hints are theirs alone. Without judgements it is "good".
+    The evidence of the worst judgements comes first, and of many only some; the hints are theirs alone. Without
+    judgements it is "good".
     """
     order: list[Verdict] = ["bad", "note", "unknown", "good"]
     ranked = sorted(parts, key=lambda part: order.index(part[0]))
@@ -48,7 +53,10 @@ def worst(check: str, parts: Iterable[Judgement]) -> Finding:
         return Finding(check, "good", "nothing to see")
     top = [part for part in ranked if part[0] == ranked[0][0]]
     hints = list(dict.fromkeys(part[2] for part in top if part[2]))
-    return Finding(check, ranked[0][0], "; ".join(part[1] for part in ranked), "; ".join(hints))
+    told = [part[1] for part in ranked[:TOLD]]
+    if len(ranked) > len(told):
+        told.append(f"and {len(ranked) - len(told):,} more")
+    return Finding(check, ranked[0][0], "; ".join(told), "; ".join(hints[:TOLD]))
 
 
 def asked(check: str, look: Callable[[], Finding]) -> Finding:

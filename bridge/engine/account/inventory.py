@@ -18,10 +18,18 @@ from bridge.files.generation import open_regular
 from bridge.files.piece_age import tells_age
 from bridge.files.piece_times import first_and_last
 from bridge.kinds.log.edit_summary import in_words
-from bridge.kinds.mapping_context import MappingContext
+from bridge.kinds.mapping_context import MappingContext, catalog_of_all
 from bridge.ledger import spool_messages
 from bridge.ledger.edits import NEW, rewrites_of
-from bridge.ledger.file_standings import LATE, LEFT, FileRecord, forget_piece, remembered_pieces, save_piece
+from bridge.ledger.file_standings import (
+    LATE,
+    LEFT,
+    UNACCOUNTED,
+    FileRecord,
+    forget_piece,
+    remembered_pieces,
+    save_piece,
+)
 from bridge.ledger.journal import note
 from bridge.ledger.sources import sources_of
 from bridge.ledger.store import Ledger
@@ -30,7 +38,8 @@ from bridge.ledger.store import Ledger
 def accounts(settings: Settings, mappings: Sequence[Mapping], clock: Callable[[], float]) -> dict[str, FilesAccount]:
     """Makes the inventory of the files of some mappings: the account of each mapping, by its name.
 
-    Raises SourceError, LedgerError.
+    Of a mapping with many streams there is also an account of the files that belong to none of them. Raises
+    SourceError, LedgerError.
     """
     path = settings.state_dir / "ledger.db"
     ledger = Ledger(path) if path.exists() else None
@@ -40,10 +49,40 @@ def accounts(settings: Settings, mappings: Sequence[Mapping], clock: Callable[[]
         for mapping in mappings:
             with closing(MappingContext(mapping, settings)) as shared:
                 found[mapping.name] = account_of(shared, ledger, clock, running=running)
+        for name in {mapping.family for mapping in mappings} & settings.families.keys():
+            found[name] = _of_no_stream(settings.families[name], settings)
     finally:
         if ledger is not None:
             ledger.close()
     return found
+
+
+def _of_no_stream(mapping: Mapping, settings: Settings) -> FilesAccount:
+    """Makes the account of the files of a mapping with many streams that are in none: set aside, or not known."""
+    catalog, account = catalog_of_all(mapping, settings), FilesAccount()
+    catalog.sweep()
+    for listed in catalog.named.values():
+        if listed.log is None and listed.aside and listed.aside != LEFT:
+            size = listed.facts[2] if listed.facts is not None else 0
+            account.pieces.append(FileStanding(listed.name, ASIDE, bytes=size, why=listed.aside, facts=listed.facts))
+    for path in sorted(catalog.patterns.found_below(settings.root)):
+        name = str(path.relative_to(settings.root))
+        if name not in catalog.named and path.is_file():
+            size, why = path.stat().st_size, "the mapping names it, and its catalog does not know it"
+            account.pieces.append(FileStanding(name, UNACCOUNTED, name, None, size, size, why))
+    return account
+
+
+def together(accounts: Sequence[FilesAccount]) -> FilesAccount:
+    """Adds the accounts of one mapping's streams up to one account."""
+    whole = FilesAccount()
+    for account in accounts:
+        whole.pieces += account.pieces
+        whole.gone += account.gone
+        whole.acknowledged += account.acknowledged
+        whole.logs |= account.logs
+        whole.unsettled |= account.unsettled
+    return whole
 
 
 def dated(settings: Settings, mapping: Mapping, pieces: Sequence[FileStanding]) -> list[FileStanding]:

@@ -1,0 +1,242 @@
+"""A mapping with many streams, one for each log, carried both ways by a running bridge."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from bridge.admin.acl_rules import users
+from bridge.kinds.stream_family import with_streams
+from tests.admin.test_acl_rules import give, refused
+from tests.support.many import KEY, Sessions, SessionWriters
+from tests.support.rig import Rig, wait_until
+
+
+def told(rig: Rig, *args: str) -> dict[str, object]:
+    found: dict[str, object] = json.loads(rig.run(*args, "--json", "--redis", rig.url).stdout)
+    return found
+
+
+def equal(rig: Rig) -> None:
+    done = rig.run("parity", "--redis", rig.url)
+    assert (done.returncode, done.stdout.endswith("EQUAL\n")) == (0, True), done.stdout[-2000:] + done.stderr
+
+
+def test_a_stream_for_each_log(rig: Rig) -> None:
+    """Each log has a stream, two of one stem in two folders have two, and both sides stay the same both ways."""
+    names = ["a", "x/a", "y/a", "b c", "{d}"]
+    sessions = Sessions(rig, names)
+    for name in names[:4]:
+        sessions.append(name, f"1 {name}", f"2 {name}")
+    child = rig.ready(rig.start())
+    sessions.settle()
+    for name in names:
+        sessions.add(name, f"r {name}")
+    sessions.append("{d}", "late to come")
+    sessions.settle()
+    keys = {bytes(key).decode() for key in rig.redis.call("KEYS", f"{KEY}:*")}
+    assert keys == {f"{KEY}:{name}" for name in ("a", "x/a", "y/a", "b%20c", "%7Bd%7D")}
+    equal(rig)
+    rig.stop(child)
+
+
+def test_a_renamed_log_keeps_its_stream(rig: Rig) -> None:
+    """A log that is renamed stays the same stream, also after a restart, and a new log of the old name is another."""
+    sessions = Sessions(rig, ["a", "b"])
+    sessions.append("a", "1")
+    child = rig.ready(rig.start())
+    sessions.settle()
+    sessions.log("a").rename(sessions.log("moved"))
+    with sessions.log("moved").open("ab") as file:
+        file.write(b"agent|2026-03-02T09:14:05Z|turn|2\n")
+    stream = f"{KEY}:a"
+    wait_until(lambda: rig.redis.call("XLEN", stream) == 2, rig.said)
+    rig.stop(child)
+    with sessions.log("moved").open("ab") as file:
+        file.write(b"agent|2026-03-02T09:14:05Z|turn|3\n")
+    child = rig.ready(rig.start())
+    wait_until(lambda: rig.redis.call("XLEN", stream) == 3, rig.said)
+    assert [bytes(key) for key in rig.redis.call("KEYS", f"{KEY}:*")] == [stream.encode()]
+    equal(rig)
+    rig.stop(child)
+
+
+def test_rotated_logs(rig: Rig) -> None:
+    """The pieces of a rotated log are its stream's, and those of another log with a longer name are that one's."""
+    sessions = Sessions(rig, ["a", "a.b"])
+    for name in sessions.names:
+        sessions.append(name, f"1 {name}")
+    child = rig.ready(rig.start())
+    sessions.settle()
+    for name in sessions.names:
+        sessions.log(name).rename(f"{sessions.log(name)}.1")
+        sessions.append(name, f"2 {name}")
+    sessions.settle()
+    equal(rig)
+    rig.stop(child)
+
+
+def test_a_stream_that_began_in_redis(rig: Rig) -> None:
+    """A stream that a component began is mirrored into a log of its name; one that fits no log is left alone."""
+    sessions = Sessions(rig, ["new", "2026/other"])
+    child = rig.ready(rig.start())
+    for name in sessions.names:
+        sessions.add(name, f"r {name}")
+    rig.redis.call("XADD", f"{KEY}:../../x", "*", "role", "ui", "data", "no")
+    rig.redis.call("SET", f"{KEY}:text", "no stream")
+    sessions.settle()
+    for name in sessions.names:
+        sessions.append(name, f"f {name}")
+    sessions.settle()
+    equal(rig)
+    rig.stop(child)
+    sessions.add("new", "while nothing ran")
+    assert rig.run("run", "--once", "--dual", "--redis", rig.url).returncode == 0
+    sessions.check()
+    assert sorted(path.name for path in rig.root.rglob("*")) == ["2026", "new.log", "other.log", "sessions"]
+
+
+def test_streams_at_rest(rig: Rig) -> None:
+    """A stream at rest costs no connection and no lease, and goes on with its next line or entry."""
+    sessions = Sessions(rig, [f"s{n}" for n in range(12)])
+    for name in sessions.names:
+        sessions.append(name, f"1 {name}")
+    child = rig.ready(rig.start())
+    sessions.settle()
+
+    def resting() -> bool:
+        leases = [
+            rig.redis.call("HGET", f"bridge:{{{sessions.stream(name)}}}:meta", "lease") for name in sessions.names
+        ]
+        return len(bytes(rig.redis.call("CLIENT", "LIST")).splitlines()) < 7 and not any(leases)
+
+    wait_until(resting, lambda: bytes(rig.redis.call("CLIENT", "LIST")).decode() + rig.said())
+    for name in sessions.names:
+        sessions.append(name, f"2 {name}")
+        sessions.add(name, f"r {name}")
+    sessions.settle()
+    rig.stop(child)
+
+
+def test_redis_goes_back_while_streams_rest(rig: Rig) -> None:
+    """Where Redis comes back without the last entries of streams at rest, these are filled up from their logs."""
+    sessions = Sessions(rig, [f"s{n}" for n in range(6)])
+    for name in sessions.names:
+        sessions.append(name, f"1 {name}", f"2 {name}")
+    child = rig.ready(rig.start())
+    sessions.settle()
+    older = {key: rig.redis.call("DUMP", key) for key in keys_of(rig, sessions.stream("s2"))}
+    for name in sessions.names:
+        sessions.add(name, f"r {name}")
+    sessions.settle()
+    wait_until(lambda: len(bytes(rig.redis.call("CLIENT", "LIST")).splitlines()) < 7, "rest")
+    rig.redis.call("DEL", *keys_of(rig, sessions.stream("s1")))
+    for key, value in older.items():
+        rig.redis.call("RESTORE", key, 0, value, "REPLACE")
+    assert [rig.redis.call("XLEN", sessions.stream(name)) for name in ("s1", "s2")] == [0, 2]
+    rig.redis.call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    for name in ("s1", "s2"):
+        wait_until(lambda name=name: rig.redis.call("XLEN", sessions.stream(name)) == 3, rig.said)  # type: ignore[misc]
+    equal(rig)
+    rig.stop(child)
+
+
+def keys_of(rig: Rig, stream: str) -> list[bytes]:
+    """All keys of a stream."""
+    return [stream.encode(), *rig.redis.call("KEYS", f"bridge:{{{stream}}}:*")]
+
+
+def test_commands_with_many_streams(rig: Rig) -> None:
+    """Each command tells of many streams together, and of one by its name."""
+    sessions = Sessions(rig, [f"x/s{n}" for n in range(8)])
+    for n, name in enumerate(sessions.names):
+        sessions.append(name, *(f"{name} {i}" for i in range(n + 1)))
+    done = rig.run("import-history", "--redis", rig.url)
+    assert "sessions: imported, 36 lines" in done.stdout, done
+    assert "36 entries in 8 streams" in done.stdout, done
+    sessions.check()
+    sessions.append("x/s0", "one more")
+    done = rig.run("run", "--once", "--redis", rig.url)
+    assert done.stdout == "sessions: carried 1 line\n", done
+    equal(rig)
+    said = rig.run("parity", "--redis", rig.url).stdout
+    assert "sessions → 8 streams" in said
+    assert "Equal: 37 messages" in said
+    said = rig.run("parity", "sessions:x/s1", "--redis", rig.url).stdout
+    assert f"sessions:x%2Fs1 → {KEY}:x/s1" in said
+    said = rig.run("status", "--redis", rig.url).stdout
+    assert "sessions → 8 streams" in said
+    assert "8 equal" in said
+    sessions.append("x/s3", "not carried yet")
+    said = rig.run("status", "--redis", rig.url).stdout
+    assert "7 to their end" in said
+    assert "x%2Fs3   1 line behind" in said, said
+    assert f"sessions:x%2Fs3 → {KEY}:x/s3" in rig.run("status", "sessions:x/s3", "--redis", rig.url).stdout
+    assert len(rig.run("tail", "-n", "3", "--redis", rig.url).stdout.splitlines()) == 3
+    lines = rig.run("tail", "-n", "0", "--since", "0-1", "--redis", rig.url)
+    assert lines.returncode == 0
+    assert len(rig.run("tail", "sessions", "--since", "0-1", "--redis", rig.url).stdout.splitlines()) == 37
+    assert rig.run("tail", "sessions:x/s1", "--redis", rig.url).stdout.splitlines()[-1].endswith("x/s1 1")
+    place = json.loads(rig.run("locate", "sessions/x/s2.log:2", "--json", "--redis", rig.url).stdout)
+    assert place[0]["stream"] == f"{KEY}:x/s2", place
+    done = rig.run("files", "--redis", rig.url)
+    assert done.stdout.startswith("sessions: 8 files"), done
+    done = rig.run("status", "sessions:x/none", "--redis", rig.url)
+    assert (done.returncode, "did you mean 'sessions:x%2Fs" in done.stderr) == (2, True), done
+    done = rig.run("redact", "sessions", "1-1", "--redis", rig.url)
+    assert (done.returncode, "has 8 streams" in done.stderr) == (2, True), done
+
+
+def test_the_rights_for_many_streams(rig: Rig) -> None:
+    """The rights of `bridge acl` are patterns over all streams, and enough for a bridge that carries and finds them."""
+    sessions = Sessions(rig, ["a", "b"])
+    sessions.append("a", "1")
+    every = users(with_streams(rig.settings()))
+    assert f"~{KEY}:*" in every[0].rules.split()
+    child = rig.ready(rig.start(url=give(rig, every)[every[0].name]))
+    sessions.add("b", "r")
+    sessions.settle()
+    sessions.append("b", "f")
+    sessions.add("a", "r")
+    sessions.settle()
+    rig.stop(child)
+    assert refused(rig) == []
+
+
+def test_another_bridge_on_the_same_streams(rig: Rig, tmp_path: Path) -> None:
+    """A second bridge whose mapping has the same streams stands by, says whose they are, and changes nothing."""
+    sessions = Sessions(rig, ["a", "b"])
+    sessions.append("a", "1")
+    assert rig.run("run", "--once", "--dual", "--redis", rig.url).returncode == 0
+    (tmp_path / "other").mkdir()
+    other = rig.beside(tmp_path / "other")
+    theirs = Sessions(other, ["a", "c"])
+    config = other.path / "bridge.toml"
+    config.write_text(config.read_text().replace('"test"', '"other"'))
+    theirs.append("a", "not mine")
+    theirs.append("c", "mine")
+    child = other.ready(other.start(url=rig.url))
+    wait_until(lambda: rig.redis.call("XLEN", f"{KEY}:c") == 1, other.said)
+    wait_until(lambda: "this is the stream of bridge 'test'" in other.said(), other.said)
+    assert rig.redis.call("XLEN", f"{KEY}:a") == 1
+    assert not theirs.log("b").exists()
+    other.stop(child)
+    other.close()
+
+
+def test_writers_at_random(rig: Rig) -> None:
+    """Programs that write to forty logs and streams at random find all on both sides, in order, whatever restarts."""
+    sessions = Sessions(rig, [f"{n % 3}/s{n}" for n in range(40)])
+    child = rig.ready(rig.start())
+    writers = SessionWriters(sessions, "a")
+    for _ in range(2):
+        wait_until(lambda n=writers.written: writers.written > n + 150, "writing")  # type: ignore[misc]
+        os.kill(child.pid, 9)
+        child.wait()
+        child = rig.start()
+    wait_until(lambda n=writers.written: writers.written > n + 150, "writing")  # type: ignore[misc]
+    writers.stop()
+    sessions.settle()
+    equal(rig)
+    rig.stop(child)
