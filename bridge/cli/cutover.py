@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bridge.cli.common import Options, emit, mapping_names, of_root, verb, who
+from bridge.core.wording import counted
 
 if TYPE_CHECKING:
     from bridge.cutover.operator import Operator, SwitchWish
@@ -73,7 +75,7 @@ def _run(
     from bridge.core.errors import ConfigError
     from bridge.cutover.operator import SwitchWish
     from bridge.cutover.position_store import entry_id
-    from bridge.streams.components import FILE, READS, WRITES
+    from bridge.streams.components import BOTH, FILE, READS, WRITES
 
     if force is not None and force != component:
         raise ConfigError(f"--force {force}: the component is {component}", hint=f"--force {component}")
@@ -86,8 +88,22 @@ def _run(
     with _operator(options) as operator:
         for step, outcome in operator.complete():
             click.echo(f"bridge: an earlier switch, {step}, {outcome}", err=True)
-        for component_mapping in operator.mappings_of(component, mapping):
-            closed |= _switch(options, operator, wish, component_mapping.name, told, execute=execute)
+        mappings = operator.mappings_of(component, mapping)
+        streams = Counter(chosen.family for chosen in mappings if chosen.log)
+        if execute and streams:  # all of them, or none
+            planned: list[dict[str, Any]] = []
+            for chosen in mappings:
+                closed |= _switch(options, operator, wish, chosen.name, planned, execute=False, said=False)
+            told += planned if closed else []
+            for family in streams if not closed and to != BOTH and mapping in (None, *streams) else ():
+                operator.switch_default(wish, family)
+        for chosen in mappings if not (execute and closed) else ():
+            few = streams[chosen.family] <= FEW
+            closed |= _switch(options, operator, wish, chosen.name, told, execute=execute, said=few)
+            if closed and execute:
+                break
+        for family, count in streams.items():
+            _together(options, wish, family, count, told, said=count > FEW or (execute and closed))
     if options.as_json:
         emit(told)
     return 3 if closed else 0
@@ -110,14 +126,47 @@ def _operator(options: Options) -> Iterator[Operator]:
         yield operator
 
 
+FEW = 5
+"""Streams of one mapping of which each switch is told by itself."""
+
+
+def _together(
+    options: Options, wish: SwitchWish, family: str, count: int, told: list[dict[str, Any]], *, said: bool
+) -> None:
+    """Says what came of a switch in all streams of one mapping, if it is `said` here and not stream by stream."""
+    if options.as_json or not said:
+        return
+    mine = [facts for facts in told if str(facts["mapping"]).startswith(f"{family}:")]
+    reasons = Counter(reason["what"] for facts in mine for reason in facts["reasons"])
+    done = [facts["done"] for facts in mine if facts["done"] is not None]
+    click.echo(f"{family}: {counted(len(mine), 'switch', 'switches')} of {wish.component} in {count:,} streams")
+    for what, times in reasons.most_common():
+        click.echo(f"  closed         {what} (in {counted(times, 'switch', 'switches')})")
+    if not reasons:
+        click.echo("  the gate       open in all of them")
+    if done:
+        again = sum(facts["again"] for facts in done)
+        seconds = sum(facts["seconds"] for facts in done)
+        click.echo(
+            f"  done           {len(done):,} in {seconds:.1f} s" + (f", {again:,} may be read again" if again else "")
+        )
+    elif not reasons:
+        click.echo("Nothing is changed. To do it, say --execute.")
+
+
 def _switch(
-    options: Options, operator: Operator, wish: SwitchWish, mapping: str, told: list[dict[str, Any]], *, execute: bool
-) -> bool:
-    """Plans, and with `execute` makes, the steps of a cut-over or roll-back in one mapping; True: a gate was closed."""
+    options: Options, operator: Operator, wish: SwitchWish, mapping: str, told: list[dict[str, Any]], *,
+    execute: bool, said: bool,
+) -> bool:  # fmt: skip
+    """Plans, and with `execute` makes, the steps of a cut-over or roll-back in one mapping; True: a gate was closed.
+
+    `said`: each is told of by itself.
+    """
+    said = said and not options.as_json
     steps, modes = operator.steps(wish, mapping)
     if not steps:
         where = {"file": "the files", "redis": "Redis", "both": "both sides"}[wish.to]
-        if not options.as_json:
+        if said:
             click.echo(f"{mapping}: nothing to do, {wish.component} is at {where} already")
         return False
     closed = False
@@ -126,7 +175,7 @@ def _switch(
         modes = modes.after(step.side, step.to)
         facts = plan.to_json() | {"done": None}
         told.append(facts)
-        if not options.as_json:
+        if said:
             _print_plan(plan, execute=execute)
         passed = plan.open or (wish.forced and not any(reason.firm for reason in plan.reasons))
         closed |= not passed
@@ -136,9 +185,9 @@ def _switch(
             done = operator.make(wish, plan)
             facts["done"] = {"seconds": round(done.seconds, 3), "epoch": done.modes.epoch, "again": done.again,
                              "before": done.before, "after": done.after, "went_on": done.went_on}  # fmt: skip
-            if not options.as_json:
+            if said:
                 _print_done(done)
-    if not execute and not options.as_json and not closed:
+    if not execute and said and not closed:
         click.echo("Nothing is changed. To do it, say --execute.")
     return closed
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from threading import RLock
 from types import TracebackType
 from typing import Any
@@ -17,13 +16,15 @@ from weakref import WeakSet
 from bridge.client.bookmark import Bookmark
 from bridge.client.carried_still import FileVoucher
 from bridge.client.coordinator import Coordinator, WorkerStatus
+from bridge.client.group_reader import GROUP_BLOCK_MS
 from bridge.client.message import Message
 from bridge.client.read_routing import ReadRouting
 from bridge.client.read_side import FileSide, GroupSide, InFlight, ReadSide, worker_slot
 from bridge.client.replay import from_files, from_stream, milliseconds
+from bridge.client.shared_worker import Among
 from bridge.client.write_routing import WriteRouting
 from bridge.core.codecs.timestamps import shown_time
-from bridge.core.config import Settings, check_component, load
+from bridge.core.config import Settings
 from bridge.core.errors import BridgeError, ConfigError, NotYet, RedisLost, RedisRefused
 from bridge.core.logger import logger
 from bridge.core.mapping import Mapping
@@ -39,33 +40,12 @@ CLAIM_MS = 60_000
 MOST_DELIVERIES = 10
 
 
-def open_log(
-    mapping: str, component: str, *, config: str | Path | None = None, redis: str | None = None,
-    start: str = "beginning", on_state: Callable[[str], object] | None = None, claim_after: float = CLAIM_MS / 1000,
-    set_aside_after: int = MOST_DELIVERIES,
-) -> Log:  # fmt: skip
-    """Opens a mapping's log for a component, which then reads messages from the log and appends messages to it.
-
-    `mapping`: its name in bridge.toml, which is looked for as the commands do; `config`: that file, `redis`: another
-    URL. `start`: from where a component reads that was never here, "beginning" or "end". `on_state` is called with
-    "connected" and "reconnecting", from a thread of the log's own. What another worker of this component has not
-    acknowledged within `claim_after` seconds is given to this one; what was given `set_aside_after` times and never
-    acknowledged is set aside. Raises ConfigError.
-    """
-    settings = load(config=None if config is None else str(config), redis=redis, env=os.environ, cwd=Path.cwd())
-    check_component(component)
-    if start not in ("beginning", "end"):
-        raise ConfigError(f"start is 'beginning' or 'end', not {start!r}")
-    return Log(settings, settings.mapping(mapping), component, at_end=start == "end", on_state=on_state,
-               claim_ms=int(claim_after * 1000), most=set_aside_after)  # fmt: skip
-
-
-_OPEN: WeakSet[Log] = WeakSet()
+OPEN: WeakSet[Any] = WeakSet()
 
 
 def _let_go() -> None:
     """Closes in a forked child the locks of every component log, which stay the parent's alone and end with it."""
-    for component_log in list(_OPEN):
+    for component_log in list(OPEN):
         component_log.let_go()
 
 
@@ -90,6 +70,7 @@ class Log:
     def __init__(
         self, settings: Settings, mapping: Mapping, component: str, *, at_end: bool = False,
         on_state: Callable[[str], object] | None = None, claim_ms: int = CLAIM_MS, most: int = MOST_DELIVERIES,
+        among: Among | None = None,
     ) -> None:  # fmt: skip
         if not mapping.kind.lines:
             kind = mapping.source.kind
@@ -106,20 +87,23 @@ class Log:
         self._bookmark = Bookmark(settings.state_dir, component, mapping.name)
         self._dial = dialler(settings, mapping.stream.key, may_start=False)
         self._lock = RLock()
-        number, self._slot = worker_slot(self._folder)
+        self._among = among
+        number, self._slot = worker_slot(self._folder) if among is None else among.slot
         self._shown = WorkerStatus(f"{settings.instance}-{number}")
         marks = Bookmark(settings.state_dir, component, mapping.name).load()
         vouched = FileVoucher(self._shared)
         most_known = vouched.known(marks)
+        if among is not None and not marks.begun and not marks.places and most_known.epoch < among.modes.epoch:
+            most_known = among.modes  # of a stream that it never met it knows what holds for all of them
         self._writing = WriteRouting(self._shared, component, self._folder, self._dial, most_known, vouched,
-                                lambda: self._keeper.unheard)  # fmt: skip
+                                lambda: self.coordinator.unheard)  # fmt: skip
         self._shown.position = self._position
-        self._keeper = Coordinator(
-            self._shared.components, component, self._dial, most_known, self._shown, self._switched, self._work,
-            on_state or (lambda state: None), vouched.dead,
+        self.coordinator = Coordinator(
+            self._shared.components, component, self._dial if among is None else among.dial, most_known, self._shown,
+            self._switched, self._work, on_state or (lambda state: None), vouched.dead,
         )  # fmt: skip
         self._whence = ReadRouting(
-            self._shared, settings, component, self._bookmark, self._keeper, self._dial, vouched, at_end=at_end
+            self._shared, settings, component, self._bookmark, self.coordinator, self._dial, vouched, at_end=at_end
         )
         self._hand = InFlight()
         self._given: _Given | None = None
@@ -127,13 +111,14 @@ class Log:
         self._following = False
         self._closed = False
         self._why = ""
-        self._keeper.start()
-        _OPEN.add(self)
+        if among is None:
+            self.coordinator.start()
+            OPEN.add(self)
 
     @property
     def state(self) -> str:
         """The state of a component log's connection to Redis: "connecting", "connected", "reconnecting", "closed"."""
-        return self._keeper.state
+        return self.coordinator.state
 
     @property
     def reads(self) -> str:
@@ -155,22 +140,14 @@ class Log:
         ConfigError, BridgeError: the message is nowhere.
         """
         self._check()
-        role = role if role is not None else self._role()
+        role = role if role is not None else self._settings.role_of(self.component)
         if timestamp is None:
             timestamp = shown_time(self._mapping.format.timestamp, self._mapping.format.timezone, datetime.now(UTC))
         values = {b"role": role.encode(), b"timestamp": timestamp.encode(), b"type": type.encode(),
                   b"data": data.encode() if isinstance(data, str) else data}  # fmt: skip
-        self._keeper.wait_first()
+        self.coordinator.wait_first()
         extra = {name.encode(): value.encode() if isinstance(value, str) else value for name, value in fields.items()}
         self._writing.append(role, values | extra)
-
-    def _role(self) -> str:
-        roles = self._settings.components.get(self.component, frozenset())
-        if len(roles) != 1:
-            said = "several roles" if roles else "no role"
-            raise ConfigError(f"component '{self.component}' has {said} in bridge.toml", where=str(self._settings.path),
-                              hint="name one: append(…, role=\"ui\")")  # fmt: skip
-        return next(iter(roles))
 
     # -- reading ---------------------------------------------------------------------------------------------
 
@@ -191,51 +168,62 @@ class Log:
             try:
                 while not self._closed:
                     try:
-                        if self._asked() is not None:
-                            self._leave()
-                            self._pause()
-                        modes = self._whence.modes()
-                        side = self._side_of(modes)
-                        for message, token in self._taken(side):
-                            if self._asked() is not None or self._turned(modes) or self._closed:
-                                self._leave()  # a message that was fetched and is not given comes again
-                                break
-                            if not side.given(token):
-                                continue
-                            self._given = _Given(side, token)
+                        self._pause()
+                        for message in self.turn():
                             yield message
                             self.acknowledge()
                             quiet = time.monotonic()
+                        if self._shown.reads == FILE and time.monotonic() - quiet >= IDLE_PAUSE:
+                            self._rest(IDLE_PAUSE)
                         pause.reset()
-                        self._why = ""
                     except (RedisLost, RedisRefused, NotYet) as error:
-                        self._say_why(str(error))
-                        self._leave()
+                        self.stumble(error)
                         self._rest(pause.next())
                     if idle is not None and time.monotonic() - quiet >= idle:
                         return
             finally:
-                self._leave()
-                self._confirm()
+                self.leave()
+                if os.getpid() == self._pid:
+                    self._hand.confirm(self._dial, self._shared.keys.stream, self.component)
 
-    def _say_why(self, why: str) -> None:
-        """Logs the reason why the component's log reads nothing for now, once for each reason."""
-        if why != self._why:
-            logger.warning("%s reads nothing for now: %s", self.component, why)
-        self._why = why
+    def turn(self) -> Generator[Message, None, None]:
+        """Yields the messages of a component's log that are there now; none while a switch is under way.
 
-    def _confirm(self) -> None:
-        """Sends once more the acknowledgements of a component's log that were lost with its last connection."""
-        if not self._hand.done or os.getpid() != self._pid:
+        Whoever asks for the next acknowledges the one before. Raises RedisLost, RedisRefused, NotYet: then `stumble`.
+        """
+        if self._asked() is not None:
+            self.leave()
             return
-        try:
-            connection = self._dial()
-            ids = [format_id(entry_id) for entry_id in self._hand.done]
-            connection.call("XACK", self._shared.keys.stream, self.component, *ids)
-            connection.close()
-            self._hand.done.clear()
-        except (RedisLost, RedisRefused) as error:
-            logger.debug("%s: %d acknowledgements have not arrived: %s", self.component, len(self._hand.done), error)
+        modes = self._whence.modes()
+        side = self._side_of(modes)
+        found, self._why = self._taken(side), ""
+        for message, token in found:
+            if self._asked() is not None or self._turned(modes) or self._closed:
+                self.leave()  # a message that was fetched and is not given comes again
+                break
+            if side.given(token):
+                self._given = _Given(side, token)
+                yield message
+
+    def rest(self) -> None:
+        """Closes the connection over which the log reads a stream, until its next turn."""
+        if self._side is not None and self._side.name == REDIS and self._given is None:
+            self.leave()
+            self._shown.reads = REDIS
+
+    def _taken(self, side: ReadSide) -> Sequence[tuple[Message, object]]:
+        with self._lock:
+            found = side.take()
+        if side.name == REDIS:
+            self._whence.begun()
+        return found
+
+    def stumble(self, error: BridgeError) -> None:
+        """Leaves the side that a component's log reads after an error of `turn`, and logs why, once for each reason."""
+        if str(error) != self._why:
+            logger.warning("%s reads nothing for now: %s", self.component, error)
+        self._why = str(error)
+        self.leave()
 
     def _again(self, since_ms: int) -> Iterator[Message]:
         """Yields once more the messages of a component's log that were read already, from the time `since_ms` on."""
@@ -256,45 +244,44 @@ class Log:
             with self._lock:
                 given.side.done(given.token)
 
-    def _taken(self, side: ReadSide) -> Any:
-        with self._lock:
-            found = side.take()
-        if side.name == REDIS:
-            self._whence.begun()
-        elif not found:
-            self._rest(IDLE_PAUSE)
-        return found
-
     def _rest(self, seconds: float) -> None:
-        with self._keeper.turn:
-            self._keeper.turn.wait(seconds)
+        with self.coordinator.turn:
+            self.coordinator.turn.wait(seconds)
 
     @contextmanager
     def _one_follower(self) -> Iterator[None]:
+        self.begin_to_follow()
+        try:
+            yield
+        finally:
+            self.end_to_follow()
+
+    def begin_to_follow(self) -> None:
+        """Notes that the component's log is followed from here on. Raises BridgeError: it is already."""
         with self._lock:
             if self._following:
                 raise BridgeError("this log is followed already", hint="open another one for another reader")
             self._following = self._shown.following = True
-        try:
-            yield
-        finally:
-            self._following = self._shown.following = False
-            self._shown.reads = ""
-            if os.getpid() == self._pid:
-                self._bookmark.close()
-                self._keeper.wake()
+
+    def end_to_follow(self) -> None:
+        """Notes that the component's log is followed no more, and frees its bookmark."""
+        self._following = self._shown.following = False
+        self._shown.reads = ""
+        if os.getpid() == self._pid:
+            self._bookmark.close()
+            self.coordinator.wake()
 
     def _asked(self) -> SwitchInProgress | None:
         """The switch of reads for which this component's log has to pause; None where there is none."""
-        known = self._keeper.known
+        known = self.coordinator.known
         return known.switch if known is not None and known.switch is not None and known.switch.side == READS else None
 
     def _turned(self, modes: ComponentModes) -> bool:
         """Whether a switch was made since the log read the component's `modes`: begun and ended between two looks."""
-        known = self._keeper.known
+        known = self.coordinator.known
         return known is not None and known.epoch != modes.epoch
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
         """Closes the read side of a component's log in its own process; the bookmark stays locked for the next side."""
         side, self._side = self._side, None
         if side is not None and os.getpid() == self._pid:
@@ -303,20 +290,26 @@ class Log:
                 side.close(clean=clean)
 
     def _pause(self) -> None:
-        """Pauses the component's log for a switch, says so, and waits until the switch is done, given up or lapsed."""
+        """Pauses the component's log for a switch, until that is done, given up or lapsed."""
+        if self.pauses():
+            self.leave()
+            while not self._closed and self.pauses():
+                self._rest(1.0)
+
+    def pauses(self) -> bool:
+        """Whether a switch is under way for which the component's log has to pause; the coordinator is told of it."""
         switch = self._asked()
-        if switch is None:
-            return
-        marks = self._bookmark.marks
-        if self._bookmark.locked:
-            marks.doubt = switch.token
-            self._bookmark.save()
-        self._shown.paused[READS] = switch.token
-        self._keeper.wake()
-        while not self._closed and (now := self._asked()) is not None and now.token == switch.token:
-            self._rest(1.0)
-        self._shown.paused.pop(READS, None)
-        self._keeper.wake()
+        if switch is not None and self._shown.paused.get(READS) != switch.token:
+            self.leave()
+            marks = self._bookmark.marks
+            if self._bookmark.locked:
+                marks.doubt = switch.token
+                self._bookmark.save()
+            self._shown.paused[READS] = switch.token
+            self.coordinator.wake()
+        elif switch is None and self._shown.paused.pop(READS, None) is not None:
+            self.coordinator.wake()
+        return switch is not None
 
     # -- where to read ---------------------------------------------------------------------------------------
 
@@ -324,7 +317,7 @@ class Log:
         """Returns the read side of a component's log for the given modes: the open one if it fits, else a new one."""
         if self._side is not None and self._side.name == modes.reads:
             return self._side
-        self._leave()
+        self.leave()
         side: ReadSide
         if modes.reads == FILE:
             side = FileSide(self._shared, self._bookmark, time.time, at_end=self._at_end)
@@ -333,10 +326,10 @@ class Log:
             side = GroupSide(
                 connection, self._shared.keys.stream, self.component, self._shown.worker, self._claim_ms, self._most,
                 self._folder / f"{self._mapping.name}.aside", self._hand, self._whence.first_start(connection),
-                self._whence.remedy(modes),
+                self._whence.remedy(modes), GROUP_BLOCK_MS if self._among is None else 0,
             )  # fmt: skip
         self._side, self._shown.reads = side, side.name
-        self._keeper.wake()
+        self.coordinator.wake()
         return side
 
     # -- for the coordinator ---------------------------------------------------------------------------------
@@ -360,7 +353,7 @@ class Log:
         self._writing.switched(modes, self._shown.paused)
 
     def _work(self) -> None:
-        known = self._keeper.known
+        known = self.coordinator.known
         if known is not None:
             self._whence.remember(known)
         if known is not None and known.switch is not None and known.switch.side == WRITES:
@@ -378,20 +371,23 @@ class Log:
     def let_go(self) -> None:
         """Closes in a forked child the file locks that a component's log inherited, so only the parent has them."""
         self._bookmark.close()
-        os.close(self._slot)
+        if self._among is None:
+            os.close(self._slot)
 
     def close(self) -> None:
         """Closes a component's log: messages that wait for Redis stay on disk for the component's next log."""
         if self._closed or os.getpid() != self._pid:
             return
         self._closed = True
-        self._keeper.stop()
+        if self._among is None:
+            self.coordinator.stop()
         self._writing.close()
         if not self._following:
             self._bookmark.close()
         self._shared.close()
-        _OPEN.discard(self)  # another file may get its descriptors' numbers
-        os.close(self._slot)
+        if self._among is None:
+            OPEN.discard(self)  # another file may get its descriptors' numbers
+            os.close(self._slot)
 
     def __enter__(self) -> Log:
         return self

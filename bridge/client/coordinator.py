@@ -113,31 +113,47 @@ class Coordinator:
     def _run(self) -> None:
         pause = Backoff()
         while not self._stop:
-            try:
-                if self._link is not None:
-                    self._link.look()
-                    if self._link.aged or self._link.replaced():
-                        self._link.close()
-                        self._link = None
-                self._link = self._link or self._dial()
-                self._beat(self._link)
-                self._work()
-                pause.reset()
-                rest = TICK
-            except BridgeError as error:
-                self._drop(error)
-                rest = pause.next()
-            self.tried = True
-            with self.turn:
-                self.turn.notify_all()
+            rest = self.tick(pause)
             self._wake.wait(rest)
             self._wake.clear()
+        self.end()
+
+    def tick(self, pause: Backoff) -> float:
+        """Has the coordinator ask Redis once, and do what is to be done; returns the seconds until the next time."""
+        try:
+            if self._link is not None:
+                self._link.look()
+                if self._link.aged or self._link.replaced():
+                    self._link.close()
+                    self._link = None
+            self._link = self._link or self._dial()
+            self._beat(self._link)
+            self._work()
+            pause.reset()
+            rest = TICK
+        except BridgeError as error:
+            self._drop(error)
+            rest = pause.next()
+        self.tried = True
+        with self.turn:
+            self.turn.notify_all()
+        return rest
+
+    def woken(self) -> bool:
+        """Whether the coordinator was woken since the last call."""
+        woken = self._wake.is_set()
+        self._wake.clear()
+        return woken
+
+    def end(self, *, close: bool = True) -> None:
+        """Takes the worker's heartbeat out of Redis, if that is there, and may close the coordinator's connection."""
         if self._link is not None:
             try:
                 self._link.call("HDEL", self._keys.positions, f"{self._component}/{self.shown.worker}")
             except BridgeError as error:
                 logger.debug("the worker's heartbeat stays: %s", error)
-            self._link.close()
+            if close:
+                self._link.close()
         self._say("closed")
 
     def _drop(self, error: BridgeError) -> None:

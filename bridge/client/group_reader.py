@@ -55,15 +55,19 @@ class GroupReader:
     """Reads a consumer group as one worker of a component, over a connection of its own.
 
     After any error from a group reader, make another. Entries that another worker did not acknowledge within `claim_ms`
-    milliseconds are taken over.
+    milliseconds are taken over. `block_ms`: how long `take` waits for new entries, 0: not at all.
     """
 
-    def __init__(self, connection: Connection, stream: bytes, group: str, worker: str, claim_ms: int) -> None:
+    def __init__(
+        self, connection: Connection, stream: bytes, group: str, worker: str, claim_ms: int,
+        block_ms: int = GROUP_BLOCK_MS,
+    ) -> None:  # fmt: skip
         self._connection = connection
         self._stream = stream
         self._group = group
         self._worker = worker
         self._claim_ms = claim_ms
+        self._block = ("BLOCK", block_ms) if block_ms else ()
         self._claim_at = 0.0
         self._claim_from = b"0-0"
         self._owed = 0
@@ -97,7 +101,7 @@ class GroupReader:
             if claimed:
                 return claimed
             self._claim_at = now + min(self._claim_ms / 4000, 5.0)
-        reply = self._call("XREADGROUP", "GROUP", self._group, self._worker, "COUNT", COUNT, "BLOCK", GROUP_BLOCK_MS,
+        reply = self._call("XREADGROUP", "GROUP", self._group, self._worker, "COUNT", COUNT, *self._block,
                            "STREAMS", self._stream, ">")  # fmt: skip
         found = to_entries(reply[0][1] if reply else [])
         if len(found) > 1:  # they are given one by one: after a kill the counts tell which was

@@ -12,7 +12,8 @@ class Message:
 
     `data` is its bytes as they were written; `text` the same as a str. `fields` holds extra columns. `position` says
     where it stands: an entry's ID, or `<file>:<generation>:<offset>`. `redelivered`: it may have been given before, to
-    a process that died before it was done with it.
+    a process that died before it was done with it. `stream`: the name of its stream, where several
+    are read in one loop.
     """
 
     role: str
@@ -22,6 +23,7 @@ class Message:
     position: str = ""
     redelivered: bool = False
     fields: MappingType[str, bytes] = field(default_factory=dict)
+    stream: str = ""
 
     def again(self) -> Message:
         """Returns a copy of the component's message that is marked as redelivered."""

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from bridge.client.bookmark import Bookmark, still_named
 from bridge.client.file_reader import DeliveredMessage, FileReader
-from bridge.client.group_reader import DeliveredEntry, GroupGone, GroupReader
+from bridge.client.group_reader import GROUP_BLOCK_MS, DeliveredEntry, GroupGone, GroupReader
 from bridge.client.message import Message, made
 from bridge.core.errors import BridgeError, NotYet, RedisLost, RedisRefused
 from bridge.core.logger import logger
@@ -104,6 +104,18 @@ class InFlight:
         self.done: list[EntryId] = []
         self.last: EntryId | None = None
 
+    def confirm(self, dial: Callable[[], Connection], stream: bytes, group: str) -> None:
+        """Sends once more the acknowledgements of a component's entries that were lost with its last connection."""
+        if not self.done:
+            return
+        try:
+            connection = dial()
+            connection.call("XACK", stream, group, *(format_id(entry_id) for entry_id in self.done))
+            connection.close()
+            self.done.clear()
+        except (RedisLost, RedisRefused) as error:
+            logger.debug("%s: %d acknowledgements have not arrived: %s", group, len(self.done), error)
+
 
 class GroupSide:
     """The stream side of a component's reads: messages from its consumer group, acknowledged in that group."""
@@ -112,9 +124,9 @@ class GroupSide:
 
     def __init__(
         self, connection: Connection, stream: bytes, component: str, worker: str, claim_ms: int, most: int, aside: Path,
-        in_hand: InFlight, first: str | None, remedy: str,
+        in_hand: InFlight, first: str | None, remedy: str, block_ms: int = GROUP_BLOCK_MS,
     ) -> None:  # fmt: skip
-        self._reader = GroupReader(connection, stream, component, worker, claim_ms)
+        self._reader = GroupReader(connection, stream, component, worker, claim_ms, block_ms)
         self._most = most
         self._aside = aside
         self._hand = in_hand

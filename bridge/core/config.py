@@ -190,6 +190,15 @@ class Settings:
             return list(self.mappings)
         return list({mapping.name: mapping for mappings in found.values() for mapping in mappings}.values())
 
+    def role_of(self, component: str) -> str:
+        """Returns the one role that a component writes as. Raises ConfigError: it has several, or none."""
+        roles = self.components.get(component, frozenset())
+        if len(roles) != 1:
+            said = "several roles" if roles else "no role"
+            raise ConfigError(f"component '{component}' has {said} in bridge.toml", where=str(self.path),
+                              hint="name one: append(…, role=\"ui\")")  # fmt: skip
+        return next(iter(roles))
+
     @property
     def some_key(self) -> str:
         """A key of Redis of this bridge's, for what is asked of a server and not of a stream."""

@@ -23,7 +23,7 @@ from bridge.ledger.states import owner_of
 from bridge.ledger.store import Ledger
 from bridge.ledger.switch_requests import lapse
 from bridge.streams.component_groups import announced_positions
-from bridge.streams.components import BOTH, READS, REDIS, WRITES, ComponentModes
+from bridge.streams.components import BOTH, LEARNED, READS, REDIS, WRITES, ComponentHash, ComponentModes
 from bridge.streams.connect import Connection
 from bridge.streams.dial import Connections
 
@@ -79,13 +79,29 @@ class Operator:
             hint = f"did you mean '{near[0]}'?" if near else f"declare it in bridge.toml: [components.{component}]"
             raise ConfigError(f"nobody has heard of a component '{component}'", hint=hint)
         if named is not None:
-            return [self._settings.mapping(named)]
+            found = self._settings.chosen([named])
+            return [mapping for mapping in found if self._knows(component, mapping)] or found
         logs = [configured for configured in self._settings.mappings if configured.kind.lines]
         found = [log for log in logs if self._knows(component, log)]
         if found or len(logs) == 1:
             return found or logs
         names = ", ".join(log.name for log in logs)
         raise ConfigError(f"nothing tells which mapping {component} uses", hint=f"say it with --mapping: {names}")
+
+    def switch_default(self, wish: SwitchWish, family: str) -> None:
+        """Notes in Redis that a switch holds for streams of a mapping with many that the component has never met.
+
+        Waits until the component's programs know. Raises RedisLost, RedisRefused; BridgeError: what Redis has is no
+        component's modes.
+        """
+        mapping = self._settings.families[family]
+        components, connection = ComponentHash.of(mapping, self._settings), self._to(mapping)
+        modes = before = components.default(connection, wish.component)
+        for side in wish.sides:
+            modes = modes.after(side, wish.to)
+        if (modes.reads, modes.writes) != (before.reads, before.writes):
+            components.set_default(connection, wish.component, modes)
+            self._wait(2 * LEARNED)
 
     def _knows(self, component: str, mapping: Mapping) -> bool:
         folder = self._settings.state_dir / "components" / component

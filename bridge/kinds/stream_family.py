@@ -33,6 +33,7 @@ class StreamFamily:
         self.catalog = catalog_of_all(mapping, settings)
         self._elsewhere = _taken_by_others(mapping, settings)
         self._names = fixed_names(ledger, mapping.stream.key) if ledger is not None else {}
+        self._fixed = {*self._names}
         self._used = {*self._names.values()}
         self._made: dict[str, Mapping] = {}
         if ledger is not None:
@@ -50,6 +51,34 @@ class StreamFamily:
     def logs(self) -> list[str]:
         """The logs that have a stream, sorted by their paths below the root."""
         return sorted(self._names)
+
+    def learn(self, ledger: Ledger) -> None:
+        """Takes over the names that the bridge has fixed in the ledger since. Raises LedgerError."""
+        for log, name in fixed_names(ledger, self.mapping.stream.key).items():
+            if log not in self._fixed:
+                self._fixed.add(log)
+                if self._names.get(log) != name:
+                    self._names[log] = name
+                    self._made.pop(log, None)
+                self._used.add(name)
+                for known_log, known in all_generations(ledger, self.of(log).stream.key):
+                    self.catalog.claim(known_log, known)
+
+    def is_fixed(self, log: str) -> bool:
+        """Whether the name of a log's stream is fixed, and not only what the bridge will name it as it seems."""
+        return log in self._fixed
+
+    def is_plain(self, log: str) -> bool:
+        """Whether a log's stream has the name that it would have if there were no other log."""
+        return names_of(self.mapping.source.path, [log], ()) == {log: self._names[log]}
+
+    def name_of(self, log: str) -> str:
+        """Returns the name of a log's stream. Raises KeyError: it has none."""
+        return self._names[log]
+
+    def key_of(self, name: str) -> str:
+        """Returns the key of the stream of this name."""
+        return self.mapping.stream.of_log(name).key
 
     def __contains__(self, log: str) -> bool:
         return log in self._names
@@ -101,6 +130,7 @@ class StreamFamily:
     def fix(self, logs: Iterable[str], ledger: Ledger, now: float) -> None:
         """Fixes the names of these logs' streams in the ledger. `now` in seconds since 1970. Raises LedgerError."""
         names = {log: self._names[log] for log in logs}
+        self._fixed |= names.keys()
         if names:
             fix_names(ledger, self.mapping.stream.key, names, now)
 

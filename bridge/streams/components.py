@@ -26,6 +26,9 @@ from bridge.streams.resp import pack
 FIRST_COMPONENTS = b"bridge:components"
 """The hash of layout 1 with the components of all streams, and the channel of its changes: `<component>/<mapping>`."""
 
+LEARNED = 1.0
+"""Seconds between two looks of a program at the modes of its component in streams that it has never met."""
+
 FILE, REDIS, BOTH = "file", "redis", "both"
 READS, WRITES = "reads", "writes"
 
@@ -282,6 +285,17 @@ class ComponentHash:
                 if component not in found or modes.epoch > found[component].epoch:
                     found[component] = modes
         return found
+
+    def default(self, connection: Connection, component: str) -> ComponentModes:
+        """Reads the modes of a component in streams that it has never met, of a mapping with many streams.
+
+        Raises RedisLost, RedisRefused; BridgeError: what Redis has is no component's modes.
+        """
+        return ComponentModes.from_json(connection.call("HGET", self.keys.components, self.field(component)))
+
+    def set_default(self, connection: Connection, component: str, modes: ComponentModes) -> None:
+        """Writes the modes of a component in streams that it has never met. Raises RedisLost, RedisRefused."""
+        connection.call("HSET", self.keys.components, self.field(component), modes.to_json())
 
     def names(self, connection: Connection) -> set[str]:
         """Lists the components of which Redis has a value in the stream's hash of components, valid or not."""

@@ -884,7 +884,7 @@ def test_a_program_that_lost_redis_before_the_end(one_rig: Rig) -> None:
         away.set()
         log.append("say", "in the file too")
         end = retired_rig(rig)
-        wait_until(lambda: log._keeper.unheard > HEARD, "silence")
+        wait_until(lambda: log.coordinator.unheard > HEARD, "silence")
         log.append("say", "to Redis")
         assert rig.log.read_bytes() == end.dead
         away.clear()

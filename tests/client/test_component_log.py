@@ -623,7 +623,7 @@ def test_a_switch_between_two_looks(one_rig: Rig, monkeypatch: pytest.MonkeyPatc
             opened_by.append(side.name)
             make_group(one_rig.redis, STREAM.encode(), "viewer", (1 << 62, 0), [], frozenset())
             says(one_rig, "viewer", reads="redis")
-            wait_until(lambda: log._keeper.known is not None and log._keeper.known.epoch == 1, "the switch")
+            wait_until(lambda: log.coordinator.known is not None and log.coordinator.known.epoch == 1, "the switch")
         return found
 
     monkeypatch.setattr(Log, "_taken", slowly)
@@ -647,7 +647,8 @@ def test_a_switch_of_writes_in_the_middle(one_rig: Rig, side: str) -> None:
             if len(found) in (3, 6):
                 epoch = 1 + len(found)
                 says(one_rig, "viewer", reads=side, writes="redis" if len(found) == 3 else "file", epoch=epoch)
-                wait_until(lambda at=epoch: log._keeper.known is not None and log._keeper.known.epoch == at, "it")  # type: ignore[misc]
+                known = log.coordinator
+                wait_until(lambda at=epoch: known.known is not None and known.known.epoch == at, "it")  # type: ignore[misc]
     assert found == [(str(n), False) for n in range(9)]
 
 

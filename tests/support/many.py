@@ -108,7 +108,7 @@ class SessionWriters:
         self.written = 0
         self._sessions, self._tag, self._random = sessions, tag, random.Random(seed)
         self._stop = Event()
-        self._threads = [Thread(target=self._file), Thread(target=self._redis)]
+        self._threads = [Thread(target=self._file, daemon=True), Thread(target=self._redis, daemon=True)]
         for thread in self._threads:
             thread.start()
 

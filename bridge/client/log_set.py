@@ -1,0 +1,380 @@
+"""A component's logs of several streams of one mapping, read in one loop: each stream in its own order.
+
+One worker, one thread that asks Redis for switches, and one connection for that serve all of them. A stream in which
+nothing happens costs a look at its file, or a place in one request for news.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from threading import RLock
+from types import TracebackType
+
+from bridge.client.component_log import OPEN, Log
+from bridge.client.coordinators import Coordinators
+from bridge.client.message import Message
+from bridge.client.read_side import worker_slot
+from bridge.client.shared_worker import Among
+from bridge.core.config import Settings
+from bridge.core.errors import BridgeError, ConfigError, LedgerError, NotYet, RedisLost, RedisRefused, SourceError
+from bridge.core.logger import logger
+from bridge.core.mapping import Mapping
+from bridge.core.model import ZERO_ID, EntryId
+from bridge.kinds.stream_family import StreamFamily
+from bridge.ledger.store import Ledger
+from bridge.streams.components import FILE, REDIS
+from bridge.streams.dial import Backoff, Connections
+from bridge.streams.reader import stream_info
+from bridge.streams.stream_news import StreamNews
+from bridge.streams.stream_scan import StreamScan
+
+FOUND_SECONDS = 1.0
+"""Seconds between two looks for streams that are new."""
+
+LOOK_SECONDS = 0.02
+"""Seconds that the loop waits for news before it looks at the files again."""
+
+FRESH_SECONDS, FRESH_PAUSE = 2.0, 0.1
+"""Seconds for which a file that changed is looked at again every `FRESH_PAUSE`: its last message may end later."""
+
+CLAIMED_SECONDS = 5.0
+"""Seconds between two looks for what another worker of the component has left unacknowledged in a stream."""
+
+IDLE_SECONDS = 3.0
+"""Seconds without a message after which a stream's own connection is closed."""
+
+UNNAMED_SECONDS = 5.0
+"""Seconds that a new log waits for the bridge to fix the name of its stream, as far as that may be another one's."""
+
+SCANS = 10
+
+
+class LogSet:
+    """One component's logs of several streams: `follow` reads their messages, `append` writes to one of them.
+
+    `append` may be called by any thread, `follow` by one at a time. A log set belongs to the process that opened it.
+    """
+
+    def __init__(
+        self, settings: Settings, mapping: Mapping, component: str, streams: str | Sequence[str], *, at_end: bool,
+        on_state: Callable[[str], object] | None, claim_ms: int, most: int,
+    ) -> None:  # fmt: skip
+        self.component = component
+        self._settings = replace(settings, families={mapping.name: mapping}, shared={})
+        self._mapping = mapping
+        self._patterns = (streams,) if isinstance(streams, str) else tuple(streams)
+        self._at_end, self._claim_ms, self._most = at_end, claim_ms, most
+        self._pid = os.getpid()
+        self._lock = RLock()
+        self._slot = worker_slot(settings.state_dir / "components" / component)
+        self._coordinators = Coordinators(self._settings, component, on_state or (lambda state: None))
+        self._ledger: Ledger | None = None
+        self._family = StreamFamily(mapping, self._settings, None)
+        self._unnamed: dict[str, float] = {}
+        self._logs: dict[str, Log] = {}
+        self._due: dict[str, float] = {}
+        self._fresh: dict[str, float] = {}
+        self._used: dict[str, float] = {}
+        self._epochs: dict[str, int] = {}
+        self._claim_at: dict[str, float] = {}
+        self._upto: dict[str, EntryId] = {}
+        self._pauses: dict[str, Backoff] = {}
+        self._news: StreamNews | None = None
+        self._servers: Connections | None = None
+        self._scan: StreamScan | None = None
+        self._find_at = 0.0
+        self._current: Log | None = None
+        self._following = self._closed = False
+        self._find(first=True)
+        self._coordinators.start()
+        OPEN.add(self)
+
+    @property
+    def streams(self) -> list[str]:
+        """The names of the streams that are read, as far as they are known by now."""
+        with self._lock:
+            return sorted(self._logs)
+
+    @property
+    def state(self) -> str:
+        """The state of the connection to Redis: "connecting", "connected", "reconnecting", "closed"."""
+        return self._coordinators.state
+
+    def reads(self, stream: str) -> str:
+        """The side that the component reads a stream from now, "file" or "redis"; empty while nobody follows."""
+        return self._log(stream).reads
+
+    # -- writing ---------------------------------------------------------------------------------------------
+
+    def append(self, type: str, data: str | bytes, *, stream: str, role: str | None = None,
+               timestamp: str | None = None, **fields: str | bytes) -> None:  # fmt: skip
+        """Appends a message to a stream's log, as `Log.append`; a stream of a new name begins with it.
+
+        Raises TargetError, ConfigError, BridgeError: the message is nowhere.
+        """
+        self._check()
+        self._log(stream).append(type, data, role=role, timestamp=timestamp, **fields)
+
+    def _log(self, stream: str) -> Log:
+        with self._lock:
+            if stream in self._logs:
+                return self._logs[stream]
+            if not self._wanted(stream):
+                raise ConfigError(f"stream '{stream}' is none of those that were opened", hint="say it in `streams`")
+            self._find()
+            if stream not in self._logs:
+                before, behind = self._family.around
+                log = self._family.take(f"{before}{stream}{behind}")
+                if log is None:
+                    hint = "it is the path of a log below the glob's fixed part, without suffix"
+                    raise ConfigError(f"'{stream}' names no log of mapping '{self._mapping.name}'", hint=hint)
+                self._open(log, at_end=False)
+            return self._logs[stream]
+
+    def _wanted(self, stream: str) -> bool:
+        return any(stream == pattern or fnmatchcase(stream, pattern) for pattern in self._patterns)
+
+    # -- which streams there are -----------------------------------------------------------------------------
+
+    def _find(self, *, first: bool = False) -> None:
+        """Opens the logs of streams that are new: those that the bridge named, that have a file, or are in Redis."""
+        self._find_at = time.monotonic() + FOUND_SECONDS
+        try:
+            if self._ledger is None and (path := self._settings.state_dir / "ledger.db").exists():
+                self._ledger = Ledger(path)
+            if self._ledger is not None:
+                self._family.learn(self._ledger)
+        except LedgerError as error:
+            logger.debug("%s: %s", self.component, error)
+        try:
+            new = self._family.find()
+        except SourceError as error:
+            logger.debug("%s: %s", self.component, error)
+            new = []
+        for log in new:
+            self._unnamed.setdefault(log, time.monotonic())
+        self._scan_redis()
+        for log in self._family.logs:
+            since = self._unnamed.get(log)
+            if since is not None and self._ledger is not None and not self._family.is_fixed(log):
+                plain = self._family.is_plain(log)
+                if not plain or (not first and time.monotonic() - since < UNNAMED_SECONDS):
+                    continue
+            self._unnamed.pop(log, None)
+            name = self._family.name_of(log)
+            if name not in self._logs and self._wanted(name):
+                self._open(log, at_end=self._at_end and first)
+
+    def _scan_redis(self) -> None:
+        """Finds streams that began in Redis, where no bridge does so: the component reads Redis alone by now."""
+        if self._coordinators.default.reads != REDIS and self._ledger is not None:
+            return
+        try:
+            servers = self._servers = self._servers or Connections(self._settings, may_start=False)
+            uuid = self._ledger.uuid if self._ledger is not None else b""
+            scan = self._scan = self._scan or StreamScan(*self._family.around, uuid)
+            for key in scan.some(servers, SCANS):
+                if not self._family.knows(key):
+                    self._family.take(key)
+        except (RedisLost, RedisRefused) as error:
+            logger.debug("%s: new streams are not looked for: %s", self.component, error)
+            self._drop_servers()
+
+    def _drop_servers(self) -> None:
+        if self._servers is not None:
+            self._servers.close()
+        self._servers = None
+        if self._scan is not None:
+            self._scan.begin_anew()
+
+    def _open(self, log: str, *, at_end: bool) -> None:
+        mapping, name = self._family.of(log), self._family.name_of(log)
+        among = Among(self._slot, self._coordinators.dial(mapping.stream.key), self._coordinators.default)
+        made = Log(
+            self._settings, mapping, self.component, at_end=at_end, claim_ms=self._claim_ms, most=self._most,
+            among=among,
+        )  # fmt: skip
+        with self._lock:
+            self._logs[name] = made
+            self._due[name] = 0.0
+            if self._following:
+                made.begin_to_follow()
+        self._coordinators.add(made.coordinator)
+
+    # -- reading ---------------------------------------------------------------------------------------------
+
+    def follow(self, *, idle: float | None = None) -> Generator[Message, None, None]:
+        """Yields the messages of all streams as they come, for ever, or until none came for `idle` seconds.
+
+        Each names its `stream`, and those of one stream come in its order. A message is acknowledged when the next one
+        is asked for; a caller that leaves the loop before gets the last one again, unless `acknowledge` is called.
+        Raises BridgeError; what waits for Redis or for a file does not.
+        """
+        self._check()
+        with self._lock:
+            if self._following:
+                raise BridgeError("these logs are followed already", hint="open others for another reader")
+            self._following = True
+            for log in self._logs.values():
+                log.begin_to_follow()
+        quiet = time.monotonic()
+        try:
+            while not self._closed:
+                if time.monotonic() >= self._find_at:
+                    self._find()
+                gave = False
+                for name in self._ready():
+                    for message in self._turn(name):
+                        gave = True
+                        yield message
+                        self.acknowledge()
+                        quiet = time.monotonic()
+                    if self._closed:
+                        return
+                if idle is not None and time.monotonic() - quiet >= idle:
+                    return
+                if not gave:
+                    self._wait()
+        finally:
+            self._current = None
+            self._following = False
+            for log in self._logs.values():
+                log.leave()
+                log.end_to_follow()
+            self._drop_news()
+
+    def acknowledge(self) -> None:
+        """Acknowledges the message that was given last: the component is done with it."""
+        log, self._current = self._current, None
+        if log is not None:
+            log.acknowledge()
+
+    def _turn(self, name: str) -> Generator[Message, None, None]:
+        """Yields what one stream has now, and says when the stream is to have its next turn."""
+        log, now, gave = self._logs[name], time.monotonic(), False
+        self._due.pop(name, None)
+        try:
+            last = self._last(name) if log.reads == REDIS else ZERO_ID
+            for message in log.turn():
+                gave, self._current = True, log
+                yield replace(message, stream=name)
+            self._pauses.pop(name, None)
+            if log.reads == REDIS and not gave:
+                self._upto[name] = max(self._upto.get(name, ZERO_ID), last)
+        except (RedisLost, RedisRefused, NotYet) as error:
+            log.stumble(error)
+            self._drop_servers()
+            self._due[name] = now + self._pauses.setdefault(name, Backoff(0.02, 2.0)).next()
+            return
+        self._epochs[name] = self._epoch(log)
+        self._claim_at[name] = now + CLAIMED_SECONDS
+        if gave:
+            self._used[name], self._due[name] = time.monotonic(), 0.0
+        elif log.reads == FILE and self._fresh.get(name, 0.0) > now:
+            self._due[name] = now + FRESH_PAUSE
+        elif log.reads == REDIS and name not in self._upto:
+            self._due[name] = now
+
+    def _last(self, name: str) -> EntryId:
+        servers = self._servers = self._servers or Connections(self._settings, may_start=False)
+        key = self._family.key_of(name)
+        return stream_info(servers.to(key), key.encode()).last_id
+
+    @staticmethod
+    def _epoch(log: Log) -> int:
+        known = log.coordinator.known
+        return known.epoch if known is not None else -1
+
+    def _ready(self) -> list[str]:
+        """Lists the streams whose turn it is; those that pause for a switch have none."""
+        now, found = time.monotonic(), []
+        for name, log in list(self._logs.items()):
+            if log.pauses():
+                self._due[name] = now
+                continue
+            if not (log.coordinator.tried or log.coordinator.known):
+                continue  # Redis is asked first from where to read
+            turned = self._epochs.get(name, -1) != self._epoch(log)
+            left = log.reads == REDIS and now >= self._claim_at.get(name, 0.0)
+            if turned or left or self._due.get(name, now + 1) <= now:
+                found.append(name)
+            elif log.reads == REDIS and now - self._used.get(name, now) > IDLE_SECONDS:
+                self._used[name] = now
+                log.rest()
+        return found
+
+    def _wait(self) -> None:
+        """Waits a moment for news of any stream: for a file that changed, or an entry that came."""
+        try:
+            _, logs = self._family.catalog.sweep()
+        except SourceError as error:
+            logger.debug("%s: %s", self.component, error)
+            logs = set()
+        now = time.monotonic()
+        for log in logs:
+            if log in self._family and (name := self._family.name_of(log)) in self._logs:
+                self._fresh[name], self._due[name] = now + FRESH_SECONDS, 0.0
+        asked = {self._family.key_of(name).encode(): name for name, log in self._logs.items()
+                 if log.reads == REDIS and name in self._upto and name not in self._due}  # fmt: skip
+        if not asked:
+            self._coordinators.turn.wait(LOOK_SECONDS)
+            return
+        try:
+            news = self._news = self._news or StreamNews(self._settings, timeout=10.0)
+            cursors = {stream: self._upto[name] for stream, name in asked.items()}
+            for stream in news.ask(cursors, int(LOOK_SECONDS * 1000)):
+                self._due[asked[stream]] = 0.0
+            for stream in news.refused:
+                self._due[asked[stream]] = now + 1.0
+            if not news.waits:
+                self._coordinators.turn.wait(LOOK_SECONDS)
+        except (RedisLost, RedisRefused) as error:
+            logger.debug("%s: %s", self.component, error)
+            self._drop_news()
+            for name in asked.values():
+                self._due[name] = now  # each finds out by itself, and waits
+            self._coordinators.turn.wait(LOOK_SECONDS)
+
+    def _drop_news(self) -> None:
+        if self._news is not None:
+            self._news.close()
+        self._news = None
+        self._drop_servers()
+
+    # -- the process -----------------------------------------------------------------------------------------
+
+    def _check(self) -> None:
+        if os.getpid() != self._pid:
+            raise BridgeError("these logs were opened by another process", hint="open them after the fork")
+        if self._closed:
+            raise BridgeError("these logs are closed")
+
+    def let_go(self) -> None:
+        """Closes in a forked child the file locks that were inherited, so only the parent has them."""
+        for log in self._logs.values():
+            log.let_go()
+        os.close(self._slot[1])
+
+    def close(self) -> None:
+        """Closes all the logs: messages that wait for Redis stay on disk for the component's next logs."""
+        if self._closed or os.getpid() != self._pid:
+            return
+        self._closed = True
+        self._coordinators.stop()
+        for log in self._logs.values():
+            log.close()
+        self._drop_news()
+        if self._ledger is not None:
+            self._ledger.close()
+        OPEN.discard(self)
+        os.close(self._slot[1])
+
+    def __enter__(self) -> LogSet:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
