@@ -35,6 +35,9 @@ COMPONENT = (
 )  # fmt: skip
 
 
+SEVERAL = ("psubscribe", "scan", "xinfo|stream", "xread")
+"""The commands that a component needs besides to read several streams in one loop."""
+
 ALL_HOSTS = ("exists", "get", "hgetall", "scan", "xinfo|stream", "xrange")
 """The commands of `bridge parity --all-hosts`, which reads what the bridges of other hosts keep of their streams."""
 
@@ -111,8 +114,9 @@ def _component(name: str, mappings: Iterable[Mapping], first: Sequence[str], dia
         channels += [_literal(mapping.notify), _literal(own.components.decode())]
         if mapping.kind.latest:
             keys.append(f"~bridge:{{{_literal(mapping.stream.key)}}}:state:*")
+    several = SEVERAL if any(mapping.many_streams for mapping in mappings) else ()
     return User(name, f"component {name}", (*keys, *(f"~{key}" for key in first)), (*channels, *first),
-                (*CONNECT, *COMPONENT, *dialling))  # fmt: skip
+                (*CONNECT, *COMPONENT, *dialling, *several))  # fmt: skip
 
 
 def _literal(text: str) -> str:

@@ -89,14 +89,17 @@ def _run(
         for step, outcome in operator.complete():
             click.echo(f"bridge: an earlier switch, {step}, {outcome}", err=True)
         mappings = operator.mappings_of(component, mapping)
-        streams = Counter(chosen.family for chosen in mappings if chosen.log)
-        if execute and streams:  # all of them, or none
+        families = {chosen.family for chosen in mappings if chosen.log}
+        if execute and families:  # all of them, or none
             planned: list[dict[str, Any]] = []
             for chosen in mappings:
                 closed |= _switch(options, operator, wish, chosen.name, planned, execute=False, said=False)
             told += planned if closed else []
-            for family in streams if not closed and to != BOTH and mapping in (None, *streams) else ():
+            for family in families if not closed and to != BOTH and mapping in (None, *families) else ():
                 operator.switch_default(wish, family)
+    with _operator(options) as operator:  # anew, for streams that the component met until it knew of the default
+        mappings = operator.mappings_of(component, mapping)
+        streams = Counter(chosen.family for chosen in mappings if chosen.log)
         for chosen in mappings if not (execute and closed) else ():
             few = streams[chosen.family] <= FEW
             closed |= _switch(options, operator, wish, chosen.name, told, execute=execute, said=few)

@@ -86,6 +86,11 @@ class Coordinator:
         self._thread = Thread(target=self._run, name=f"{component}/{components.mapping}", daemon=True)
 
     @property
+    def channel(self) -> bytes:
+        """The channel on which changes of the stream's components are announced."""
+        return self._keys.components
+
+    @property
     def unheard(self) -> float:
         """Seconds since Redis last answered the coordinator's heartbeat, or since 1970 where it never did."""
         return time.monotonic() - self.reached if self.reached else time.time()

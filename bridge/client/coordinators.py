@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from threading import Event, Lock, Thread
 
-from bridge.client.coordinator import TICK, Coordinator
+from bridge.client.coordinator import HEARTBEAT_SECONDS, TICK, Coordinator
 from bridge.core.config import Settings
 from bridge.core.errors import BridgeError
 from bridge.core.logger import logger
+from bridge.core.mapping_sections import NAME
 from bridge.streams.components import LEARNED, ComponentHash, ComponentModes
 from bridge.streams.connect import Connection
 from bridge.streams.dial import Backoff, Connections
 from bridge.streams.keys import Keys
 
-TICK_OF_A_STREAM = 0.002
-"""Seconds that a round of the coordinators takes at least for each stream, so that many do not keep Redis busy."""
+TICK_OF_A_STREAM, SUBSCRIBED_TICK_OF_A_STREAM = 0.002, 0.01
+"""Seconds that a round of the coordinators takes at least for each stream, so that many do not keep Redis busy.
+
+The second where a switch is announced to a subscriber, and nobody need ask for it.
+"""
+
+AGAIN = 5.0
+"""Seconds between two tries to subscribe to the announcements of switches."""
 
 
 class Coordinators:
@@ -34,6 +42,9 @@ class Coordinators:
         self._all: list[Coordinator] = []
         self._pauses: dict[int, Backoff] = {}
         self._due: dict[int, float] = {}
+        self._by_channel: dict[bytes, Coordinator] = {}
+        self._announced: Connection | None = None
+        self._subscribe_at = 0.0
         self._stop = Event()
         self.state = "connecting"
         self.default = ComponentModes()
@@ -56,6 +67,7 @@ class Coordinators:
         """Adds the coordinator of one stream."""
         with self._lock:
             self._all.append(coordinator)
+            self._by_channel[coordinator.channel] = coordinator
 
     def start(self) -> None:
         """Starts the thread; before that it learns what holds for streams that the component has never met."""
@@ -74,18 +86,44 @@ class Coordinators:
             if time.monotonic() >= learn_at:
                 learn_at = time.monotonic() + LEARNED
                 self._learn()
+            self._listen()
+            each = TICK_OF_A_STREAM if self._announced is None else SUBSCRIBED_TICK_OF_A_STREAM
             for coordinator in every:
                 if self._stop.is_set():
                     return
                 number, now = id(coordinator), time.monotonic()
                 if now < self._due.get(number, 0.0) and not coordinator.woken():
                     continue
+                before = coordinator.known
                 rest = coordinator.tick(self._pauses.setdefault(number, Backoff()))
-                self._due[number] = now + (max(rest, TICK_OF_A_STREAM * len(every)) if rest == TICK else rest)
+                if coordinator.known != before:
+                    self.turn.set()
+                share = min(HEARTBEAT_SECONDS, each * len(every)) if rest == TICK else 0.0
+                self._due[number] = now + max(rest, share)
             self._say(every)
-            self.turn.set()
             self.turn.clear()
             self._stop.wait(TICK / 4)
+
+    def _listen(self) -> None:
+        """Has those coordinators asked at once whose component Redis announced a change of (Pub/Sub)."""
+        try:
+            if self._announced is None:
+                if time.monotonic() < self._subscribe_at or not self._all:
+                    return
+                self._subscribe_at = time.monotonic() + AGAIN
+                announced = self._servers.another(self._hash.keys.stream)
+                pattern = re.sub(rb"([*?\\[\]])", rb"\\\1", self._hash.keys.components).replace(NAME.encode(), b"*")
+                announced.call("PSUBSCRIBE", pattern)
+                self._announced = announced
+                self._due.clear()  # what was announced before
+            for push in self._announced.pushes():
+                if isinstance(push, list) and len(push) == 4 and (known := self._by_channel.get(push[2])) is not None:
+                    self._due[id(known)] = 0.0
+        except BridgeError as error:  # without the right to subscribe, or without Redis, each asks by itself
+            logger.debug("%s: switches are not announced: %s", self._component, error)
+            if self._announced is not None:
+                self._announced.close()
+            self._announced = None
 
     def _say(self, every: list[Coordinator]) -> None:
         states = {coordinator.state for coordinator in every} or {"connecting"}
@@ -103,5 +141,7 @@ class Coordinators:
         self._thread.join()
         for coordinator in self._all:
             coordinator.end(close=False)
+        if self._announced is not None:
+            self._announced.close()
         self._servers.close()
         self.state = "closed"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from threading import RLock
@@ -35,8 +36,8 @@ from bridge.streams.stream_scan import StreamScan
 FOUND_SECONDS = 1.0
 """Seconds between two looks for streams that are new."""
 
-LOOK_SECONDS = 0.02
-"""Seconds that the loop waits for news before it looks at the files again."""
+LOOK_SECONDS, LOOK_SECONDS_OF_A_STREAM, LONGEST_LOOK = 0.02, 0.0002, 0.2
+"""Seconds that the loop waits for news before it looks at the files again, and how much longer for each stream."""
 
 FRESH_SECONDS, FRESH_PAUSE = 2.0, 0.1
 """Seconds for which a file that changed is looked at again every `FRESH_PAUSE`: its last message may end later."""
@@ -72,10 +73,12 @@ class LogSet:
         self._lock = RLock()
         self._slot = worker_slot(settings.state_dir / "components" / component)
         self._coordinators = Coordinators(self._settings, component, on_state or (lambda state: None))
-        self._ledger: Ledger | None = None
+        self._uuid = b""
+        """The identity of the bridge's ledger; empty: there is none, so nobody fixes the names of streams."""
         self._family = StreamFamily(mapping, self._settings, None)
         self._unnamed: dict[str, float] = {}
         self._logs: dict[str, Log] = {}
+        self._keys: dict[str, bytes] = {}
         self._due: dict[str, float] = {}
         self._fresh: dict[str, float] = {}
         self._used: dict[str, float] = {}
@@ -144,10 +147,10 @@ class LogSet:
         """Opens the logs of streams that are new: those that the bridge named, that have a file, or are in Redis."""
         self._find_at = time.monotonic() + FOUND_SECONDS
         try:
-            if self._ledger is None and (path := self._settings.state_dir / "ledger.db").exists():
-                self._ledger = Ledger(path)
-            if self._ledger is not None:
-                self._family.learn(self._ledger)
+            if (path := self._settings.state_dir / "ledger.db").exists():
+                with closing(Ledger(path)) as ledger:  # anew each time: it belongs to one thread
+                    self._uuid = ledger.uuid
+                    self._family.learn(ledger)
         except LedgerError as error:
             logger.debug("%s: %s", self.component, error)
         try:
@@ -160,7 +163,7 @@ class LogSet:
         self._scan_redis()
         for log in self._family.logs:
             since = self._unnamed.get(log)
-            if since is not None and self._ledger is not None and not self._family.is_fixed(log):
+            if since is not None and self._uuid and not self._family.is_fixed(log):
                 plain = self._family.is_plain(log)
                 if not plain or (not first and time.monotonic() - since < UNNAMED_SECONDS):
                     continue
@@ -171,12 +174,11 @@ class LogSet:
 
     def _scan_redis(self) -> None:
         """Finds streams that began in Redis, where no bridge does so: the component reads Redis alone by now."""
-        if self._coordinators.default.reads != REDIS and self._ledger is not None:
+        if self._coordinators.default.reads != REDIS and self._uuid:
             return
         try:
             servers = self._servers = self._servers or Connections(self._settings, may_start=False)
-            uuid = self._ledger.uuid if self._ledger is not None else b""
-            scan = self._scan = self._scan or StreamScan(*self._family.around, uuid)
+            scan = self._scan = self._scan or StreamScan(*self._family.around, self._uuid)
             for key in scan.some(servers, SCANS):
                 if not self._family.knows(key):
                     self._family.take(key)
@@ -199,7 +201,7 @@ class LogSet:
             among=among,
         )  # fmt: skip
         with self._lock:
-            self._logs[name] = made
+            self._logs[name], self._keys[name] = made, mapping.stream.key.encode()
             self._due[name] = 0.0
             if self._following:
                 made.begin_to_follow()
@@ -272,6 +274,7 @@ class LogSet:
             return
         self._epochs[name] = self._epoch(log)
         self._claim_at[name] = now + CLAIMED_SECONDS
+        self._used.setdefault(name, now)
         if gave:
             self._used[name], self._due[name] = time.monotonic(), 0.0
         elif log.reads == FILE and self._fresh.get(name, 0.0) > now:
@@ -281,8 +284,16 @@ class LogSet:
 
     def _last(self, name: str) -> EntryId:
         servers = self._servers = self._servers or Connections(self._settings, may_start=False)
-        key = self._family.key_of(name)
-        return stream_info(servers.to(key), key.encode()).last_id
+        return stream_info(servers.to(self._keys[name]), self._keys[name]).last_id
+
+    def _has_pending(self, name: str) -> bool:
+        """Whether a stream has entries that a worker of the component was given and has not acknowledged."""
+        self._claim_at[name] = time.monotonic() + CLAIMED_SECONDS * (1 + len(self._logs) / 50)
+        servers = self._servers = self._servers or Connections(self._settings, may_start=False)
+        try:
+            return bool(servers.to(self._keys[name]).call("XPENDING", self._keys[name], self.component)[0])
+        except (RedisLost, RedisRefused):
+            return True  # its turn tells what is wrong
 
     @staticmethod
     def _epoch(log: Log) -> int:
@@ -299,11 +310,11 @@ class LogSet:
             if not (log.coordinator.tried or log.coordinator.known):
                 continue  # Redis is asked first from where to read
             turned = self._epochs.get(name, -1) != self._epoch(log)
-            left = log.reads == REDIS and now >= self._claim_at.get(name, 0.0)
+            left = log.reads == REDIS and now >= self._claim_at.get(name, 0.0) and self._has_pending(name)
             if turned or left or self._due.get(name, now + 1) <= now:
                 found.append(name)
             elif log.reads == REDIS and now - self._used.get(name, now) > IDLE_SECONDS:
-                self._used[name] = now
+                del self._used[name]
                 log.rest()
         return found
 
@@ -318,26 +329,27 @@ class LogSet:
         for log in logs:
             if log in self._family and (name := self._family.name_of(log)) in self._logs:
                 self._fresh[name], self._due[name] = now + FRESH_SECONDS, 0.0
-        asked = {self._family.key_of(name).encode(): name for name, log in self._logs.items()
+        pause = min(LONGEST_LOOK, LOOK_SECONDS + LOOK_SECONDS_OF_A_STREAM * len(self._logs))
+        asked = {self._keys[name]: name for name, log in self._logs.items()
                  if log.reads == REDIS and name in self._upto and name not in self._due}  # fmt: skip
         if not asked:
-            self._coordinators.turn.wait(LOOK_SECONDS)
+            self._coordinators.turn.wait(pause)
             return
         try:
             news = self._news = self._news or StreamNews(self._settings, timeout=10.0)
             cursors = {stream: self._upto[name] for stream, name in asked.items()}
-            for stream in news.ask(cursors, int(LOOK_SECONDS * 1000)):
+            for stream in news.ask(cursors, int(pause * 1000)):
                 self._due[asked[stream]] = 0.0
             for stream in news.refused:
                 self._due[asked[stream]] = now + 1.0
             if not news.waits:
-                self._coordinators.turn.wait(LOOK_SECONDS)
+                self._coordinators.turn.wait(pause)
         except (RedisLost, RedisRefused) as error:
             logger.debug("%s: %s", self.component, error)
             self._drop_news()
             for name in asked.values():
                 self._due[name] = now  # each finds out by itself, and waits
-            self._coordinators.turn.wait(LOOK_SECONDS)
+            self._coordinators.turn.wait(pause)
 
     def _drop_news(self) -> None:
         if self._news is not None:
@@ -367,9 +379,8 @@ class LogSet:
         self._coordinators.stop()
         for log in self._logs.values():
             log.close()
-        self._drop_news()
-        if self._ledger is not None:
-            self._ledger.close()
+        if not self._following:  # else its thread does so
+            self._drop_news()
         OPEN.discard(self)
         os.close(self._slot[1])
 

@@ -76,10 +76,6 @@ class StreamFamily:
         """Returns the name of a log's stream. Raises KeyError: it has none."""
         return self._names[log]
 
-    def key_of(self, name: str) -> str:
-        """Returns the key of the stream of this name."""
-        return self.mapping.stream.of_log(name).key
-
     def __contains__(self, log: str) -> bool:
         return log in self._names
 

@@ -109,6 +109,10 @@ class Connections:
             self._open[node] = dialler(self._settings, key, timeout=self._timeout, may_start=self._may_start)()
         return self._open[node]
 
+    def another(self, key: str | bytes) -> Connection:
+        """Dials the server of a key anew, for a connection that the caller closes. Raises RedisLost, RedisRefused."""
+        return dialler(self._settings, key, timeout=self._timeout, may_start=self._may_start)()
+
     def reach(self, keys: Iterable[str]) -> tuple[dict[str, Connection], dict[str, BridgeError]]:
         """Returns a connection for each of the keys whose server is there, and the error of each other key.
 
@@ -151,7 +155,7 @@ class Connections:
 
     def close(self) -> None:
         """Closes all connections of the command."""
-        for connection in self._open.values():
+        for connection in [*self._open.values()]:
             connection.close()
         self._open.clear()
 

@@ -181,10 +181,12 @@ def test_a_component_that_dies(rig: Rig, tmp_path: Path) -> None:
     assert rig.run("run", "--once", "--redis", rig.url).returncode == 0
     pid = os.fork()
     if not pid:
-        logs = opened(rig)
-        for n, _ in enumerate(logs.follow()):
-            if n == 4:
-                os._exit(9)
+        try:
+            for n, _ in enumerate(opened(rig).follow()):
+                if n == 4:
+                    os._exit(9)
+        finally:
+            os._exit(1)
     os.waitpid(pid, 0)
     with opened(rig) as logs:
         given = list(logs.follow(idle=0.5))

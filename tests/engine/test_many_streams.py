@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from threading import Thread
 
+from bridge import open_log
 from bridge.admin.acl_rules import users
 from bridge.kinds.stream_family import with_streams
 from tests.admin.test_acl_rules import give, refused
@@ -202,6 +204,29 @@ def test_the_rights_for_many_streams(rig: Rig) -> None:
     sessions.settle()
     rig.stop(child)
     assert refused(rig) == []
+
+
+def test_the_rights_of_a_reader(rig: Rig) -> None:
+    """The rights of a component are enough to read many streams in one loop, from files and from Redis."""
+    sessions = Sessions(rig, ["a", "b", "c"])
+    for name in sessions.names[:2]:
+        sessions.append(name, f"1 {name}")
+    child = rig.beats(rig.start())
+    sessions.settle()
+    urls = give(rig, users(with_streams(rig.settings())))
+    config = rig.path / "bridge.toml"
+    with open_log("sessions", "ui", config=config, redis=urls["ui"], streams="*") as logs:
+        assert len(list(logs.follow(idle=0.5))) == 2
+        reading = Thread(target=lambda: list(logs.follow(idle=6.0)))
+        reading.start()
+        flags = ("ui", "--mapping", "sessions", "--reads", "--accept-volatile", "--force", "ui")
+        done = rig.run("cutover", *flags, "--execute", "--redis", rig.url)
+        assert done.returncode == 0, done
+        sessions.add("c", "r")
+        reading.join()
+        assert logs.streams == ["a", "b", "c"]
+    assert refused(rig) == []
+    rig.stop(child)
 
 
 def test_another_bridge_on_the_same_streams(rig: Rig, tmp_path: Path) -> None:
