@@ -76,12 +76,14 @@ class StreamSize:
 
 @dataclass(slots=True)
 class MappingStatus:
-    """The status of one mapping. `quarantined`: (direction, kind of reason, count), commonest first."""
+    """The status of one mapping. `quarantined`: (direction, kind of reason, count), commonest first.
+
+    `family`: the mapping with many streams of which this is one; of any other mapping its own name.
+    """
 
     name: str
     stream: str
     family: str = ""
-    """The mapping with many streams of which this is one; for any other mapping its own name."""
     error: str = ""
     hint: str = ""
     retired: float | None = None
@@ -105,6 +107,9 @@ class MappingStatus:
     """The account of the files that the mapping names; None of a mapping whose messages are each a file."""
     size: StreamSize | None = None
     """The size of the stream in Redis; None when Redis cannot be asked."""
+
+    def __post_init__(self) -> None:
+        self.family = self.family or self.name
 
 
 @dataclass(slots=True)
@@ -156,11 +161,8 @@ class Status:
 QUIET, ROOM = 6.0, 1 << 20
 """After `QUIET` seconds without a heartbeat, less than `ROOM` bytes free on the ledger's disk count as a full disk."""
 
-LATELY = 86_400.0
-"""Seconds for which the status tells of an edit of a log."""
-
-UNSETTLED_AFTER = 5.0
-"""Seconds after which the status tells of a switch that is not settled."""
+LATELY, UNSETTLED_AFTER = 86_400.0, 5.0
+"""Seconds for which the status tells of an edit of a log, and after which it tells of a switch that is not settled."""
 
 
 def sample(
@@ -168,8 +170,7 @@ def sample(
 ) -> Status:
     """Samples the status of the bridge from ledger, files and Redis; changes nothing, and notes what cannot be reached.
 
-    A bridge that samples itself passes as `waits` the troubles of its workers, and whether it has `mirrors`: without,
-    their lag is not counted.
+    A bridge that samples itself passes the troubles of its workers, `waits`, and whether it counts `mirrors`' lag.
     """
     status = Status(now(), masked(settings.redis_url), holder=lock_holder(settings.state_dir))
     servers, links = Connections(settings, may_start=False), dict[str, Connection]()
@@ -205,14 +206,11 @@ def sample(
                 hint = "a running bridge sees to it within two minutes, and the next `bridge cutover` at once"
                 status.troubles[f"switch of {component}"] = Trouble(said, hint, since)
         for mapping in settings.mappings:
-            shared = MappingContext(mapping, settings)
-            try:
+            with closing(MappingContext(mapping, settings)) as shared:
                 found = _mapping(shared, ledger, links.get(mapping.stream.key), status, mirrors=mirrors)
-                if (lost := away.get(mapping.stream.key)) is not None and not found.error:
-                    found.error, found.hint = lost.what, lost.hint
-                status.mappings.append(found)
-            finally:
-                shared.close()
+            if (lost := away.get(mapping.stream.key)) is not None and not found.error:
+                found.error, found.hint = lost.what, lost.hint
+            status.mappings.append(found)
     finally:
         if ledger is not None:
             ledger.close()
@@ -282,8 +280,8 @@ def _mapping(
             stored |= {os.fsdecode(name): raw for name, raw in books.checkpoint.items() if not whose}
         except RedisLost as error:
             if _answers(settings, found.stream):
-                found.error = "the server answers, and closed the connection as entries were read"
-                found.hint = error.hint or "`bridge doctor` tells of its limits"
+                said = "the server answers, and closed the connection as entries were read"
+                found.error, found.hint = said, error.hint or "`bridge doctor` tells of its limits"
             else:
                 status.redis_error, status.redis_hint = error.what, error.hint
         except BridgeError as error:

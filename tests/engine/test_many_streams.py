@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
+import re
 from pathlib import Path
 from threading import Thread
+
+import pytest
 
 from bridge import open_log
 from bridge.admin.acl_rules import users
@@ -264,4 +268,37 @@ def test_writers_at_random(rig: Rig) -> None:
     writers.stop()
     sessions.settle()
     equal(rig)
+    rig.stop(child)
+
+
+def test_metrics_of_many_streams(rig: Rig) -> None:
+    """Metrics tell of many streams as of one mapping, and one stream that stands makes the whole unhealthy."""
+    pytest.importorskip("prometheus_client")
+    sessions = Sessions(rig, [f"s{n}" for n in range(4)])
+    config = rig.path / "bridge.toml"
+    config.write_text(config.read_text() + "[metrics]\nport = 0\n")
+    for name in sessions.names:
+        sessions.append(name, f"1 {name}", f"2 {name}")
+    child = rig.ready(rig.start())
+    sessions.settle()
+
+    def page(path: str) -> tuple[int, str]:
+        port = re.search(r"http://127\.0\.0\.1:(\d+)", rig.said())
+        if port is None:
+            return 0, ""
+        link = http.client.HTTPConnection("127.0.0.1", int(port[1]), timeout=5)
+        link.request("GET", path)
+        answer = link.getresponse()
+        return answer.status, answer.read().decode()
+
+    wait_until(lambda: 'bridge_messages_total{direction="forward",mapping="sessions"} 8.0' in page("/metrics")[1],
+               lambda: page("/metrics")[1] + rig.said())  # fmt: skip
+    assert "sessions:" not in page("/metrics")[1]
+    wait_until(lambda: 'bridge_stream_entries{mapping="sessions"} 8.0' in page("/metrics")[1],
+               lambda: page("/metrics")[1])  # fmt: skip
+    wait_until(lambda: page("/healthz")[0] == 200, lambda: page("/healthz")[1])
+    rig.redis.call("HSET", f"bridge:{{{sessions.stream('s2')}}}:meta", "owner", "another@somewhere")
+    sessions.append("s2", "3")
+    wait_until(lambda: page("/healthz")[0] == 503, lambda: page("/healthz")[1])
+    assert "sessions:s2" in page("/healthz")[1]
     rig.stop(child)

@@ -71,12 +71,13 @@ class Health:
         found = []
         for mapping in status.mappings:
             for direction in ("forward", "mirror"):
-                flow = flows.get((mapping.name, direction))
+                flow = flows.get((mapping.family, direction))
                 if mapping.retired is not None or flow is None:
                     found.append(DirectionHealth(mapping.name, direction, "off"))
                     continue
                 stretches = _stretches(mapping, flow)
                 whys = [hung, mapping.error, *_troubles(mapping.name, flow, status.troubles)]
+                whys += _troubles(mapping.family, flow, status.troubles)
                 whys += [source.error for source in mapping.sources if flow.parts is not None]
                 whys += [self._stands(mapping.name, direction, stretch) for stretch in stretches]
                 why = next(filter(None, whys), "")
@@ -104,7 +105,9 @@ def _stretches(mapping_status: MappingStatus, flow: DirectionStats) -> list[Watc
         mirror = mapping_status.mirror
         if mirror is None:
             return []
-        return [WatchedSource(mirror.target, mirror.behind, 0, (mirror.cursor, flow.messages, flow.rejects))]
+        alone = mapping_status.family == mapping_status.name
+        done = (flow.messages, flow.rejects) if alone else (0, 0)  # else they are those of all streams
+        return [WatchedSource(mirror.target, mirror.behind, 0, (mirror.cursor, *done))]
     found = []
     for source in mapping_status.sources:
         part = flow.parts.get(source.name, SourceRates(0, 0))

@@ -12,6 +12,7 @@ from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING, Any, cast
 
 from bridge.admin.metrics.health import DirectionHealth, Health
+from bridge.admin.metrics.together import health_together, status_together
 from bridge.core.config import Settings
 from bridge.core.errors import BridgeError, ConfigError
 from bridge.core.logger import logger
@@ -63,7 +64,9 @@ class Monitor:
                 for worker, trouble in self._process.troubles.now().items()
             }
             status = sample(with_streams(self._settings), time.time, mirrors=self._process.dual, waits=waits)
-            self._last = status, self._health.judge(status, self._process.flows(), self._process.silent())
+            going = self._health.judge(status, self._process.flows(), self._process.silent())
+            families = {mapping.name: mapping.family for mapping in status.mappings}
+            self._last = status_together(status), health_together(going, families)
             self._error = ""
         except BridgeError as error:
             self._error = error.plain
