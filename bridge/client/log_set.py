@@ -24,7 +24,7 @@ from bridge.core.config import Settings
 from bridge.core.errors import BridgeError, ConfigError, LedgerError, NotYet, RedisLost, RedisRefused, SourceError
 from bridge.core.logger import logger
 from bridge.core.mapping import Mapping
-from bridge.core.model import ZERO_ID, EntryId
+from bridge.core.model import ZERO_ID, EntryId, format_id
 from bridge.kinds.stream_family import StreamFamily
 from bridge.ledger.store import Ledger
 from bridge.streams.components import FILE, REDIS
@@ -337,7 +337,7 @@ class LogSet:
             return
         try:
             news = self._news = self._news or StreamNews(self._settings, timeout=10.0)
-            cursors = {stream: self._upto[name] for stream, name in asked.items()}
+            cursors = {stream: format_id(self._upto[name]) for stream, name in asked.items()}
             for stream in news.ask(cursors, int(pause * 1000)):
                 self._due[asked[stream]] = 0.0
             for stream in news.refused:

@@ -152,7 +152,7 @@ class Mapping(Strict):
         update: dict[str, Any] = {"name": as_mapping_name(self.name, name), "stream": self.stream.of_log(name)}
         if self.mirror is not None:
             path = self.mirror.path.replace(NAME, name_in(self.source.path, log))
-            path = log if self.claims(path.replace("{role}", "x")) else path
+            path = log if path != log and self.claims(path.replace("{role}", "x")) else path
             update["mirror"] = self.mirror.model_copy(update={"path": path})
         made = self.model_copy(update=update)
         made._log, made._family = log, self.name

@@ -17,7 +17,7 @@ from bridge.core.errors import (
     as_bridge_error,
 )
 from bridge.core.logger import logger
-from bridge.core.model import EntryId
+from bridge.core.model import format_id
 from bridge.engine.mirror import Mirror
 from bridge.engine.stream_forward import StreamForward
 from bridge.engine.stream_sessions import StreamSession, StreamSessions
@@ -66,8 +66,11 @@ class StreamMirror:
         self.worker = f"mirror {sessions.mapping.name}"
         self._forward, self._settings, self._troubles, self._stop = forward, settings, troubles, stop
         self._dual = dual
-        self._cursors: dict[str, EntryId] = {}
-        """Up to which entry each stream is mirrored, by log."""
+        self._cursors: dict[bytes, bytes] = {}
+        """Up to which entry each stream is mirrored, by its key, as Redis writes both."""
+        self._logs: dict[bytes, str] = {}
+        """The log of each of these streams."""
+        self._hear_at = 0.0
         self._due: dict[str, float] = {}
         """The logs whose streams are to be mirrored, and when in seconds of the monotonic clock."""
         self._used: dict[str, float] = {}
@@ -138,35 +141,38 @@ class StreamMirror:
         family = self._forward.family
         if family is None:
             return
-        over, cursors = retired(ledger), mirror_cursors(ledger)
-        known = {log: family.of(log).stream.key for log in family.logs}
-        for log, stream in known.items():
-            if stream in cursors and stream not in over:
-                self._cursors.setdefault(log, cursors[stream])
-            else:
-                self._cursors.pop(log, None)
+        over = retired(ledger)
+        for stream, cursor in mirror_cursors(ledger).items():
+            key, log = stream.encode(), family.log_of(stream)
+            if log is None or stream in over:
+                self._cursors.pop(key, None)
+            elif key not in self._logs:
+                self._cursors[key], self._logs[key] = cursor, log
 
     def _hear(self) -> None:
         """Waits for news of the streams that are not being mirrored. Raises RedisLost, RedisRefused."""
-        family = self._forward.family
+        family, now = self._forward.family, time.monotonic()
         if family is None:
             return
-        asked = {family.of(log).stream.key.encode(): log for log in self._cursors if log not in self._due}
-        cursors = {stream: self._cursors[log] for stream, log in asked.items()}
+        until = min([*self._due.values(), *self._later.values()], default=now + 1.0)
+        if now < self._hear_at:  # what is due goes on meanwhile
+            self._stop.wait(max(0.0, min(until, self._hear_at) - now))
+            return
+        asked = dict(self._cursors)
+        for log in self._due:
+            asked.pop(family.of(log).stream.key.encode(), None)
+        wait = min(
+            (WAIT_MS + WAIT_MS_OF_A_STREAM * len(asked)) / 1000, max(0.0, until - now), 0.5 if self._used else 9.9
+        )
         news = self._news = self._news or StreamNews(self._settings, timeout=WAIT_MS_OF_A_STREAM * len(asked) + 10.0)
-        now, until = time.monotonic(), min([*self._due.values(), *self._later.values()], default=float("inf"))
-        wait = min((WAIT_MS + WAIT_MS_OF_A_STREAM * len(asked)) / 1000, max(0.0, until - now))
-        if self._used:
-            wait = min(wait, 0.5)
-        found = news.ask(cursors, int(wait * 1000)) if wait >= 0.001 or not news.waits else []
+        found = news.ask(asked, int(wait * 1000))
         for stream in found:
-            self._due[asked[stream]] = 0.0
+            self._due[self._logs[stream]] = 0.0
         for stream in news.refused:
-            self._due[asked[stream]] = time.monotonic() + 1.0  # the mirror of that stream says what is wrong
-        if not found and not (news.waits and cursors):
+            self._due[self._logs[stream]] = time.monotonic() + 1.0  # the mirror of that stream says what is wrong
+        self._hear_at = time.monotonic() + PAUSE_OF_A_STREAM * len(asked)
+        if not found and not (news.waits and asked):
             self._stop.wait(wait)
-        elif found:
-            self._stop.wait(min(0.05, PAUSE_OF_A_STREAM * len(asked)))
 
     def _mirror_due(self, ledger: Ledger) -> None:
         """Mirrors the streams that are due, each for some steps, and lets those rest that had no news for a while."""
@@ -233,7 +239,7 @@ class StreamMirror:
             works = mirror.step(0)
             if not mirror.caught_up():
                 return AGAIN
-            self._cursors[session.log] = mirror.at
+            self._cursors[session.context.keys.stream] = format_id(mirror.at)
             if mirror.at != before:
                 self._used[session.log] = session.used_at = time.monotonic()
                 continue

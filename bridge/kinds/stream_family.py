@@ -34,7 +34,7 @@ class StreamFamily:
         self._elsewhere = _taken_by_others(mapping, settings)
         self._names = fixed_names(ledger, mapping.stream.key) if ledger is not None else {}
         self._fixed = {*self._names}
-        self._used = {*self._names.values()}
+        self._by_name = {name: log for log, name in self._names.items()}
         self._made: dict[str, Mapping] = {}
         if ledger is not None:
             for log in self._names:
@@ -58,9 +58,10 @@ class StreamFamily:
             if log not in self._fixed:
                 self._fixed.add(log)
                 if self._names.get(log) != name:
+                    self._by_name.pop(self._names.get(log, ""), None)
                     self._names[log] = name
                     self._made.pop(log, None)
-                self._used.add(name)
+                self._by_name[name] = log
                 for known_log, known in all_generations(ledger, self.of(log).stream.key):
                     self.catalog.claim(known_log, known)
 
@@ -90,14 +91,19 @@ class StreamFamily:
         late = {name for mine in self.catalog.late_of.values() for name in mine.values()}
         new = sorted({*self.catalog.logs()} - self._names.keys() - late)
         if new:
-            found = names_of(self.mapping.source.path, new, self._used | self._elsewhere)
+            found = names_of(self.mapping.source.path, new, self._by_name.keys() | self._elsewhere)
             self._names |= found
-            self._used |= {*found.values()}
+            self._by_name |= {name: log for log, name in found.items()}
         return new
+
+    def log_of(self, key: str) -> str | None:
+        """Returns the log of the stream of this key; None: it is no stream of the mapping."""
+        before, behind = self.around
+        return self._by_name.get(self._name_in(key)) if key.startswith(before) and key.endswith(behind) else None
 
     def knows(self, key: str) -> bool:
         """Whether this key is that of a stream of the mapping."""
-        return self._name_in(key) in self._used
+        return self._name_in(key) in self._by_name
 
     def _name_in(self, key: str) -> str:
         before, behind = self.around
@@ -113,14 +119,14 @@ class StreamFamily:
         fits = names_of(self.mapping.source.path, [log], self._elsewhere) == {log: name}
         if (
             not fits
-            or name in self._used
+            or name in self._by_name
             or log in self._names
             or not self.catalog.is_log(log)
             or ".." in log.split("/")
         ):
             return None
         self._names[log] = name
-        self._used.add(name)
+        self._by_name[name] = log
         return log
 
     def fix(self, logs: Iterable[str], ledger: Ledger, now: float) -> None:

@@ -114,12 +114,10 @@ def save_mirror_cursor(ledger: Ledger, stream: str, cursor: EntryId, seen: Mirro
     )
 
 
-def mirror_cursors(ledger: Ledger) -> dict[str, EntryId]:
-    """Reads from the ledger the mirror's cursor of every stream that was ever carried."""
-    return {
-        str(name): parse_id(cursor.encode())
-        for name, cursor in ledger.rows("SELECT stream, mirror_cursor FROM streams")
-    }
+def mirror_cursors(ledger: Ledger) -> dict[str, bytes]:
+    """Reads from the ledger the mirror's cursor of every stream that was ever carried, as Redis writes an entry ID."""
+    rows = ledger.rows("SELECT stream, CAST(mirror_cursor AS BLOB) FROM streams")
+    return {str(name): bytes(cursor) for name, cursor in rows}
 
 
 def seen_by_mirror(ledger: Ledger, stream: str) -> MirrorCounts | None:

@@ -108,7 +108,7 @@ def follow_all(
         news, servers = StreamNews(settings, timeout=FOLLOW_BLOCK_MS / 1000 + 10.0), Connections(settings)
         try:
             while True:
-                found = news.ask(cursors, FOLLOW_BLOCK_MS)
+                found = news.ask({stream: format_id(at) for stream, at in cursors.items()}, FOLLOW_BLOCK_MS)
                 if tries:
                     say("connected again")
                 tries = 0

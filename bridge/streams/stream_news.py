@@ -7,7 +7,6 @@ from collections.abc import Mapping
 
 from bridge.core.config import Settings
 from bridge.core.errors import BridgeError, RedisLost
-from bridge.core.model import EntryId, format_id
 from bridge.streams.connect import Connection, Refusal, refused
 from bridge.streams.dial import Connections
 from bridge.streams.resp import pack
@@ -30,18 +29,19 @@ class StreamNews:
         self.refused: dict[bytes, BridgeError] = {}
         """The streams of which a server refused to tell, in the last request, and why."""
 
-    def ask(self, cursors: Mapping[bytes, EntryId], block_ms: int) -> list[bytes]:
+    def ask(self, cursors: Mapping[bytes, bytes], block_ms: int) -> list[bytes]:
         """Asks which streams have entries behind their cursor, and waits for one, `block_ms` at most, where it can be.
 
-        Raises RedisLost, RedisRefused.
+        `cursors` are entry IDs as Redis writes them, by stream. Raises RedisLost, RedisRefused.
         """
         self.refused = {}
         if not cursors:
             return []
         if self._single:
             connection = self._blocked = self._servers.to(next(iter(cursors)))
-            ids = [format_id(entry_id) for entry_id in cursors.values()]
-            connection.send(pack("XREAD", "COUNT", 1, "BLOCK", max(1, block_ms), "STREAMS", *cursors, *ids))
+            head = pack("XREAD", "COUNT", 1, "BLOCK", max(1, block_ms), "STREAMS").partition(b"\r\n")[2]
+            parts = [b"$%d\r\n%b\r\n" % (len(part), part) for part in (*cursors, *cursors.values())]
+            connection.send(b"".join((b"*%d\r\n" % (6 + len(parts)), head, *parts)))
             found = connection.read()
             if not isinstance(found, Refusal):
                 return [row[0] for row in found or ()]
@@ -49,7 +49,7 @@ class StreamNews:
                 raise refused(found, connection.shown)
         return self._each(cursors)
 
-    def _each(self, cursors: Mapping[bytes, EntryId]) -> list[bytes]:
+    def _each(self, cursors: Mapping[bytes, bytes]) -> list[bytes]:
         by_server: dict[Connection, list[bytes]] = defaultdict(list)
         for stream in cursors:
             by_server[self._servers.to(stream)].append(stream)
@@ -57,7 +57,7 @@ class StreamNews:
         for connection, streams in by_server.items():
             for at in range(0, len(streams), ASKED_AT_ONCE):
                 some = streams[at : at + ASKED_AT_ONCE]
-                asked = [pack("XREAD", "COUNT", 1, "STREAMS", name, format_id(cursors[name])) for name in some]
+                asked = [pack("XREAD", "COUNT", 1, "STREAMS", name, cursors[name]) for name in some]
                 connection.send(b"".join(asked))
                 for name in some:
                     found = connection.read()
