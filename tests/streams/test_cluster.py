@@ -20,6 +20,7 @@ from bridge.streams.cluster import Cluster, Node, SlotRange
 from bridge.streams.connect import Connection
 from bridge.streams.embedded.binary import Binary
 from tests.support.cluster_group import ClusterGroup
+from tests.support.many import Sessions
 from tests.support.project import shipped
 from tests.support.rig import Rig, delimited, line, wait_until
 from tests.support.traffic import Lines, Plain
@@ -271,6 +272,40 @@ def test_the_smallest_rights(rig: Rig, group: ClusterGroup) -> None:
         done = rig.run(*args)
         assert done.returncode == 0 or "does not run" in done.stdout + done.stderr, (args, done)
         assert "NOPERM" not in done.stdout + done.stderr, (args, done)
+
+
+def test_a_stream_for_each_log_in_a_cluster(rig: Rig, group: ClusterGroup) -> None:
+    """Many streams of one mapping lie on all nodes, are carried both ways, and read in one loop, also over a failover."""
+    sessions = Sessions(rig, [f"s{n}" for n in range(12)])
+    (rig.path / "bridge.toml").write_text(
+        (rig.path / "bridge.toml").read_text() + f'[redis]\nurl = "{group.url}"\nreplicas = 1\n'
+    )
+    for name in sessions.names[:10]:
+        sessions.append(name, f"1 {name}", f"2 {name}")
+    assert len({group.master(sessions.stream(name)) for name in sessions.names}) == 3
+    child = rig.ready(rig.start(url=group.url))
+
+    def add(name: str, data: str) -> None:
+        fields = ("role", "ui", "timestamp", "2026-03-02T09:14:06Z", "type", "say", "data", data)
+        group.ask(group.master(sessions.stream(name)), "XADD", sessions.stream(name), "*", *fields)
+
+    def lengths() -> list[object]:
+        streams = map(sessions.stream, sessions.names)
+        return [group.ask(group.master(stream), "XLEN", stream) for stream in streams]
+
+    wait_until(lambda: lengths() == [2] * 10 + [0, 0], lambda: f"{lengths()} {rig.said()}")
+    for name in sessions.names:
+        add(name, f"r {name}")
+    wait_until(lambda: all(sessions.in_file(name)[-1:] == [f"r {name}".encode()] for name in sessions.names), rig.said)
+    with open_log("sessions", "ui", config=rig.path / "bridge.toml", streams="*") as logs:
+        assert len(list(logs.follow(idle=2.0))) == 32
+        group.kill(group.master(sessions.stream("s0")))
+        for name in sessions.names:
+            sessions.append(name, f"after {name}")
+        wait_until(lambda: lengths() == [4] * 10 + [2, 2], lambda: f"{lengths()} {rig.said()}")
+        assert len(list(logs.follow(idle=2.0))) == 12
+    wait_until(lambda: rig.run("parity").stdout.endswith("EQUAL\n"), lambda: rig.run("parity").stdout[-2000:])
+    rig.stop(child)
 
 
 def test_one_node_that_is_away(rig: Rig, group: ClusterGroup) -> None:
