@@ -546,6 +546,9 @@ def test_parity_where_a_bridge_that_gives_no_heartbeat_has_to_bring_back_what_re
     with closing(Ledger(rig.state / "ledger.db")) as ledger:
         wait_until(lambda: (memory := stream_memory(ledger, STREAM)) is not None and memory.added == 8, rig.said)
     wait_until(lambda: rig.equal([*first[0], *more[0]], [*first[1], *more[1]]), rig.said)
+    last = max(entry.id for entry in rig.entries() if b"origin" not in entry.fields[0::2])
+    with closing(Ledger(rig.state / "ledger.db")) as ledger:  # the line is in the file a moment before
+        wait_until(lambda: (memory := stream_memory(ledger, STREAM)) is not None and memory.mirror_cursor >= last, "it")
     child.send_signal(signal.SIGSTOP)
     rig.redis.call("SWAPDB", 0, 5)
     with closing(Ledger(rig.state / "ledger.db")) as ledger:
