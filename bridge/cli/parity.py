@@ -139,9 +139,14 @@ def _all_hosts(options: Options, settings: Settings, chosen: list[Mapping]) -> i
     from bridge.parity.all_hosts import proofs_of_all_hosts, verdict_of_all_hosts
     from bridge.streams.dial import Connections
 
+    many = sorted({mapping.family for mapping in chosen if mapping.log})
+    if many:
+        click.echo(
+            f"bridge: {', '.join(many)}: of many streams heartbeats tell no proof: `bridge parity` there", err=True
+        )
     with closing(Connections(settings, may_start=False)) as servers:
-        proofs = proofs_of_all_hosts(settings, chosen, servers)
-    verdict = verdict_of_all_hosts(proofs)
+        proofs = proofs_of_all_hosts(settings, [mapping for mapping in chosen if not mapping.log], servers)
+    verdict = "inconclusive" if many and verdict_of_all_hosts(proofs) == "equal" else verdict_of_all_hosts(proofs)
     if options.as_json:
         emit({"verdict": verdict, "hosts": [proof.to_json() for proof in proofs]})
     else:

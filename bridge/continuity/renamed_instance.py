@@ -21,6 +21,9 @@ def check_instance(ledger: Ledger, settings: Settings) -> None:
     known = {str(row[0]) for row in ledger.rows("SELECT stream FROM streams")} - {*over}
     for mapping in settings.mappings:
         written = settings.written_keys.get(mapping.name, mapping.stream.key)
+        if mapping.many_streams or mapping.log:  # the names of all are fixed under this key, which has {name} in it
+            _check_names(ledger, settings, mapping.family)
+            continue
         if INSTANCE not in written or mapping.stream.key in known:
             continue
         first, *rest = map(re.escape, written.split(INSTANCE))
@@ -33,3 +36,22 @@ def check_instance(ledger: Ledger, settings: Settings) -> None:
                     where=str(settings.path),
                     hint=f'instance = "{found[1]}", as before; or `bridge retire {mapping.name}`, under that name',
                 )
+
+
+def _check_names(ledger: Ledger, settings: Settings, family: str) -> None:
+    """Raises Unfit where the streams of a mapping with many were named under another name of the bridge."""
+    written = settings.written_keys.get(family, "")
+    if INSTANCE not in written:
+        return
+    key = written.replace(INSTANCE, settings.instance)
+    first, *rest = map(re.escape, written.split(INSTANCE))
+    earlier = re.compile(first + r"([A-Za-z0-9_.-]+)" + r"\1".join(rest))
+    named = {str(row[0]) for row in ledger.rows("SELECT DISTINCT key FROM stream_names")}
+    found = next((match for other in named - {key} if (match := earlier.fullmatch(other)) is not None), None)
+    if found is not None and key not in named:
+        raise Unfit(
+            f"this bridge has carried streams of {found[0]}, as '{found[1]}': as '{settings.instance}' it would begin"
+            " others",
+            where=str(settings.path),
+            hint=f'instance = "{found[1]}", as before; or `bridge retire {family}`, under that name',
+        )

@@ -11,6 +11,7 @@ from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 
+from bridge.continuity.renamed_instance import check_instance
 from bridge.core.config import Settings
 from bridge.core.errors import LedgerError, RedisLost, RedisRefused, SourceError
 from bridge.core.logger import logger
@@ -149,7 +150,7 @@ def with_streams(settings: Settings, *, fix_at: float | None = None) -> Settings
 
     Names are fixed in the ledger, which is made where there is none, if `fix_at` tells since when, in seconds since
     1970: also those of streams that began in Redis, where that is there. Else the ledger is only looked at. Raises
-    LedgerError.
+    LedgerError; Unfit: the bridge was given another name, and the streams bear it.
     """
     families = {mapping.name: mapping for mapping in settings.mappings if mapping.many_streams}
     if not families:
@@ -160,6 +161,8 @@ def with_streams(settings: Settings, *, fix_at: float | None = None) -> Settings
         ledger = _opened(path, create=fix_at is not None)
         if ledger is not None:
             opened.callback(ledger.close)
+            if fix_at is not None:
+                check_instance(ledger, settings)
         for mapping in settings.mappings:
             if not mapping.many_streams:
                 mappings.append(mapping)

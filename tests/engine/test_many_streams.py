@@ -302,3 +302,22 @@ def test_metrics_of_many_streams(rig: Rig) -> None:
     wait_until(lambda: page("/healthz")[0] == 503, lambda: page("/healthz")[1])
     assert "sessions:s2" in page("/healthz")[1]
     rig.stop(child)
+
+
+def test_streams_named_after_the_bridge(rig: Rig) -> None:
+    """With {instance} and {name} each bridge has its own streams; one that is renamed does not begin others."""
+    sessions = Sessions(rig, ["a"])
+    text = (rig.path / "sessions.toml").read_text().replace(f"{KEY}:{{name}}", f"{KEY}:{{instance}}:{{name}}")
+    (rig.path / "sessions.toml").write_text(text)
+    sessions.append("a", "1")
+    assert rig.run("run", "--once", "--dual", "--redis", rig.url).returncode == 0
+    assert rig.redis.call("XLEN", f"{KEY}:test:a") == 1
+    equal(rig)
+    done = rig.run("parity", "--all-hosts", "--redis", rig.url)
+    assert (done.returncode, "of many streams heartbeats tell no proof" in done.stderr) == (4, True), done
+    config = rig.path / "bridge.toml"
+    config.write_text(config.read_text().replace('"test"', '"renamed"'))
+    for args in (("run", "--once"), ("run", "--dual"), ("import-history",)):
+        done = rig.run(*args, "--redis", rig.url)
+        assert (done.returncode, "has carried streams of" in done.stderr) == (2, True), done
+    assert rig.redis.call("KEYS", f"{KEY}:renamed*") == []

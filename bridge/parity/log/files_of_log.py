@@ -26,8 +26,11 @@ from bridge.files.temporary_names import leftover
 from bridge.ledger.sources import generations_by_inode
 from bridge.ledger.store import Ledger
 
-LISTED_FOR = 1.0
-"""Seconds for which the list of all logs' files serves: parity looks at each file that it uses anew."""
+LISTED_FOR, SHARE = 1.0, 20.0
+"""Seconds at least for which the list of all logs' files serves, and how many times as long as it took.
+
+Parity looks at each file that it uses anew.
+"""
 
 Inode = tuple[int, int]
 
@@ -36,7 +39,7 @@ Inode = tuple[int, int]
 class _Listing:
     """All files of a mapping with many streams, as they lay at a time: by name, by the log that the name says."""
 
-    at: float
+    until: float
     named: dict[str, set[str]]
     """The paths of files, by the log that they belong to by their name, or were seen to be a generation of."""
     seen: dict[Inode, list[tuple[str, GenerationRecord]]]
@@ -51,7 +54,7 @@ def files_of_log(
     `others` are the names of pieces that a repair brought over late into the log's stream.
     """
     listing = settings.shared.get(f"parity of {mapping.family}")
-    if not isinstance(listing, _Listing) or time.monotonic() - listing.at > LISTED_FOR:
+    if not isinstance(listing, _Listing) or time.monotonic() > listing.until:
         listing = settings.shared[f"parity of {mapping.family}"] = _listed(mapping, settings.root, ledger)
     mine = {mapping.log, *others}
     names = mine.union(*(listing.named.get(log, ()) for log in mine))
@@ -76,7 +79,7 @@ def _is_of(mine: set[str], path: Path, seen: Sequence[tuple[str, GenerationRecor
 
 
 def _listed(mapping: Mapping, root: Path, ledger: Ledger | None) -> _Listing:
-    source = mapping.source
+    source, begun = mapping.source, time.monotonic()
     path, unwanted = translated(source.path), [translated(pattern) for pattern in source.exclude]
     rotated = [translated(pattern) for pattern in source.rotated]
     inodes: dict[str, Inode] = {}
@@ -102,7 +105,8 @@ def _listed(mapping: Mapping, root: Path, ledger: Ledger | None) -> _Listing:
         named[name if is_log else pieces.log_of(name) or name].add(name)
         for log, _ in seen.get(inode, ()):
             named[log].add(name)
-    return _Listing(time.monotonic(), named, seen)
+    ended = time.monotonic()
+    return _Listing(ended + max(LISTED_FOR, SHARE * (ended - begun)), named, seen)
 
 
 def _matches(name: str, patterns: Sequence[re.Pattern[bytes]]) -> bool:
