@@ -7,7 +7,8 @@ carried: what other logs come later, or what becomes of the file's name, changes
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from itertools import count
 from pathlib import PurePosixPath
 from urllib.parse import quote, unquote
 
@@ -41,6 +42,15 @@ def log_named(glob: str, name: str) -> str:
     return f"{fixed_part(glob)}{unquote(name)}{PurePosixPath(last).suffix}"
 
 
+def candidates(glob: str, log: str) -> Iterator[str]:
+    """Yields the names that a log's stream may have, the first that is free counts: with suffix, then with a number."""
+    longer = escaped(name_in(glob, log, suffix=True))
+    yield escaped(name_in(glob, log)) or longer
+    yield longer
+    for number in count(2):
+        yield f"{longer}:{number}"
+
+
 def names_of(glob: str, logs: Iterable[str], taken: Collection[str]) -> dict[str, str]:
     """Names the streams of logs that have none yet, by log; `taken` are the names that other streams have.
 
@@ -49,12 +59,8 @@ def names_of(glob: str, logs: Iterable[str], taken: Collection[str]) -> dict[str
     found: dict[str, str] = {}
     used = {*taken}
     for log in sorted(logs):
-        longer = escaped(name_in(glob, log, suffix=True))
-        name, number = escaped(name_in(glob, log)) or longer, 1
-        while name in used:
-            name, number = longer if number == 1 else f"{longer}:{number}", number + 1
-        used.add(name)
-        found[log] = name
+        found[log] = next(name for name in candidates(glob, log) if name not in used)
+        used.add(found[log])
     return found
 
 

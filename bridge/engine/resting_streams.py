@@ -11,11 +11,11 @@ from collections.abc import Callable
 
 from bridge.continuity.lost_entries import missing_entries, what_was_lost
 from bridge.core.config import Settings
-from bridge.core.errors import BridgeError, RedisLost
+from bridge.core.errors import BridgeError, RedisLost, RedisRefused
 from bridge.core.logger import logger
 from bridge.core.mapping import Mapping
 from bridge.core.model import ZERO_ID
-from bridge.kinds.stream_family import StreamFamily
+from bridge.kinds.stream_family import StreamFamily, carried_logs
 from bridge.ledger.seen_entries import all_seen
 from bridge.ledger.sources import sources_of, stream_memory
 from bridge.ledger.store import Ledger
@@ -86,18 +86,25 @@ class RestingStreams:
         self.doubt()
         self._away_until = time.monotonic() + self._sweep
 
-    def begun_in_redis(self, ledger: Ledger) -> list[str]:
-        """Finds streams that began in Redis, where the mapping mirrors, and returns the logs that they go to."""
+    def new_logs(self, ledger: Ledger) -> list[str]:
+        """Finds logs that have no stream yet, and streams that began in Redis where the mapping mirrors.
+
+        Returns the logs; none while Redis is away, as only Redis knows which stream another ledger gave a log. Raises
+        SourceError.
+        """
         family = self._family
-        if family.mapping.mirror is None or time.monotonic() < self._away_until:
+        if time.monotonic() < self._away_until:
             return []
         try:
             links = self._links = self._links or Connections(self._settings)
+            found = family.find(carried_logs(links))
+            if family.mapping.mirror is None:
+                return found
             scan = self._scan = self._scan or StreamScan(*family.around, ledger.uuid)
-            return [log for key in scan.some(links, SCANS)
-                    if not family.knows(key) and scan.is_free(links.to(key), key)
-                    and (log := family.take(key)) is not None]  # fmt: skip
-        except BridgeError as error:  # forward and the mirror report what matters
+            return found + [log for key in scan.some(links, SCANS)
+                            if not family.knows(key) and scan.is_free(links.to(key), key)
+                            and (log := family.take(key)) is not None]  # fmt: skip
+        except (RedisLost, RedisRefused) as error:  # forward and the mirror report what matters
             self._lost(error)
             return []
 

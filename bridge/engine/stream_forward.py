@@ -120,7 +120,7 @@ class StreamForward:
         for said in family.catalog.notices:
             logger.warning("%s", said)
         family.catalog.notices.clear()
-        new = [*family.find(), *resting.begun_in_redis(ledger)]
+        new = resting.new_logs(ledger)
         if new:
             failpoint("streams.name.before")
             family.fix(new, ledger, now)

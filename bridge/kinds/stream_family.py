@@ -6,7 +6,8 @@ bridge will.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Callable, Collection, Iterable
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
@@ -17,13 +18,31 @@ from bridge.core.errors import LedgerError, RedisLost, RedisRefused, SourceError
 from bridge.core.logger import logger
 from bridge.core.mapping import Mapping
 from bridge.core.mapping_sections import NAME
-from bridge.core.stream_names import log_named, names_of
+from bridge.core.stream_names import candidates, log_named, names_of
 from bridge.kinds.mapping_context import catalog_of_all
 from bridge.ledger.sources import all_generations
 from bridge.ledger.store import Ledger
 from bridge.ledger.stream_names import fix_names, fixed_names
 from bridge.streams.dial import Connections
+from bridge.streams.keys import Keys
+from bridge.streams.layout import NO_SOURCE
 from bridge.streams.stream_scan import StreamScan
+
+Carried = Callable[[str], Collection[str]]
+"""Tells of which logs a stream has lines, by the stream's key."""
+
+LOOKED_AT = 2
+"""Names besides the first that a log's stream may have had before the ledger was lost, and is looked for under."""
+
+
+def carried_logs(servers: Connections) -> Carried:
+    """Makes the function that asks Redis of which logs a stream has lines. It raises RedisLost, RedisRefused."""
+
+    def carried(key: str) -> Collection[str]:
+        fields = servers.to(key).call("HKEYS", Keys.of(key).checkpoint)
+        return {os.fsdecode(field) for field in fields if field != NO_SOURCE}
+
+    return carried
 
 
 class StreamFamily:
@@ -87,15 +106,36 @@ class StreamFamily:
             self._made[log] = self.mapping.of_log(log, self._names[log])
         return self._made[log]
 
-    def find(self) -> list[str]:
-        """Finds logs that have no stream yet, names their streams, and returns the logs. Raises SourceError."""
+    def find(self, carried: Carried | None = None) -> list[str]:
+        """Finds logs that have no stream yet, names their streams, and returns the logs.
+
+        `carried` tells of which logs a stream of a name has lines already, as Redis knows: that of this very log is
+        taken, and none of another one, though the ledger was lost that knew the names. Without it the names are what
+        they seem to be. Raises SourceError, and what `carried` raises.
+        """
         late = {name for mine in self.catalog.late_of.values() for name in mine.values()}
         new = sorted({*self.catalog.logs()} - self._names.keys() - late)
-        if new:
-            found = names_of(self.mapping.source.path, new, self._by_name.keys() | self._elsewhere)
-            self._names |= found
-            self._by_name |= {name: log for log, name in found.items()}
+        named: dict[str, str] = {}
+        for log in new:
+            named[log] = self._free(log, carried, named.values())
+        self._names |= named
+        self._by_name |= {name: log for log, name in named.items()}
         return new
+
+    def _free(self, log: str, carried: Carried | None, others: Collection[str]) -> str:
+        glob, taken = self.mapping.source.path, self._elsewhere | {*others}
+        free = (name for name in candidates(glob, log) if name not in self._by_name and name not in taken)
+        if carried is None:
+            return next(free)
+        first: str | None = None
+        for number, name in enumerate(free):
+            logs = carried(self.mapping.stream.of_log(name).key)
+            if log in logs:
+                return name
+            first = name if first is None and not logs else first
+            if first is not None and number >= LOOKED_AT:
+                break
+        return first or next(free)
 
     def log_of(self, key: str) -> str | None:
         """Returns the log of the stream of this key; None: it is no stream of the mapping."""
@@ -150,7 +190,7 @@ def with_streams(settings: Settings, *, fix_at: float | None = None) -> Settings
 
     Names are fixed in the ledger, which is made where there is none, if `fix_at` tells since when, in seconds since
     1970: also those of streams that began in Redis, where that is there. Else the ledger is only looked at. Raises
-    LedgerError; Unfit: the bridge was given another name, and the streams bear it.
+    LedgerError, and with `fix_at` RedisLost, RedisRefused; Unfit: the bridge has another name than before.
     """
     families = {mapping.name: mapping for mapping in settings.mappings if mapping.many_streams}
     if not families:
@@ -168,9 +208,10 @@ def with_streams(settings: Settings, *, fix_at: float | None = None) -> Settings
                 mappings.append(mapping)
                 continue
             family = StreamFamily(mapping, settings, ledger)
-            new = _found(family)
-            if fix_at is not None and ledger is not None:
-                family.fix([*new, *_begun_in_redis(family, settings, ledger)], ledger, fix_at)
+            with closing(Connections(settings, may_start=fix_at is not None)) as servers:
+                new = _found(family, servers, must=fix_at is not None)
+                if fix_at is not None and ledger is not None:
+                    family.fix([*new, *_begun_in_redis(family, servers, ledger)], ledger, fix_at)
             mappings += [family.of(log) for log in family.logs]
     return replace(settings, mappings=tuple(mappings))
 
@@ -185,24 +226,25 @@ def _opened(path: Path, *, create: bool) -> Ledger | None:
         return None
 
 
-def _begun_in_redis(family: StreamFamily, settings: Settings, ledger: Ledger) -> list[str]:
-    """Takes up the streams of a mapping that began in Redis; returns their logs."""
+def _begun_in_redis(family: StreamFamily, servers: Connections, ledger: Ledger) -> list[str]:
+    """Takes up the streams of a mapping that began in Redis; returns their logs. Raises RedisLost, RedisRefused."""
     if family.mapping.mirror is None:
         return []
-    try:
-        with closing(Connections(settings)) as servers:
-            scan = StreamScan(*family.around, ledger.uuid)
-            return [log for key in scan.whole(servers)
-                    if not family.knows(key) and scan.is_free(servers.to(key), key)
-                    and (log := family.take(key)) is not None]  # fmt: skip
-    except (RedisLost, RedisRefused) as error:  # whoever carries the streams reports it
-        logger.debug("%s: %s", family.mapping.name, error)
-        return []
+    scan = StreamScan(*family.around, ledger.uuid)
+    return [log for key in scan.whole(servers)
+            if not family.knows(key) and scan.is_free(servers.to(key), key)
+            and (log := family.take(key)) is not None]  # fmt: skip
 
 
-def _found(family: StreamFamily) -> list[str]:
+def _found(family: StreamFamily, servers: Connections, *, must: bool) -> list[str]:
+    """Finds new logs, and names their streams; if it `must` not be wrong, raises RedisLost, RedisRefused."""
     try:
-        return family.find()
+        try:
+            return family.find(carried_logs(servers))
+        except (RedisLost, RedisRefused):
+            if must:
+                raise
+            return family.find()  # as they seem to be
     except SourceError as error:  # whoever carries the logs reports it
         logger.debug("%s: %s", family.mapping.name, error)
         return []

@@ -16,7 +16,7 @@ from bridge.admin.acl_rules import users
 from bridge.kinds.stream_family import with_streams
 from tests.admin.test_acl_rules import give, refused
 from tests.support.many import KEY, Sessions, SessionWriters
-from tests.support.rig import Rig, wait_until
+from tests.support.rig import Rig, line, wait_until
 
 
 def told(rig: Rig, *args: str) -> dict[str, object]:
@@ -269,6 +269,44 @@ def test_writers_at_random(rig: Rig) -> None:
     sessions.settle()
     equal(rig)
     rig.stop(child)
+
+
+def test_a_lost_ledger_and_names_that_were_taken(rig: Rig) -> None:
+    """A ledger that is made anew gives each log the stream that it had, also where another log would have its name."""
+    sessions = Sessions(rig, ["a.txt", "b"])
+    text = (rig.path / "sessions.toml").read_text().replace("sessions/**/*.log", "sessions/*", 1)
+    (rig.path / "sessions.toml").write_text(text.replace("sessions/**/*.log.*", "sessions/*.gz"))
+
+    def write(name: str, data: str) -> None:
+        (rig.root / "sessions").mkdir(exist_ok=True)
+        with (rig.root / "sessions" / name).open("ab") as file:
+            file.write(line(data))
+
+    def lengths() -> dict[str, int]:
+        return {bytes(key).decode(): rig.redis.call("XLEN", key) for key in rig.redis.call("KEYS", f"{KEY}:*")}
+
+    assert sessions.names
+    write("b.txt", "first b.txt")  # so this is b
+    assert rig.run("run", "--once", "--dual", "--redis", rig.url).returncode == 0
+    write("b.log", "first b.log")  # and this b.log, though it would be b
+    write("b.log", "second b.log")
+    assert rig.run("run", "--once", "--dual", "--redis", rig.url).returncode == 0
+    assert lengths() == {f"{KEY}:b": 1, f"{KEY}:b.log": 2}
+    for path in rig.state.glob("ledger.db*"):
+        path.unlink()
+    assert rig.run("repair", "--execute", "--redis", rig.url).returncode == 0
+    write("b.txt", "more b.txt")
+    child = rig.ready(rig.start())
+    write("b.log", "more b.log")
+    wait_until(lambda: lengths() == {f"{KEY}:b": 2, f"{KEY}:b.log": 3}, lambda: f"{lengths()} {rig.said()}")
+    equal(rig)
+    rig.stop(child)
+    (rig.root / "sessions" / "b.txt").unlink()
+    for path in rig.state.glob("ledger.db*"):
+        path.unlink()
+    rig.run("repair", "--execute", "--redis", rig.url)
+    assert rig.run("run", "--once", "--dual", "--redis", rig.url).returncode == 0
+    assert lengths() == {f"{KEY}:b": 2, f"{KEY}:b.log": 3}
 
 
 def test_metrics_of_many_streams(rig: Rig) -> None:
