@@ -321,18 +321,21 @@ def runbook(options: Options) -> None:
             wrong = "; ".join(sorted(said))
     except BridgeError as error:
         wrong = f"it was not asked ({error})"
-    left = [mapping for mapping in settings.mappings if mapping.stream.key not in over]
+    alive = [mapping for mapping in settings.mappings if mapping.stream.key not in over]
+    left = list({mapping.family: mapping for mapping in alive}.values())  # of many streams one stands for all
     logs = [mapping for mapping in left if mapping.kind.lines]
     others = {
-        mapping.name: mapping.source.kind for mapping in left if mapping.kind.whole_files and not mapping.kind.announced
+        mapping.family: mapping.source.kind
+        for mapping in left
+        if mapping.kind.whole_files and not mapping.kind.announced
     }
     parts = [
-        RunbookMapping(name, log.name, roles, now.reads, now.writes)
+        RunbookMapping(name, log.family, roles, now.reads, now.writes)
         for log in logs for name, roles in settings.components.items()
         for now in [modes.get((name, log.name), ComponentModes())]
     ]  # fmt: skip
     text = written(
-        parts, {mapping.name: mapping.stream.key for mapping in left}, others, redis=masked(settings.redis_url),
+        parts, {mapping.family: mapping.stream.key for mapping in left}, others, redis=masked(settings.redis_url),
         root=str(settings.root), durable=wrong, at=time.strftime("%Y-%m-%d"),
     )  # fmt: skip
     if options.as_json:

@@ -83,9 +83,10 @@ class Operator:
             return [mapping for mapping in found if self._knows(component, mapping)] or found
         logs = [configured for configured in self._settings.mappings if configured.kind.lines]
         found = [log for log in logs if self._knows(component, log)]
-        if found or len(logs) == 1:
+        families = list(dict.fromkeys(log.family for log in logs))
+        if found or len(families) == 1:
             return found or logs
-        names = ", ".join(log.name for log in logs)
+        names = ", ".join(families)
         raise ConfigError(f"nothing tells which mapping {component} uses", hint=f"say it with --mapping: {names}")
 
     def switch_default(self, wish: SwitchWish, family: str) -> None:
