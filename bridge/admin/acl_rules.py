@@ -35,7 +35,7 @@ COMPONENT = (
 )  # fmt: skip
 
 
-SEVERAL = ("psubscribe", "scan", "xinfo|stream", "xread")
+SEVERAL = ("hgetall", "psubscribe", "scan", "xinfo|stream", "xread")
 """The commands that a component needs besides to read several streams in one loop."""
 
 ALL_HOSTS = ("exists", "get", "hgetall", "scan", "xinfo|stream", "xrange")

@@ -74,7 +74,7 @@ def _together(
     parts: list[tuple[Mapping, FilesAccount]] = []
     for family in dict.fromkeys(mapping.family for mapping in chosen):
         mine = [mapping for mapping in chosen if mapping.family == family]
-        if family not in found or (len(mine) <= FEW and not found[family].pieces):
+        if family not in settings.families or (len(mine) <= FEW and not found[family].pieces):
             parts += [(mapping, found[mapping.name]) for mapping in mine]
         else:
             names = [family, *(mapping.name for mapping in mine)]

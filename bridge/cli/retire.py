@@ -65,7 +65,8 @@ def _retire(options: Options, settings: Settings, chosen: Mapping, *, execute: b
                  "reasons": [{"what": r.what, "hint": r.hint, "firm": r.firm} for r in reasons]}  # fmt: skip
         for barrier in reasons if not options.as_json else ():
             passes = force and not barrier.firm
-            click.echo(f"{'passed by --force' if passes else 'closed'}: {barrier.what}")
+            of = f"{mapping}: " if chosen.log else ""
+            click.echo(f"{of}{'passed by --force' if passes else 'closed'}: {barrier.what}")
             if not passes:
                 click.echo(f"  try: {barrier.hint}{' (--force does not pass this)' if barrier.firm else ''}")
         if execute and passed:

@@ -25,13 +25,12 @@ from bridge.core.errors import BridgeError, ConfigError, LedgerError, NotYet, Re
 from bridge.core.logger import logger
 from bridge.core.mapping import Mapping
 from bridge.core.model import ZERO_ID, EntryId, format_id
-from bridge.kinds.stream_family import StreamFamily
+from bridge.kinds.stream_family import StreamFamily, StreamsInRedis
 from bridge.ledger.store import Ledger
 from bridge.streams.components import FILE, REDIS
 from bridge.streams.dial import Backoff, Connections
 from bridge.streams.reader import stream_info
 from bridge.streams.stream_news import StreamNews
-from bridge.streams.stream_scan import StreamScan
 
 FOUND_SECONDS = 1.0
 """Seconds between two looks for streams that are new."""
@@ -88,7 +87,7 @@ class LogSet:
         self._pauses: dict[str, Backoff] = {}
         self._news: StreamNews | None = None
         self._servers: Connections | None = None
-        self._scan: StreamScan | None = None
+        self._redis: StreamsInRedis | None = None
         self._find_at = 0.0
         self._current: Log | None = None
         self._following = self._closed = False
@@ -135,6 +134,10 @@ class LogSet:
                 if log is None:
                     hint = "it is the path of a log below the glob's fixed part, without suffix"
                     raise ConfigError(f"'{stream}' names no log of mapping '{self._mapping.name}'", hint=hint)
+                folder = (self._settings.root / log).parent
+                if not folder.resolve().is_relative_to(self._settings.root.resolve()):
+                    raise ConfigError(f"'{stream}' lies outside of the root, behind a link", where=str(folder))
+                folder.mkdir(parents=True, exist_ok=True)
                 self._open(log, at_end=False)
             return self._logs[stream]
 
@@ -178,11 +181,9 @@ class LogSet:
             return
         try:
             servers = self._servers = self._servers or Connections(self._settings, may_start=False)
-            scan = self._scan = self._scan or StreamScan(*self._family.around, self._uuid)
-            for key in scan.some(servers, SCANS):
-                if not self._family.knows(key):
-                    self._family.take(key)
-        except (RedisLost, RedisRefused) as error:
+            redis = self._redis = self._redis or StreamsInRedis(self._family, self._uuid)
+            redis.some(servers, SCANS)
+        except (RedisLost, RedisRefused, SourceError) as error:
             logger.debug("%s: new streams are not looked for: %s", self.component, error)
             self._drop_servers()
 
@@ -190,8 +191,8 @@ class LogSet:
         if self._servers is not None:
             self._servers.close()
         self._servers = None
-        if self._scan is not None:
-            self._scan.begin_anew()
+        if self._redis is not None:
+            self._redis.begin_anew()
 
     def _open(self, log: str, *, at_end: bool) -> None:
         mapping, name = self._family.of(log), self._family.name_of(log)

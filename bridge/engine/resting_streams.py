@@ -15,7 +15,7 @@ from bridge.core.errors import BridgeError, RedisLost, RedisRefused
 from bridge.core.logger import logger
 from bridge.core.mapping import Mapping
 from bridge.core.model import ZERO_ID
-from bridge.kinds.stream_family import StreamFamily, carried_logs
+from bridge.kinds.stream_family import StreamFamily, StreamsInRedis, carried_logs
 from bridge.ledger.seen_entries import all_seen
 from bridge.ledger.sources import sources_of, stream_memory
 from bridge.ledger.store import Ledger
@@ -23,7 +23,6 @@ from bridge.streams.dial import Connections
 from bridge.streams.keys import Keys
 from bridge.streams.layout import is_owner
 from bridge.streams.stream_metadata import read_stream
-from bridge.streams.stream_scan import StreamScan
 
 SCANS = 10
 """Times in a sweep that Redis is asked for some of its keys, to find streams that began there."""
@@ -41,14 +40,14 @@ class RestingStreams:
         self._unreviewed: dict[str, None] = {}
         self._rolling: list[str] = []
         self._links: Connections | None = None
-        self._scan: StreamScan | None = None
+        self._redis: StreamsInRedis | None = None
         self._review_at = self._away_until = 0.0
 
     def doubt(self) -> None:
         """Has all streams at rest looked at, as Redis was away and may hold other data than before."""
         self.close()
-        if self._scan is not None:
-            self._scan.begin_anew()
+        if self._redis is not None:
+            self._redis.begin_anew()
         self._unreviewed = dict.fromkeys(self._family.logs)
 
     def close(self) -> None:
@@ -97,13 +96,16 @@ class RestingStreams:
             return []
         try:
             links = self._links = self._links or Connections(self._settings)
-            found = family.find(carried_logs(links))
-            if family.mapping.mirror is None:
-                return found
-            scan = self._scan = self._scan or StreamScan(*family.around, ledger.uuid)
-            return found + [log for key in scan.some(links, SCANS)
-                            if not family.knows(key) and scan.is_free(links.to(key), key)
-                            and (log := family.take(key)) is not None]  # fmt: skip
+            redis = self._redis = self._redis or StreamsInRedis(family, ledger.uuid)
+            before, begun = len(redis.strange), list[str]()
+            if not family.knows_names:  # the ledger that knew them may have been lost: first what Redis knows
+                begun = redis.whole(links)
+            elif family.mapping.mirror is not None:
+                begun = redis.some(links, SCANS)
+            if len(redis.strange) > before:
+                some = ", ".join(sorted(redis.strange)[:5])
+                logger.warning("%s: streams that have such a name, and are of no log: %s", self._worker, some)
+            return begun + family.find(carried_logs(links))
         except (RedisLost, RedisRefused) as error:  # forward and the mirror report what matters
             self._lost(error)
             return []

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Collection, Iterable
 from contextlib import ExitStack, closing
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 from bridge.continuity.renamed_instance import check_instance
@@ -18,14 +19,18 @@ from bridge.core.errors import LedgerError, RedisLost, RedisRefused, SourceError
 from bridge.core.logger import logger
 from bridge.core.mapping import Mapping
 from bridge.core.mapping_sections import NAME
+from bridge.core.model import Checkpoint, paired
 from bridge.core.stream_names import candidates, log_named, names_of
+from bridge.files.birth_time import born
+from bridge.files.generation import GenerationRecord, open_regular
 from bridge.kinds.mapping_context import catalog_of_all
 from bridge.ledger.sources import all_generations
 from bridge.ledger.store import Ledger
 from bridge.ledger.stream_names import fix_names, fixed_names
 from bridge.streams.dial import Connections
 from bridge.streams.keys import Keys
-from bridge.streams.layout import NO_SOURCE
+from bridge.streams.layout import NO_SOURCE, others_stream
+from bridge.streams.resp import pack
 from bridge.streams.stream_scan import StreamScan
 
 Carried = Callable[[str], Collection[str]]
@@ -51,6 +56,7 @@ class StreamFamily:
     def __init__(self, mapping: Mapping, settings: Settings, ledger: Ledger | None) -> None:
         self.mapping = mapping
         self.catalog = catalog_of_all(mapping, settings)
+        self.instance = settings.instance
         self._elsewhere = _taken_by_others(mapping, settings)
         self._names = fixed_names(ledger, mapping.stream.key) if ledger is not None else {}
         self._fixed = {*self._names}
@@ -150,25 +156,51 @@ class StreamFamily:
         before, behind = self.around
         return key.removeprefix(before).removesuffix(behind)
 
-    def take(self, key: str) -> str | None:
-        """Takes up a stream that began in Redis, by its key, and returns the log that its messages are mirrored to.
+    def take(self, key: str, carried: Collection[str] = ()) -> str | None:
+        """Takes up a stream that is in Redis, by its key, and returns its log, to which its messages are mirrored.
 
-        None: it has a log already, or none of the mapping's could have such a name.
+        `carried`: the logs of which the stream has lines. None: it has a log already, or it has lines of logs whose
+        stream it could not be by its name, or none of the mapping's logs could have such a name.
         """
-        name = self._name_in(key)
-        log = log_named(self.mapping.source.path, name)
-        fits = names_of(self.mapping.source.path, [log], self._elsewhere) == {log: name}
-        if (
-            not fits
-            or name in self._by_name
-            or log in self._names
-            or not self.catalog.is_log(log)
-            or ".." in log.split("/")
-        ):
+        glob, name = self.mapping.source.path, self._name_in(key)
+        if name in self._by_name or name in self._elsewhere:
             return None
-        self._names[log] = name
-        self._by_name[name] = log
+        if carried:
+            log = next((log for log in sorted(carried) if name in islice(candidates(glob, log), LOOKED_AT + 1)), "")
+        else:
+            log = log_named(glob, name)
+            log = log if names_of(glob, [log], self._elsewhere) == {log: name} else ""
+        if not log or log in self._names or not self.catalog.is_log(log) or ".." in log.split("/"):
+            return None
+        self._names[log], self._by_name[name] = name, log
         return log
+
+    def recognise(self, log: str, checkpoint: Checkpoint) -> None:
+        """Finds a log's file by what of it is in the stream: it may have been renamed, and no ledger knows that.
+
+        `checkpoint` is how far the log is in its stream, as Redis has it. Raises SourceError.
+        """
+        catalog = self.catalog
+        catalog.refresh()
+        own = catalog.named.get(log)
+        others = (listed for name, listed in sorted(catalog.named.items()) if listed.log == name not in self._names)
+        for listed in (*([own] if own is not None else []), *others):
+            file = open_regular(listed.path) if checkpoint.at.head_len and not (listed.aside or listed.of) else None
+            try:
+                if file is not None and file.holds(checkpoint.at):
+                    known = GenerationRecord(
+                        checkpoint.generation, *listed.identity, checkpoint.at, born=born(str(listed.path))
+                    )
+                    catalog.claim(log, known)
+                    return
+            finally:
+                if file is not None:
+                    file.close()
+
+    @property
+    def knows_names(self) -> bool:
+        """Whether the ledger has fixed any name of the mapping's streams: where it has none, it may have been lost."""
+        return bool(self._fixed)
 
     def fix(self, logs: Iterable[str], ledger: Ledger, now: float) -> None:
         """Fixes the names of these logs' streams in the ledger. `now` in seconds since 1970. Raises LedgerError."""
@@ -209,9 +241,9 @@ def with_streams(settings: Settings, *, fix_at: float | None = None) -> Settings
                 continue
             family = StreamFamily(mapping, settings, ledger)
             with closing(Connections(settings, may_start=fix_at is not None)) as servers:
-                new = _found(family, servers, must=fix_at is not None)
-                if fix_at is not None and ledger is not None:
-                    family.fix([*new, *_begun_in_redis(family, servers, ledger)], ledger, fix_at)
+                new = _found(family, servers, ledger, must=fix_at is not None)
+            if fix_at is not None and ledger is not None:
+                family.fix(new, ledger, fix_at)
             mappings += [family.of(log) for log in family.logs]
     return replace(settings, mappings=tuple(mappings))
 
@@ -226,21 +258,13 @@ def _opened(path: Path, *, create: bool) -> Ledger | None:
         return None
 
 
-def _begun_in_redis(family: StreamFamily, servers: Connections, ledger: Ledger) -> list[str]:
-    """Takes up the streams of a mapping that began in Redis; returns their logs. Raises RedisLost, RedisRefused."""
-    if family.mapping.mirror is None:
-        return []
-    scan = StreamScan(*family.around, ledger.uuid)
-    return [log for key in scan.whole(servers)
-            if not family.knows(key) and scan.is_free(servers.to(key), key)
-            and (log := family.take(key)) is not None]  # fmt: skip
-
-
-def _found(family: StreamFamily, servers: Connections, *, must: bool) -> list[str]:
-    """Finds new logs, and names their streams; if it `must` not be wrong, raises RedisLost, RedisRefused."""
+def _found(family: StreamFamily, servers: Connections, ledger: Ledger | None, *, must: bool) -> list[str]:
+    """Finds the logs that have no stream yet; if it `must` not be wrong, raises RedisLost, RedisRefused."""
     try:
         try:
-            return family.find(carried_logs(servers))
+            uuid = ledger.uuid if ledger is not None else b""
+            begun = StreamsInRedis(family, uuid).whole(servers) if must or not family.knows_names else []
+            return begun + family.find(carried_logs(servers))
         except (RedisLost, RedisRefused):
             if must:
                 raise
@@ -248,3 +272,41 @@ def _found(family: StreamFamily, servers: Connections, *, must: bool) -> list[st
     except SourceError as error:  # whoever carries the logs reports it
         logger.debug("%s: %s", family.mapping.name, error)
         return []
+
+
+class StreamsInRedis:
+    """Looks in Redis for streams of a mapping that no name is known of: they began there, or the ledger was lost."""
+
+    def __init__(self, family: StreamFamily, ledger: bytes) -> None:
+        self._family, self._ledger = family, ledger
+        self._scan = StreamScan(*family.around)
+        self.strange: set[str] = set()
+        """The keys of streams that have such a name, and are of no log."""
+
+    def some(self, servers: Connections, times: int) -> list[str]:
+        """Takes up streams among the next keys; returns their logs. Raises RedisLost, RedisRefused, SourceError."""
+        return [log for key in self._scan.some(servers, times) if (log := self._taken(key, servers)) is not None]
+
+    def whole(self, servers: Connections) -> list[str]:
+        """Takes up streams among all keys; returns their logs. Raises RedisLost, RedisRefused, SourceError."""
+        return [log for key in self._scan.whole(servers) if (log := self._taken(key, servers)) is not None]
+
+    def begin_anew(self) -> None:
+        """Forgets where the round through all keys was, as the connections to the servers are other ones by now."""
+        self._scan.begin_anew()
+
+    def _taken(self, key: str, servers: Connections) -> str | None:
+        family, keys = self._family, Keys.of(key)
+        if family.knows(key) or key in self.strange:
+            return None
+        meta, checkpoint = (paired(reply) for reply in servers.to(key).calls(
+            pack("HGETALL", keys.meta), pack("HGETALL", keys.checkpoint)))  # fmt: skip
+        if others_stream(meta, self._ledger, family.instance):
+            return None
+        sent = {os.fsdecode(name): raw for name, raw in checkpoint.items() if name != NO_SOURCE}
+        log = family.take(key, sent)
+        if log is None:
+            self.strange.add(key)
+        elif log in sent:
+            family.recognise(log, Checkpoint.from_json(sent[log]))
+        return log

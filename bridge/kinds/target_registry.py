@@ -43,7 +43,8 @@ class Targets:
             return NewFileTarget(self._deliveries, name, content, entries[0][0], number)
         if name not in self._targets:
             tail, stream = self._shared.tail(name, self._ledger), self._shared.mapping.stream.key
-            self._targets[name] = LogTarget(self._shared.settings.root, tail, self._section, stream)
+            root, catalog = self._shared.settings.root, self._shared.catalog
+            self._targets[name] = LogTarget(root, tail, self._section, stream, catalog)
         return self._targets[name]
 
     def resolved(self, intents: Iterable[Intent], codec: Codec, settle: Callable[[], object]) -> list[PendingWrite]:

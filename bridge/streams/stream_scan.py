@@ -7,18 +7,16 @@ from collections.abc import Iterator
 
 from bridge.streams.connect import Connection
 from bridge.streams.dial import Connections
-from bridge.streams.keys import Keys
-from bridge.streams.layout import is_owner
 
 SCANNED = 500
 """Keys that a server looks at in one SCAN."""
 
 
 class StreamScan:
-    """Finds the streams of which the key begins and ends so, and that no other bridge carries: round after round."""
+    """Finds the streams of which the key begins and ends so: round after round through all keys."""
 
-    def __init__(self, before: str, behind: str, ledger: bytes) -> None:
-        self._before, self._behind, self._ledger = before, behind, ledger
+    def __init__(self, before: str, behind: str) -> None:
+        self._before, self._behind = before, behind
         self._pattern = "*".join(re.sub(r"([*?\[\]\\^-])", r"\\\1", part) for part in (before, behind))
         self._left: list[tuple[Connection, bytes]] = []
 
@@ -55,8 +53,3 @@ class StreamScan:
             long_enough = len(name) > len(self._before) + len(self._behind)
             if long_enough and name.startswith(self._before) and name.endswith(self._behind):
                 yield name
-
-    def is_free(self, connection: Connection, key: str) -> bool:
-        """Whether no other bridge carries a stream: it is ours, or nobody's. Raises RedisLost, RedisRefused."""
-        owner = connection.call("HGET", Keys.of(key).meta, "owner")
-        return owner is None or is_owner(owner, self._ledger)

@@ -309,6 +309,82 @@ def test_a_lost_ledger_and_names_that_were_taken(rig: Rig) -> None:
     assert lengths() == {f"{KEY}:b": 2, f"{KEY}:b.log": 3}
 
 
+def test_a_lost_ledger_and_logs_that_were_renamed(rig: Rig) -> None:
+    """A ledger that is made anew finds renamed logs by what of them is in Redis: nothing is sent again."""
+    sessions = Sessions(rig, ["a", "b", "c"])
+    for name in sessions.names:
+        sessions.append(name, *(f"{name} {n}" for n in range(3)))
+    child = rig.ready(rig.start())
+    sessions.settle()
+    sessions.log("a").rename(sessions.log("z"))
+    sessions.log("c").rename(sessions.log("c2"))
+    with sessions.log("z").open("ab") as file:
+        file.write(line("a 3"))
+    wait_until(lambda: rig.redis.call("XLEN", f"{KEY}:a") == 4, rig.said)
+    rig.stop(child)
+    for path in rig.state.glob("ledger.db*"):
+        path.unlink()
+    assert rig.run("repair", "--execute", "--redis", rig.url).returncode == 0
+    with sessions.log("z").open("ab") as file:
+        file.write(line("a 4"))
+    child = rig.ready(rig.start())
+    sessions.add("c", "r c")
+    wait_until(lambda: rig.redis.call("XLEN", f"{KEY}:a") == 5, rig.said)
+    wait_until(lambda: b"r c" in b"".join(p.read_bytes() for p in sessions.log("a").parent.iterdir()), rig.said)
+    assert {bytes(key).decode() for key in rig.redis.call("KEYS", f"{KEY}:*")} == {f"{KEY}:{n}" for n in "abc"}
+    equal(rig)
+    rig.stop(child)
+
+
+def test_a_log_whose_name_another_one_has(rig: Rig) -> None:
+    """Where another log was renamed to a log's name, the mirror writes into neither, says so, and goes on after that."""
+    sessions = Sessions(rig, ["a", "b"])
+    for name in sessions.names:
+        sessions.append(name, f"1 {name}")
+    child = rig.ready(rig.start())
+    sessions.settle()
+    sessions.log("a").rename(sessions.log("t"))
+    sessions.log("b").rename(sessions.log("a"))
+    with sessions.log("a").open("ab") as file:
+        file.write(line("2 b"))
+    wait_until(lambda: rig.redis.call("XLEN", f"{KEY}:b") == 2, rig.said)
+    sessions.add("a", "r a")
+    wait_until(lambda: "the file of that name is sessions/b.log, renamed: move it away" in rig.said(), rig.said)
+    wait_until(lambda: "renamed: move it away" in rig.run("status", "--redis", rig.url).stdout, rig.said)
+    sessions.log("a").rename(sessions.log("b"))
+    wait_until(lambda: b"r a" in sessions.log("a").read_bytes() if sessions.log("a").exists() else False, rig.said)
+    assert b"r a" not in sessions.log("b").read_bytes()
+    equal(rig)
+    rig.stop(child)
+
+
+def test_a_stream_of_several_logs_is_none_of_these(rig: Rig) -> None:
+    """A stream that has such a name, and lines of other logs, is left alone and told of: it is no log's."""
+    sessions = Sessions(rig, ["a", "b"])
+    written = (rig.path / "sessions.toml").read_text()
+    one = written.replace(f"{KEY}:{{name}}", f"{KEY}:all").replace("sessions/{name}.log", "sessions/a.log")
+    (rig.path / "sessions.toml").write_text(one)
+    for name in sessions.names:
+        sessions.append(name, f"1 {name}")
+    assert rig.run("run", "--once", "--dual", "--redis", rig.url).returncode == 0
+    (rig.path / "sessions.toml").write_text(written)
+    child = rig.ready(rig.start())
+    wait_until(lambda: rig.redis.call("XLEN", f"{KEY}:a") == 1 == rig.redis.call("XLEN", f"{KEY}:b"), rig.said)
+    wait_until(lambda: f"are of no log: {KEY}:all" in rig.said(), rig.said)
+    rig.redis.call("XADD", f"{KEY}:all", "*", "role", "ui", "data", "x")
+    sessions.append("a", "2 a")
+    wait_until(lambda: rig.redis.call("XLEN", f"{KEY}:a") == 2, rig.said)
+    assert not sessions.log("all").exists()
+    equal(rig)
+    checks = {row["check"]: row for row in json.loads(rig.run("doctor", "--json", "--redis", rig.url).stdout)["checks"]}
+    assert f"of no log: {KEY}:all" in checks["streams"]["evidence"], checks["streams"]
+    rig.redis.call("SET", f"{KEY}:text", "no stream")
+    sessions.log("text").write_bytes(line("x"))
+    done = rig.run("parity", "--redis", rig.url)
+    assert (done.returncode, "Equal: " in done.stdout, "INCONCLUSIVE" in done.stdout) == (4, True, True), done
+    rig.stop(child)
+
+
 def test_metrics_of_many_streams(rig: Rig) -> None:
     """Metrics tell of many streams as of one mapping, and one stream that stands makes the whole unhealthy."""
     pytest.importorskip("prometheus_client")

@@ -9,6 +9,7 @@ from dataclasses import replace
 from bridge.admin.doctor import failover, installation, machine, redis_server, retired_mappings
 from bridge.admin.doctor.cluster import look_at_cluster
 from bridge.admin.doctor.finding import Finding, asked
+from bridge.admin.doctor.strange_streams import look_at_strange_streams
 from bridge.admin.doctor.unaccounted_files import look_at_files
 from bridge.core.config import Settings
 from bridge.core.errors import BridgeError
@@ -34,6 +35,8 @@ def examine(settings: Settings) -> list[Finding]:
             findings.append(asked("origins", lambda: installation.look_at_origins(servers, there)))
             findings.append(asked("groups", lambda: installation.look_at_groups(servers, there)))
             findings.append(asked("retired", lambda: retired_mappings.look(servers, there)))
+            if settings.families:
+                findings.append(asked("streams", lambda: look_at_strange_streams(servers, settings)))
     except BridgeError as error:
         findings = [_silent(settings, error), asked("retired", lambda: retired_mappings.look(None, settings))]
     if address is not None:

@@ -14,8 +14,10 @@ from bridge.core.failpoints import failpoint
 from bridge.core.logger import logger
 from bridge.core.mapping_sections import MirrorSection
 from bridge.files.appender import Appender
+from bridge.files.catalog import Catalog
 from bridge.files.content import HEAD_BYTES
 from bridge.files.generation import Generation
+from bridge.files.log_catalog import taken_by
 from bridge.files.tail import Tail
 from bridge.kinds.log.unfinished_write import resolve
 from bridge.kinds.mapping_context import keep_news
@@ -32,14 +34,18 @@ TORN = "%s: a torn line of ours was followed by another's; it is written again w
 class LogTarget:
     """The mirror's target that is a log file: appends the lines which the mirror makes of entries.
 
-    `tail` is the one that forward reads the file with, if it does, so that both mean the same generation.
+    `tail` is the one that forward reads the file with, if it does, so that both mean the same generation. `catalog`
+    tells whether the file of the target's name is another log by now.
     """
 
-    def __init__(self, root: Path, tail: Tail, section: MirrorSection, stream: str) -> None:
+    def __init__(
+        self, root: Path, tail: Tail, section: MirrorSection, stream: str, catalog: Catalog | None = None
+    ) -> None:
         self._root = root
         self._tail = tail
         self._section = section
         self._stream = stream
+        self._catalog = catalog
         self.put_out = 0
         self._file: Appender | None = None
         self._locked = False
@@ -70,6 +76,8 @@ class LogTarget:
         self._generation = self._tail.of_identity(file.identity)
         if self._generation is None:
             self.close()
+            if self._catalog is not None and (other := taken_by(self._catalog, self._tail.name)):
+                return f"the file of that name is {other}, renamed: move it away, or back"
             raise NotYet("the file was replaced while it was opened")
         if torn or file.ends_whole():
             self._unfinished = (-1, 0.0)
