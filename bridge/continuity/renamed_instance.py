@@ -9,6 +9,7 @@ from bridge.core.errors import Unfit
 from bridge.core.mapping_sections import INSTANCE
 from bridge.ledger.retired import retired
 from bridge.ledger.store import Ledger
+from bridge.ledger.stream_names import keys_with_names
 
 
 def check_instance(ledger: Ledger, settings: Settings) -> None:
@@ -46,7 +47,7 @@ def _check_names(ledger: Ledger, settings: Settings, family: str) -> None:
     key = written.replace(INSTANCE, settings.instance)
     first, *rest = map(re.escape, written.split(INSTANCE))
     earlier = re.compile(first + r"([A-Za-z0-9_.-]+)" + r"\1".join(rest))
-    named = {str(row[0]) for row in ledger.rows("SELECT DISTINCT key FROM stream_names")}
+    named = keys_with_names(ledger)
     found = next((match for other in named - {key} if (match := earlier.fullmatch(other)) is not None), None)
     if found is not None and key not in named:
         raise Unfit(

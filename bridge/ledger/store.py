@@ -21,7 +21,7 @@ from bridge.ledger.staleness_mark import write_mark
 
 SCHEMA = Path(__file__).with_name("schema.sql")
 
-VERSION = 18
+VERSION = 17
 """The version of the ledger's tables, in SQLite's user_version, so that an older bridge can tell not to write."""
 
 OLDEST = 16
@@ -37,12 +37,6 @@ def _schema(db: sqlite_utils.Database) -> None:
     for statement in script.split(";\n"):
         db.execute(statement)
     db.execute("INSERT OR IGNORE INTO identity (name, value) VALUES ('ledger', ?)", (str(uuid.uuid4()),))
-
-
-@migrations(name="stream_names")
-def _stream_names(db: sqlite_utils.Database) -> None:
-    """Adds to a ledger of version 17 the table that `schema.sql` has since; what is there stays."""
-    _schema(db)
 
 
 FILE_CHECKS, FILE_CHECK_SECONDS = 20, 0.05
