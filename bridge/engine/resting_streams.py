@@ -85,30 +85,29 @@ class RestingStreams:
         self.doubt()
         self._away_until = time.monotonic() + self._sweep
 
-    def new_logs(self, ledger: Ledger) -> list[str]:
-        """Finds logs that have no stream yet, and streams that began in Redis where the mapping mirrors.
+    def name_new(self, ledger: Ledger) -> None:
+        """Names the streams of logs that have none yet, and takes up streams that began in Redis, where it mirrors.
 
-        Returns the logs; none while Redis is away, as only Redis knows which stream another ledger gave a log. Raises
+        Nothing is named while Redis is away, as only Redis knows which stream an earlier ledger gave a log. Raises
         SourceError.
         """
         family = self._family
         if time.monotonic() < self._away_until:
-            return []
+            return
         try:
             links = self._links = self._links or Connections(self._settings)
             redis = self._redis = self._redis or StreamsInRedis(family, ledger.uuid)
-            before, begun = len(redis.strange), list[str]()
+            before = len(redis.strange)
             if not family.knows_names:  # the ledger that knew them may have been lost: first what Redis knows
-                begun = redis.whole(links)
+                redis.whole(links)
             elif family.mapping.mirror is not None:
-                begun = redis.some(links, SCANS)
+                redis.some(links, SCANS)
             if len(redis.strange) > before:
                 some = ", ".join(sorted(redis.strange)[:5])
                 logger.warning("%s: streams that have such a name, and are of no log: %s", self._worker, some)
-            return begun + family.find(carried_logs(links))
+            family.find(carried_logs(links))
         except (RedisLost, RedisRefused) as error:  # forward and the mirror report what matters
             self._lost(error)
-            return []
 
     def _in_turn(self) -> list[str]:
         """Takes the next resting streams of the round in which all are looked at."""

@@ -54,6 +54,8 @@ class StreamForward:
         self._resting: RestingStreams | None = None
         self._asked_since = self._look_at = 0.0
         self._swept = False
+        self._changed: list[NamedFile] = []
+        self._changed_logs: set[str] = set()
 
     @property
     def carried(self) -> int:
@@ -117,25 +119,28 @@ class StreamForward:
         now = time.time()
         waiting = waiting_streams(ledger, self._asked_since)
         changed, logs = family.catalog.sweep()
+        self._changed += changed  # until they are taken up: what raises before that must lose none
+        self._changed_logs |= logs
         for said in family.catalog.notices:
             logger.warning("%s", said)
         family.catalog.notices.clear()
-        new = resting.new_logs(ledger)
-        if new:
+        resting.name_new(ledger)
+        if new := family.unfixed:
             failpoint("streams.name.before")
-            family.fix(new, ledger, now)
+            family.fix(ledger, now)
+            self._changed_logs |= {*new}
             failpoint("streams.name.after")
         by_log: dict[str, list[NamedFile]] = defaultdict(list)
-        for listed in changed:
+        for listed in self._changed:
             by_log[self._owner(listed.log or "")].append(listed)
-        logs = {self._owner(log) for log in logs}
+        logs = {self._owner(log) for log in self._changed_logs}
         if first:
             waiting |= naming_streams(ledger)
             met = mirror_cursors(ledger)
             logs = {log for log in logs if not self._rests(log, ledger)}
             logs |= {log for log in family.logs if family.of(log).stream.key not in met}
             resting.doubt()
-        for log in {*logs, *new, *(log for log in family.logs if family.of(log).stream.key in waiting)}:
+        for log in {*logs, *(log for log in family.logs if family.of(log).stream.key in waiting)}:
             if log not in family or family.of(log).stream.key in self._over:
                 continue
             if (session := self.sessions.of(log)) is not None:
@@ -143,6 +148,7 @@ class StreamForward:
                 session.look_at = session.step_at = 0.0
             self._due[log] = None
         self._asked_since, self._swept = now, True
+        self._changed, self._changed_logs = [], set()
 
     def _owner(self, log: str) -> str:
         """Returns the log into whose stream a file goes that the catalog has as a log: itself, but for late pieces."""

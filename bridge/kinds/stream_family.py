@@ -7,7 +7,7 @@ bridge will.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from itertools import islice
@@ -202,12 +202,17 @@ class StreamFamily:
         """Whether the ledger has fixed any name of the mapping's streams: where it has none, it may have been lost."""
         return bool(self._fixed)
 
-    def fix(self, logs: Iterable[str], ledger: Ledger, now: float) -> None:
-        """Fixes the names of these logs' streams in the ledger. `now` in seconds since 1970. Raises LedgerError."""
-        names = {log: self._names[log] for log in logs}
-        self._fixed |= names.keys()
+    @property
+    def unfixed(self) -> list[str]:
+        """The logs whose streams have a name that is not fixed in the ledger yet."""
+        return sorted(self._names.keys() - self._fixed)
+
+    def fix(self, ledger: Ledger, now: float) -> None:
+        """Fixes in the ledger the names of all streams of the mapping. `now` in seconds since 1970. Raises LedgerError."""
+        names = {log: self._names[log] for log in self.unfixed}
         if names:
             fix_names(ledger, self.mapping.stream.key, names, now)
+            self._fixed |= names.keys()
 
 
 def _taken_by_others(mapping: Mapping, settings: Settings) -> set[str]:
@@ -241,9 +246,9 @@ def with_streams(settings: Settings, *, fix_at: float | None = None) -> Settings
                 continue
             family = StreamFamily(mapping, settings, ledger)
             with closing(Connections(settings, may_start=fix_at is not None)) as servers:
-                new = _found(family, servers, ledger, must=fix_at is not None)
+                _find(family, servers, ledger, must=fix_at is not None)
             if fix_at is not None and ledger is not None:
-                family.fix(new, ledger, fix_at)
+                family.fix(ledger, fix_at)
             mappings += [family.of(log) for log in family.logs]
     return replace(settings, mappings=tuple(mappings))
 
@@ -258,20 +263,19 @@ def _opened(path: Path, *, create: bool) -> Ledger | None:
         return None
 
 
-def _found(family: StreamFamily, servers: Connections, ledger: Ledger | None, *, must: bool) -> list[str]:
-    """Finds the logs that have no stream yet; if it `must` not be wrong, raises RedisLost, RedisRefused."""
+def _find(family: StreamFamily, servers: Connections, ledger: Ledger | None, *, must: bool) -> None:
+    """Names the streams of logs that have none yet; if it `must` not be wrong, raises RedisLost, RedisRefused."""
     try:
         try:
-            uuid = ledger.uuid if ledger is not None else b""
-            begun = StreamsInRedis(family, uuid).whole(servers) if must or not family.knows_names else []
-            return begun + family.find(carried_logs(servers))
+            if must or not family.knows_names:
+                StreamsInRedis(family, ledger.uuid if ledger is not None else b"").whole(servers)
+            family.find(carried_logs(servers))
         except (RedisLost, RedisRefused):
             if must:
                 raise
-            return family.find()  # as they seem to be
+            family.find()  # as they seem to be
     except SourceError as error:  # whoever carries the logs reports it
         logger.debug("%s: %s", family.mapping.name, error)
-        return []
 
 
 class StreamsInRedis:

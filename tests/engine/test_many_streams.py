@@ -336,6 +336,19 @@ def test_a_lost_ledger_and_logs_that_were_renamed(rig: Rig) -> None:
     rig.stop(child)
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_names_that_could_not_be_fixed(rig: Rig, when: str) -> None:
+    """Logs whose names the ledger could not take, as its disk was full, are named and carried with the next sweep."""
+    sessions = Sessions(rig, ["a", "b", "c"])
+    for name in sessions.names[:2]:
+        sessions.append(name, f"1 {name}")
+    child = rig.ready(rig.start(crash=f"streams.name.{when}:raise=ENOSPC"))
+    sessions.add("c", "r c")
+    sessions.settle()
+    assert "No space left" in rig.said()
+    rig.stop(child)
+
+
 def test_a_log_whose_name_another_one_has(rig: Rig) -> None:
     """Where another log was renamed to a log's name, the mirror writes into neither, says so, and goes on after that."""
     sessions = Sessions(rig, ["a", "b"])
@@ -362,8 +375,8 @@ def test_a_stream_of_several_logs_is_none_of_these(rig: Rig) -> None:
     """A stream that has such a name, and lines of other logs, is left alone and told of: it is no log's."""
     sessions = Sessions(rig, ["a", "b"])
     written = (rig.path / "sessions.toml").read_text()
-    one = written.replace(f"{KEY}:{{name}}", f"{KEY}:all").replace("sessions/{name}.log", "sessions/a.log")
-    (rig.path / "sessions.toml").write_text(one)
+    single = written.replace(f"{KEY}:{{name}}", f"{KEY}:all").replace("sessions/{name}.log", "sessions/a.log")
+    (rig.path / "sessions.toml").write_text(single)
     for name in sessions.names:
         sessions.append(name, f"1 {name}")
     assert rig.run("run", "--once", "--dual", "--redis", rig.url).returncode == 0
