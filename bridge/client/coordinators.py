@@ -34,7 +34,7 @@ class Coordinators:
     def __init__(self, settings: Settings, component: str, on_state: Callable[[str], object]) -> None:
         [mapping] = settings.families.values()
         self.turn = Event()
-        """Set when Redis said something new."""
+        """Set when Redis told any of the component's coordinators something new."""
         self._hash = ComponentHash(Keys.of(mapping.stream.key), mapping.name, settings.instance)
         self._component, self._on_state = component, on_state
         self._servers = Connections(settings, may_start=False)
@@ -64,13 +64,13 @@ class Coordinators:
         return shared
 
     def add(self, coordinator: Coordinator) -> None:
-        """Adds the coordinator of one stream."""
+        """Adds the coordinator of one stream to those that the component's one thread asks."""
         with self._lock:
             self._all.append(coordinator)
             self._by_channel[coordinator.channel] = coordinator
 
     def start(self) -> None:
-        """Starts the thread; before that it learns what holds for streams that the component has never met."""
+        """Starts the thread of a component's coordinators, once Redis said what holds for streams it has never met."""
         self._learn()
         self._thread.start()
 
@@ -136,7 +136,7 @@ class Coordinators:
                 logger.exception("%s: on_state failed", self._component)
 
     def stop(self) -> None:
-        """Ends the thread, takes the worker's heartbeats out of Redis, and closes the connections."""
+        """Ends the thread of a component's coordinators, and takes the worker's heartbeats out of Redis."""
         self._stop.set()
         self._thread.join()
         for coordinator in self._all:

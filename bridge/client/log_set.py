@@ -97,13 +97,13 @@ class LogSet:
 
     @property
     def streams(self) -> list[str]:
-        """The names of the streams that are read, as far as they are known by now."""
+        """The names of the streams that the component reads in one loop, as far as they are known by now."""
         with self._lock:
             return sorted(self._logs)
 
     @property
     def state(self) -> str:
-        """The state of the connection to Redis: "connecting", "connected", "reconnecting", "closed"."""
+        """The state of the component's connection to Redis: "connecting", "connected", "reconnecting", "closed"."""
         return self._coordinators.state
 
     def reads(self, stream: str) -> str:
@@ -211,7 +211,7 @@ class LogSet:
     # -- reading ---------------------------------------------------------------------------------------------
 
     def follow(self, *, idle: float | None = None) -> Generator[Message, None, None]:
-        """Yields the messages of all streams as they come, for ever, or until none came for `idle` seconds.
+        """Yields the messages of a component's streams as they come, for ever, or until none came for `idle` seconds.
 
         Each names its `stream`, and those of one stream come in its order. A message is acknowledged when the next one
         is asked for; a caller that leaves the loop before gets the last one again, unless `acknowledge` is called.
@@ -251,7 +251,7 @@ class LogSet:
             self._drop_news()
 
     def acknowledge(self) -> None:
-        """Acknowledges the message that was given last: the component is done with it."""
+        """Acknowledges the message that the component's loop over streams was given last: it is done with that."""
         log, self._current = self._current, None
         if log is not None:
             log.acknowledge()
@@ -367,13 +367,13 @@ class LogSet:
             raise BridgeError("these logs are closed")
 
     def let_go(self) -> None:
-        """Closes in a forked child the file locks that were inherited, so only the parent has them."""
+        """Closes in a forked child the file locks of a component's logs, so that only the parent has them."""
         for log in self._logs.values():
             log.let_go()
         os.close(self._slot[1])
 
     def close(self) -> None:
-        """Closes all the logs: messages that wait for Redis stay on disk for the component's next logs."""
+        """Closes a component's logs of several streams: messages that wait for Redis stay on disk for its next ones."""
         if self._closed or os.getpid() != self._pid:
             return
         self._closed = True

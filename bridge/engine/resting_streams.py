@@ -51,7 +51,7 @@ class RestingStreams:
         self._unreviewed = dict.fromkeys(self._family.logs)
 
     def close(self) -> None:
-        """Closes the connections over which the streams are looked at."""
+        """Closes the connections over which resting streams are looked at."""
         if self._links is not None:
             self._links.close()
         self._links = None

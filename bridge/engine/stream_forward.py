@@ -222,8 +222,8 @@ class StreamForward:
         worked, down = False, False
         room = MOST - len(self.sessions.all())
         for log in [log for i, log in enumerate(self._due) if i < room or self.sessions.of(log) is not None]:
-            del self._due[log]
             self.sessions.open(log, family.of(log), ledger)
+            del self._due[log]  # not before: the ledger may fail as a session is made
         for session in self.sessions.all():
             if self._stop.is_set():
                 return False

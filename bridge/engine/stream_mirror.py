@@ -198,8 +198,12 @@ class StreamMirror:
 
     def _mirror(self, session: StreamSession, ledger: Ledger) -> float | None:
         """Mirrors one stream; returns after how many seconds it is to be gone on with, None: when there is news."""
-        mirror = session.mirror = session.mirror or self._made(session, ledger)
         pause = self._pauses.setdefault(session.log, Backoff())
+        try:
+            mirror = session.mirror = session.mirror or self._made(session, ledger)
+        except (BridgeError, OSError) as error:
+            self._troubles.note(ledger, self.worker, as_bridge_error(error))
+            return pause.next()
         try:
             mirror.resolve(self._stop.wait)
             if not mirror.finish():
@@ -266,5 +270,8 @@ class StreamMirror:
                 session.mirror.keep()
             except LedgerError as error:
                 logger.debug("%s: its cursor is not saved, so it reads again: %s", session.mirror.worker, error)
-            session.mirror.close()
-        self.sessions.done(session)
+        try:
+            if session.mirror is not None:
+                session.mirror.close()
+        finally:  # else forward could never close the session
+            self.sessions.done(session)

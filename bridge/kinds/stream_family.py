@@ -208,7 +208,7 @@ class StreamFamily:
         return sorted(self._names.keys() - self._fixed)
 
     def fix(self, ledger: Ledger, now: float) -> None:
-        """Fixes in the ledger the names of all streams of the mapping. `now` in seconds since 1970. Raises LedgerError."""
+        """Fixes the names of all the mapping's streams in the ledger. `now`: seconds since 1970. Raises LedgerError."""
         names = {log: self._names[log] for log in self.unfixed}
         if names:
             fix_names(ledger, self.mapping.stream.key, names, now)

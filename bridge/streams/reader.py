@@ -309,7 +309,7 @@ class BlockingReader:
         self._owed = len(before) + 2
 
     def answer(self) -> tuple[list[Entry], tuple[bytes | None, bytes | None], int]:
-        """Waits for the entries of the stream that `ask` asked for, and returns them.
+        """Waits for the entries that the mirror's blocking read asked the stream for with `ask`, and returns them.
 
         With them the ledger that owns the stream and the nonce of the process that carries it, and the answer's size in
         bytes. Raises RedisRefused, RedisLost.

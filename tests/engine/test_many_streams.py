@@ -339,13 +339,15 @@ def test_a_lost_ledger_and_logs_that_were_renamed(rig: Rig) -> None:
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_names_that_could_not_be_fixed(rig: Rig, when: str) -> None:
     """Logs whose names the ledger could not take, as its disk was full, are named and carried with the next sweep."""
-    sessions = Sessions(rig, ["a", "b", "c"])
-    for name in sessions.names[:2]:
+    sessions = Sessions(rig, ["first", "a", "b", "c"])
+    sessions.append("first", "1")
+    child = rig.ready(rig.start(crash=f"streams.name.{when}:raise=ENOSPC:2"))
+    sessions.settle()
+    for name in ("a", "b"):  # and nothing happens to these files again
         sessions.append(name, f"1 {name}")
-    child = rig.ready(rig.start(crash=f"streams.name.{when}:raise=ENOSPC"))
+    wait_until(lambda: "No space left" in rig.said(), rig.said)
     sessions.add("c", "r c")
     sessions.settle()
-    assert "No space left" in rig.said()
     rig.stop(child)
 
 
