@@ -5,10 +5,10 @@ A program that keeps its descriptor writes on to a file that was renamed long ag
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
+from bridge.files.folder_listing import stat_of
 from bridge.files.generation import Generation, GenerationRecord, open_regular
 from bridge.files.generation_index import GenerationIndex
 from bridge.files.source_paths import PathsProvider
@@ -89,12 +89,8 @@ class ClosedGenerations:
             record = self._register.known[number]
             if number in opened or (record.device, record.inode) in inodes:
                 continue
-            try:
-                now = os.stat(path)
-            except OSError:  # the file was moved or deleted, which also changed the folder
-                self._marks = None
-                continue
-            if (now.st_dev, now.st_ino) != (record.device, record.inode):
+            now = stat_of(path)
+            if now is None or (now.st_dev, now.st_ino) != (record.device, record.inode):  # the folder changed as well
                 self._marks = None
             elif now.st_size > record.at.offset:
                 self._open(record, path)

@@ -17,6 +17,7 @@ import pytest
 from bridge.core.errors import SourceError
 from bridge.core.model import Fingerprint, hex_digest
 from bridge.files.catalog import Catalog
+from bridge.files.closed_generations import KEPT_LATE
 from bridge.files.descriptor_pool import POOL
 from bridge.files.tail import Tail
 from tests.files.test_between_calls import CALLS, lines, read, shift
@@ -175,6 +176,43 @@ def test_emptied_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         return tail
 
     assert at_each_call(tmp_path, monkeypatch, arranged, lines(3)) > 5
+
+
+def test_a_closed_generation_that_grew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However a look fails at a file that was rotated long ago and grew: either it says so, or it has found the lines."""
+    failing, number, reached, failed = Failing(monkeypatch), 0, 0, 0
+    while reached >= number:
+        number += 1
+        log = tmp_path / f"{number}" / "l"
+        log.parent.mkdir()
+        tail = Tail(Catalog(log.parent, "l", ("l.*",)), "l", [])
+        for turn in range(KEPT_LATE + 2):
+            log.write_bytes(lines(turn))
+            assert read(tail) == lines(turn)
+            shift(log)
+            log.rename(log.with_name("l.1"))
+        log.write_bytes(lines(50))
+        assert read(tail) == lines(50)
+        os.utime(log.parent, (1_700_000_000, 1_700_000_000))  # long ago: the folder's time tells of changes
+        tail.watch_finished()
+        with log.with_name(f"l.{KEPT_LATE + 2}").open("ab") as file:
+            file.write(lines(99))
+
+        def look(tail: Tail = tail) -> None:
+            tail.look()
+            tail.watch_finished()
+
+        failing.arm(number)
+        said = _failed(look)
+        reached = failing.made
+        failing.arm(0)
+        if said:  # then whoever looks does so again, without any change
+            failed += 1
+            look()
+        [grown] = tail.late()
+        assert tail.peek(grown, 1 << 10) == lines(99), f"call {number}"
+        tail.close()
+    assert failed > 2
 
 
 def test_parked_and_rotated_into_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
