@@ -29,6 +29,7 @@ from tests.scenarios.test_crash import Writers
 from tests.scenarios.test_everything import MAPPINGS, write
 from tests.support import zygote
 from tests.support.inbox import Inbox
+from tests.support.many import Sessions, SessionWriters
 from tests.support.rig import RUNNING, Rig, wait_until
 
 SOAK = bool(os.environ.get("BRIDGE_SOAK"))
@@ -181,6 +182,42 @@ def test_every_call_fails_of_all_kinds(one_rig: Rig, seed: int) -> None:
     artifacts = sorted(path.name for path in (rig.root / "artifacts" / "wind").iterdir())
     assert sorted(Path(data.decode()).name for data in _datas(rig, "hestai:artifacts")) == artifacts
     assert len(told) > 60, told
+
+
+@pytest.mark.parametrize("seed", range(8) if SOAK else [0])
+def test_every_call_fails_of_many_streams(one_rig: Rig, seed: int) -> None:
+    """The same with a stream for each of 40 logs, of which some begin meanwhile, in files and in Redis, and rotate."""
+    rig = one_rig
+    sessions = Sessions(rig, [f"{n % 3}/s{n}" for n in range(40)])
+    for name in sessions.names[:20]:
+        sessions.append(name, f"first-{name}")
+    child, folder = injected(rig, seed, KINDS)
+    rig.beats(child)
+    writers, stop = SessionWriters(sessions, "a", pause=0.02), Event()
+    rotator = Thread(target=rotate_sessions, args=(sessions, stop))
+    rotator.start()
+    try:
+        told = until_done(rig, child, folder)
+    finally:
+        stop.set()
+        rotator.join()
+        writers.stop()
+    sessions.settle()
+    assert child.poll() is None, rig.said()[-3000:]
+    rig.stop(child)
+    done = rig.run("parity", "--redis", rig.url)
+    assert (done.returncode, done.stdout.endswith("EQUAL\n")) == (0, True), done.stdout[-2000:]
+    assert len(told) > 60, told
+
+
+def rotate_sessions(sessions: Sessions, stop: Event) -> None:
+    """Renames one session's log after another to its next number, five times at most, until told to stop."""
+    for _ in range(5):
+        for name in sessions.names[::4]:
+            if stop.wait(0.2):
+                return
+            if sessions.log(name).exists():
+                sessions.rotate(name)
 
 
 def left_open(rig: Rig, child: subprocess.Popen[bytes]) -> list[str]:

@@ -57,6 +57,13 @@ class Sessions:
             file.write(b"".join(map(line, datas)))
         self.file_born[name] += [data.encode() for data in datas]
 
+    def rotate(self, name: str) -> None:
+        """As logrotate does, with no limit: .1 → .2 and so on, and the log → .1."""
+        log = self.log(name)
+        for number in range(len([*log.parent.glob(f"{log.name}.*")]), 0, -1):
+            log.with_name(f"{log.name}.{number}").rename(log.with_name(f"{log.name}.{number + 1}"))
+        log.rename(log.with_name(f"{log.name}.1"))
+
     def add(self, name: str, data: str, connection: Connection | None = None) -> None:
         """A plain XADD."""
         values = (b"ui", b"2026-03-02T09:14:06Z", b"say", data.encode())
@@ -102,10 +109,14 @@ class Sessions:
 
 
 class SessionWriters:
-    """Programs that write to sessions at random, to logs and to streams, until told to stop; `tag` tells them apart."""
+    """Programs that write to sessions at random, to logs and to streams, until told to stop; `tag` tells them apart.
 
-    def __init__(self, sessions: Sessions, tag: str, seed: int = 1) -> None:
+    `pause`: seconds between two writes to Redis, twice those between two to files.
+    """
+
+    def __init__(self, sessions: Sessions, tag: str, seed: int = 1, pause: float = 0.002) -> None:
         self.written = 0
+        self._pause = pause
         self._sessions, self._tag, self._random = sessions, tag, random.Random(seed)
         self._stop = Event()
         self._threads = [Thread(target=self._file, daemon=True), Thread(target=self._redis, daemon=True)]
@@ -113,14 +124,14 @@ class SessionWriters:
             thread.start()
 
     def _file(self) -> None:
-        while not self._stop.wait(0.001):
+        while not self._stop.wait(self._pause / 2):
             name = self._random.choice(self._sessions.names)
             self._sessions.append(name, *(f"f-{self._tag}-{self.written}-{n}" for n in range(1 + self.written % 3)))
             self.written += 1
 
     def _redis(self) -> None:
         connection, chosen, n = Connection(self._sessions.rig.url), random.Random(f"{self._tag}"), 0
-        while not self._stop.wait(0.002):
+        while not self._stop.wait(self._pause):
             self._sessions.add(chosen.choice(self._sessions.names), f"r-{self._tag}-{n}", connection)
             n += 1
         connection.close()
