@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from bridge.core.config import Settings
+from bridge.core.groups import process_name
 from bridge.core.mapping import Mapping
 from bridge.core.mapping_sections import INSTANCE, NAME
 from bridge.core.server_address import cluster_address, sentinel_address
@@ -78,7 +79,8 @@ def users(settings: Settings) -> list[User]:
         (*(f"~{_literal(mapping.stream.key)}" for mapping in mappings),
          *(f"~bridge:{{{_literal(mapping.stream.key)}}}:*" for mapping in mappings),
          *(f"~{key}" for key in first), *_permanent(settings, mappings, first),
-         f"~{_literal(health(settings.instance).decode())}"),
+         f"~{_literal(health(settings.instance).decode())}",
+         *(f"~{_literal(health(process_name(settings.instance, group)).decode())}" for group in settings.groups)),
         (*(_literal(mapping.notify) for mapping in mappings),
          *(_literal(Keys.of(mapping.stream.key).components.decode()) for mapping in mappings), *shards, *first),
         (*CONNECT, *BRIDGE, *dialling, *(["spublish"] if in_cluster else []), *(["scan"] if settings.families else [])),

@@ -78,15 +78,15 @@ class ServerMove:
             return self._plan(source, target)
 
     def _source(self) -> Connection:
-        server = embedded_server.known(self._settings.state_dir)
+        server = embedded_server.known(self._settings.home)
         if self._settings.redis_url != "embedded":
             hint = "`move` is from the embedded server to one of your own"
             raise ConfigError(f"uses {masked(self._settings.redis_url)}", where=str(self._settings.path), hint=hint)
         if server is None:
             hint = "there is nothing to move: write the url into bridge.toml"
-            raise BridgeError("the embedded server was never started", where=str(self._settings.state_dir), hint=hint)
+            raise BridgeError("the embedded server was never started", where=str(self._settings.home), hint=hint)
         if not embedded_server.alive(server):
-            server = embedded_server.start(self._settings.state_dir)
+            server = embedded_server.start(self._settings.home)
         return Connection(server.socket_url, timeout=30.0)
 
     def _target(self) -> Connection:
@@ -204,7 +204,7 @@ class ServerMove:
                     beside.call("CLIENT", "UNPAUSE")
                 raise
         failpoint("move.stop.before")
-        embedded_server.stop(self._settings.state_dir)
+        embedded_server.stop(self._settings.home)
         failpoint("move.stop.after")
         return plan
 

@@ -73,16 +73,18 @@ def command(settings: Settings, options: Sequence[str]) -> list[str]:
 
 
 def unit(settings: Settings, options: Sequence[str], home: Path, path: str) -> ServiceFile:
-    """Builds the systemd user unit of the bridge's service. Pure.
+    """Builds the systemd user unit of a process of the bridge's: a template for all groups, of which it is one. Pure.
 
     `home`: the folder of systemd's user units; `path`: the PATH in which the Redis server's program is looked for.
     """
-    name = f"hestai-bridge-{settings.instance}.service"
+    name, group = f"hestai-bridge-{settings.instance}", settings.group
     text = UNIT.format(
-        instance=settings.instance, command=" ".join(map(_quoted, command(settings, options))),
+        instance=settings.instance + (" (group %i)" if group else ""),
+        command=" ".join(map(_quoted, command(settings, options))) + (" --group %i" if group else ""),
         path=_quoted(f"PATH={path}", expands=False), watchdog=WATCHDOG,
     )  # fmt: skip
-    return ServiceFile(name, home / name, text.encode())
+    file = f"{name}@.service" if group else f"{name}.service"
+    return ServiceFile(f"{name}@{group}.service" if group else file, home / file, text.encode())
 
 
 def _quoted(word: str, *, expands: bool = True) -> str:
@@ -95,16 +97,17 @@ def _quoted(word: str, *, expands: bool = True) -> str:
 
 
 def agent(settings: Settings, options: Sequence[str], home: Path, logs: Path, path: str) -> ServiceFile:
-    """Builds the launchd agent of the bridge's service. Pure.
+    """Builds the launchd agent of a process of the bridge's: each group has one. Pure.
 
     `home`: ~/Library/LaunchAgents; `logs`: ~/Library/Logs; `path`: the PATH in which the Redis server's program is
     looked for.
     """
-    name = f"org.hestai.bridge.{settings.instance}"
-    log = str(logs / f"hestai-bridge-{settings.instance}.log")
+    of = f"{settings.instance}.{settings.group}" if settings.group else settings.instance
+    name, log = f"org.hestai.bridge.{of}", str(logs / f"hestai-bridge-{of}.log")
+    words = [*options, "--group", settings.group] if settings.group else options
     content = {
         "Label": name,
-        "ProgramArguments": ["/bin/sh", "-c", RUNNER, "sh", *command(settings, options)],
+        "ProgramArguments": ["/bin/sh", "-c", RUNNER, "sh", *command(settings, words)],
         "EnvironmentVariables": {"PATH": path},
         "RunAtLoad": True,
         "KeepAlive": {"SuccessfulExit": False},
@@ -152,7 +155,7 @@ def here(settings: Settings, options: Sequence[str]) -> tuple[ServiceFile, Manag
             start,
             [["launchctl", "bootout", f"{target}/{service_file.name}"]],
             ["launchctl", "print", f"{target}/{service_file.name}"],
-            f"{library}/Logs/hestai-bridge-{settings.instance}.log",
+            str(plistlib.loads(service_file.content)["StandardOutPath"]),
         )
     if not sys.platform.startswith("linux"):
         raise BridgeError(
@@ -183,16 +186,18 @@ def install(service_file: ServiceFile, manager: Manager, does: Run = run) -> Non
         _must(does(words), words)
 
 
-def uninstall(service_file: ServiceFile, manager: Manager, does: Run = run) -> bool:
+def uninstall(service_file: ServiceFile, manager: Manager, does: Run = run, *, keep: bool = False) -> bool:
     """Uninstalls the bridge's service: stops it by the service manager and removes its file; False: there was none.
 
-    Raises BridgeError: there is no service manager, or it could not stop the service (the file is removed then).
+    `keep`: the file stays, as it is also that of another group. Raises BridgeError: there is no service manager, or it
+    could not stop the service (the file is removed then).
     """
     if not service_file.path.exists():
         return False
     last, *rest = manager.disable
     stopped = does(last)
-    service_file.path.unlink()
+    if not keep:
+        service_file.path.unlink()
     for words in rest:
         does(words)
     if stopped.returncode:

@@ -16,7 +16,7 @@ def command(options: Options) -> None:
     """
     from bridge.admin.acl_rules import users
 
-    every = users(options.settings())
+    every = users(options.together())
     if options.as_json:
         emit(
             [

@@ -7,8 +7,10 @@ import functools
 import json
 import os
 import resource
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -28,6 +30,7 @@ _GLOBAL = (
         "--config", metavar="FILE", help="bridge.toml to use [./bridge.toml, then the user's config directory]"
     ),
     click.option("--redis", metavar="URL", help="embedded, redis://, rediss://, unix://, sentinel:// or cluster://"),
+    click.option("--group", metavar="NAME", help="Only the mappings of this group of bridge.toml"),
     click.option("--json", "as_json", is_flag=True, help="Results as JSON on stdout"),
     click.option("-v", "--verbose", is_flag=True, help="Log more"),
     click.option("-q", "--quiet", is_flag=True, help="Log only errors"),
@@ -62,11 +65,13 @@ class Options:
     redis: str | None
     as_json: bool
     verbosity: int
+    group: str | None = None
+    """The group whose mappings the command is about, empty: those in no group, None: all groups there are."""
 
     def settings(self, log_format: str | None = None) -> Settings:
         """Loads the settings from bridge.toml, overridden by the command line's global options. Raises ConfigError.
 
-        Each stream of a mapping with many counts as a mapping.
+        Each stream of a mapping with many counts as a mapping. They are those of a group, where the options name one.
         """
         settings = self.as_written(log_format)
         if not any(mapping.many_streams for mapping in settings.mappings):
@@ -75,11 +80,51 @@ class Options:
 
         return with_streams(settings)
 
+    def together(self) -> Settings:
+        """Loads the settings of all groups with the mappings of all, for a command that asks no ledger.
+
+        Each stream of a mapping with many counts as a mapping. Raises ConfigError.
+        """
+        found = [part.settings() for part in self.parts()]
+        mappings = tuple(mapping for part in found for mapping in part.mappings)
+        families = {name: mapping for part in found for name, mapping in part.families.items()}
+        return replace(self.as_written(), mappings=mappings, families=families)
+
     def as_written(self, log_format: str | None = None) -> Settings:
         """Loads the settings as bridge.toml has them, with mappings of many streams. Raises ConfigError."""
         from bridge.core.config import load
 
-        return load(config=self.config, redis=self.redis, env=os.environ, cwd=Path.cwd(), log_format=log_format)
+        whole = load(config=self.config, redis=self.redis, env=os.environ, cwd=Path.cwd(), log_format=log_format)
+        return whole if self.group is None else whole.of_group(self.group)
+
+    def parts(self, names: Iterable[str] = ()) -> list[Options]:
+        """Returns the options for each group that has some of the mappings of these names, or any; without groups one.
+
+        The mappings in no group are a part of their own, which comes first. Raises ConfigError: a name is unknown.
+        """
+        settings = self.as_written()
+        if not settings.groups or self.group is not None:
+            return [self]
+        wanted = [name if name in settings.written_keys else name.partition(":")[0] for name in names]
+        chosen = {mapping.name for mapping in settings.chosen(wanted)}
+        found = [part for part in settings.parts() if any(mapping.name in chosen for mapping in part.mappings)]
+        return [replace(self, group=part.group) for part in found]
+
+    def bring_over(self, *, really: bool = True) -> None:
+        """Brings over what another group's ledger knows of these mappings, where bridge.toml has moved them.
+
+        For a command that changes something, if it does so `really`; else it is told that they are not here yet. Raises
+        as `bridge.continuity.group_moves.bring_over`.
+        """
+        settings = self.as_written()
+        if settings.groups or (settings.home / "groups").exists():
+            from bridge.continuity.group_moves import bring_over, waiting_moves
+
+            said = bring_over(settings, who()) if really else [
+                f"{name}: not brought over from {other} yet" for name, other in waiting_moves(settings).items()
+            ]  # fmt: skip
+            for line in said:
+                click.echo(f"bridge: {line}", err=True)
 
     def log(self, log_format: str = "text") -> None:
         """Sets up a command's log on stderr, as verbose as the global options say."""
@@ -100,8 +145,9 @@ def verb(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def wrapped(
-        *, config: str | None, redis: str | None, as_json: bool, verbose: bool, quiet: bool, **rest: Any
-    ) -> Any:
+        *, config: str | None, redis: str | None, group: str | None, as_json: bool, verbose: bool, quiet: bool,
+        **rest: Any,
+    ) -> Any:  # fmt: skip
         before: dict[str, Any] = {}
         context = click.get_current_context().parent
         while context is not None:
@@ -114,7 +160,7 @@ def verb(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(
             Options(
                 config or before.get("config"), redis or before.get("redis"), as_json or bool(before.get("as_json")),
-                -1 if quiet else 1 if verbose else 0,
+                -1 if quiet else 1 if verbose else 0, group if group is not None else before.get("group"),
             ),
             **rest,
         )  # fmt: skip
@@ -146,8 +192,26 @@ def mapping_names(ctx: click.Context, param: click.Parameter, incomplete: str) -
     return [name for name in names if name.startswith(incomplete)]
 
 
+_collected: ContextVar[list[object] | None] = ContextVar("collected", default=None)
+"""What a command of several groups has emitted so far, as JSON documents; None: they are printed at once."""
+
+
+@contextmanager
+def collected() -> Iterator[list[object]]:
+    """Collects the JSON documents that a command emits in the block, in the place of printing them."""
+    found: list[object] = []
+    token = _collected.set(found)
+    try:
+        yield found
+    finally:
+        _collected.reset(token)
+
+
 def emit(value: object) -> None:
     """Prints a command's result as one JSON document on stdout."""
+    if (documents := _collected.get()) is not None:
+        documents.append(value)
+        return
     click.echo(_plain(json.dumps(value, ensure_ascii=False, indent=2)))
 
 
@@ -177,8 +241,8 @@ def serve(settings: Settings) -> None:
     from bridge.core.logger import logger
     from bridge.streams.embedded import embedded_server
 
-    if settings.redis_url == "embedded" and not embedded_server.running(settings.state_dir):
-        server = embedded_server.start(settings.state_dir)
+    if settings.redis_url == "embedded" and not embedded_server.running(settings.home):
+        server = embedded_server.start(settings.home)
         logger.info(
             "started the embedded server (process %s); `bridge server stop` ends it", embedded_server.pid_of(server)
         )

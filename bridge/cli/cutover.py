@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bridge.cli.common import Options, emit, mapping_names, of_root, verb, who
+from bridge.cli.each_group import in_each
 from bridge.core.wording import counted
 
 if TYPE_CHECKING:
@@ -51,7 +52,8 @@ def cutover(options: Options, *, both: bool, **flags: Any) -> int:
 
     if both and (flags["reads"] or not flags["writes"]):
         raise click.UsageError("--both goes with --writes, and not with --reads")
-    return _run(options, BOTH if both else REDIS, **flags)
+    parts = _using(options, flags["component"], flags["mapping"])
+    return in_each(parts, lambda part: _run(part, BOTH if both else REDIS, **flags))
 
 
 @click.command("rollback", short_help="Move a component from Redis back to the files")
@@ -65,7 +67,29 @@ def rollback(options: Options, **flags: Any) -> int:
     """
     from bridge.streams.components import FILE
 
-    return _run(options, FILE, **flags)
+    parts = _using(options, flags["component"], flags["mapping"])
+    return in_each(parts, lambda part: _run(part, FILE, **flags))
+
+
+def _using(options: Options, component: str, mapping: str | None) -> list[Options]:
+    """Returns the options of each group that has a mapping which the component uses, or the mapping that is named.
+
+    Raises ConfigError: none of several groups has one.
+    """
+    from bridge.core.errors import ConfigError
+
+    parts = options.parts([mapping] if mapping else [])
+    if len(parts) == 1:
+        return parts
+    found = []
+    for part in (part for part in parts if (part.as_written().state_dir / "ledger.db").exists()):
+        with _operator(part) as operator:
+            if operator.is_used_by(component):
+                found.append(part)
+    if not found:
+        names = ", ".join(mapping.name for mapping in options.as_written().mappings if mapping.kind.lines)
+        raise ConfigError(f"nothing tells which mapping {component} uses", hint=f"say it with --mapping: {names}")
+    return found
 
 
 def _run(

@@ -27,9 +27,9 @@ def command(options: Options) -> int:
     from bridge.admin.doctor.examine import examine
     from bridge.cli.screen import console, show
 
-    settings = options.settings()
-    options.log(settings.log_format)
-    findings = examine(settings)
+    parts = [part.settings() for part in options.parts()]
+    options.log(parts[0].log_format)
+    findings = examine(options.together() if len(parts) > 1 else parts[0], parts)
     bad = [finding for finding in findings if finding.verdict == "bad"]
     if options.as_json:
         emit({"healthy": not bad, "checks": [finding.to_json() for finding in findings]})

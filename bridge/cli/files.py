@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bridge.cli.common import Options, emit, of_root, verb, who
+from bridge.cli.each_group import each_group
 from bridge.core.errors import ConfigError
 from bridge.core.wording import counted
 
@@ -33,6 +34,7 @@ STANDING_ORDER = ("unaccounted", "waiting", "left", "aside", "copy", "link", "ac
 @click.option("--take", metavar="PATH", help="Undo --leave")
 @click.option("--reason", metavar="TEXT", help="Why, for the journal")
 @verb
+@each_group("mapping", alone="leave")
 def command(
     options: Options, mapping: str | None, everything: bool, leave: str | None, take: str | None, reason: str | None
 ) -> int:

@@ -370,7 +370,7 @@ def _begin(options: Options, path: Path) -> list[str]:
             with closing(Connections(settings, may_start=False)) as servers:
                 keys = {m.name: Keys.of(m.stream.key) for m in settings.mappings}
                 over = [name for name, own in keys.items() if ending_of(servers.to(own.stream), own) is not None]
-        elif (settings.state_dir / "server").exists():
+        elif (settings.home / "server").exists():
             return []  # the embedded server knows what is retired, and is not started to be asked
         with closing(Ledger(private(settings.state_dir) / "ledger.db", create=True)) as ledger:
             for mapping in settings.mappings:

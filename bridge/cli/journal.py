@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from typing import Any
 
 import click
@@ -19,11 +20,12 @@ def command(options: Options, count: int) -> None:
     from bridge.ledger.journal import journal
     from bridge.ledger.store import Ledger
 
-    ledger = Ledger(options.settings().state_dir / "ledger.db")
-    try:
-        found = journal(ledger, count)
-    finally:
-        ledger.close()
+    parts, found = options.parts(), list[dict[str, Any]]()
+    for path in (part.as_written().state_dir / "ledger.db" for part in parts):
+        if len(parts) == 1 or path.exists():
+            with closing(Ledger(path)) as ledger:
+                found += journal(ledger, count)
+    found = sorted(found, key=lambda row: float(row["at"]))[-count:]
     if options.as_json:
         emit(found)
         return

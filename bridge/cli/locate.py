@@ -21,18 +21,26 @@ def command(options: Options, what: str) -> None:
     """
     from contextlib import closing
 
+    from bridge.admin.locate_in_mapping import MessagePlace
     from bridge.admin.locate_message import locate
     from bridge.cli.screen import console, safe
+    from bridge.core.errors import BridgeError
     from bridge.core.model import shown
     from bridge.ledger.store import Ledger
     from bridge.streams.dial import Connections
 
-    settings = options.settings()
-    with (
-        closing(Ledger(settings.state_dir / "ledger.db")) as ledger,
-        closing(Connections(settings, may_start=False)) as servers,
-    ):
-        places = locate(settings, ledger, servers, what, Path.cwd())
+    parts, places, errors = options.parts(), list[MessagePlace](), list[BridgeError]()
+    for settings in (part.settings() for part in parts):
+        try:
+            with (
+                closing(Ledger(settings.state_dir / "ledger.db")) as ledger,
+                closing(Connections(settings, may_start=False)) as servers,
+            ):
+                places += locate(settings, ledger, servers, what, Path.cwd())
+        except BridgeError as error:  # another group may have it
+            errors.append(error)
+    if errors and not places:
+        raise errors[0]
     if options.as_json:
         emit([place.to_json() for place in places])
         return

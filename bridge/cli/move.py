@@ -39,17 +39,18 @@ def command(options: Options, url: str, execute: bool) -> int:
     move = ServerMove(settings, url, tell)
     with ExitStack() as stack:
         if execute:
-            stack.enter_context(state_lock(settings.state_dir, "move"))
+            for part in settings.parts():
+                stack.enter_context(state_lock(part.state_dir, "move"))
         plan = move.execute() if execute else move.plan()
         done = execute and not plan.reasons
         if done:
-            path = settings.state_dir / "ledger.db"
-            if path.exists():
-                ledger = Ledger(path)
-                stack.callback(ledger.close)
-                facts = {"to": plan.to, "keys": len(plan.keys), "streams": len(plan.streams)}
-                note(ledger, time.time(), who(), "move", "", facts)
-    old = settings.state_dir / "server"
+            facts = {"to": plan.to, "keys": len(plan.keys), "streams": len(plan.streams)}
+            for path in (part.state_dir / "ledger.db" for part in settings.parts()):
+                if path.exists():
+                    ledger = Ledger(path)
+                    stack.callback(ledger.close)
+                    note(ledger, time.time(), who(), "move", "", facts)
+    old = settings.home / "server"
     if options.as_json:
         emit({
             "to": plan.to, "done": done, "old_data": str(old),

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import sys
 import time
-from collections import Counter
-from contextlib import closing, nullcontext
+from contextlib import ExitStack, closing, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from bridge.cli.common import Options, complain, emit, emit_line, mapping_names, of_root, verb, who
+from bridge.cli.each_group import those_of
+from bridge.cli.parity_screen import print_hosts, print_results
 
 if TYPE_CHECKING:
     from threading import Event
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
     from bridge.core.config import Settings
     from bridge.core.mapping import Mapping
     from bridge.ledger.store import Ledger
-    from bridge.parity.all_hosts import HostProof
     from bridge.parity.result import ParityResult
     from bridge.parity.run_parity import ParityRunner
 
@@ -28,9 +29,6 @@ WATCH_SECONDS = 2.0
 
 SAID = 5.0
 """Seconds between two lines of parity's progress where there is no terminal."""
-
-LISTED_DIFFERENCES = 20
-"""Most differences that `bridge parity` prints."""
 
 CODES = {"equal": 0, "differs": 3, "inconclusive": 4}
 
@@ -57,11 +55,6 @@ def command(
     With --all-hosts it compares nothing itself: of each host that has a stream of its own by MAPPING it tells the last
     verdict there, which the host's running bridge knows, and joins them.
     """
-    from bridge.ledger.store import Ledger
-
-    settings = of_root(options.settings())
-    options.log(settings.log_format)
-    chosen = settings.chosen(mappings)
     if watch and (html is not None or history):
         raise click.UsageError("--watch goes with neither --html nor --history")
     if html is not None:
@@ -71,36 +64,73 @@ def command(
     if all_hosts:
         if watch or full or history or html is not None or max_rate is not None:
             raise click.UsageError("--all-hosts goes with no other option of parity")
-        return _all_hosts(options, settings, chosen)
+        everything = of_root(options.together())
+        options.log(everything.log_format)
+        return _all_hosts(options, everything, everything.chosen(mappings))
     if full and not watch:
         raise click.UsageError("--full goes with --watch; without, everything is read anyway")
-    ledger, why = None, "there is no ledger"
-    path = settings.state_dir / "ledger.db"
-    if path.exists():
-        from bridge.core.errors import LedgerError
+    with ExitStack() as opened:
+        groups = options.parts(mappings)
+        parts = [_part(group, mappings if len(groups) == 1 else those_of(group, mappings), opened) for group in groups]
+        if history:
+            return _history(options, parts)
+        return _prove(options, parts, html=html, watch=watch, full=full, max_rate=max_rate)
 
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """The mappings of one group, or all where there are no groups, with the group's ledger, if that can be opened.
+
+    `why`: why it cannot.
+    """
+
+    settings: Settings
+    chosen: list[Mapping]
+    ledger: Ledger | None
+    why: str
+
+
+def _part(options: Options, names: tuple[str, ...], opened: ExitStack) -> _Part:
+    """Chooses for parity the mappings of these names in a group, or all that are not retired, and opens its ledger."""
+    from bridge.core.errors import LedgerError
+    from bridge.ledger.retired import retired
+    from bridge.ledger.store import Ledger
+
+    settings = of_root(options.settings())
+    options.log(settings.log_format)
+    ledger, why, path = None, "there is no ledger", settings.state_dir / "ledger.db"
+    chosen = settings.chosen(names)
+    if path.exists():
         try:
             ledger = Ledger(path)
+            opened.callback(ledger.close)
         except LedgerError as error:
             why = str(error)
-    if ledger is not None and not mappings:
-        from bridge.ledger.retired import retired
-
+    if ledger is not None and not names:
         over = retired(ledger)
         chosen = [mapping for mapping in chosen if mapping.stream.key not in over] or chosen
-    try:
-        if history:
-            return _history(options, ledger, why, chosen)
-        return _prove(options, settings, ledger, why, chosen, html=html, watch=watch, full=full, max_rate=max_rate)
-    finally:
-        if ledger is not None:
-            ledger.close()
+    return _Part(settings, chosen, ledger, why)
+
+
+class _Runners:
+    """Runs parity in each of several groups, one after another: each has a ledger of its own."""
+
+    def __init__(self, runners: list[ParityRunner]) -> None:
+        self._runners = runners
+
+    def run(self, *, onwards: bool = False) -> list[ParityResult]:
+        """Proves parity of all mappings of all groups. Raises as `ParityRunner.run`."""
+        return [result for runner in self._runners for result in runner.run(onwards=onwards)]
+
+    @property
+    def unkept(self) -> str:
+        """Why a ledger did not take its run of parity; empty where all did."""
+        return next((runner.unkept for runner in self._runners if runner.unkept), "")
 
 
 def _prove(
-    options: Options, settings: Settings, ledger: Ledger | None, why: str, chosen: list[Mapping], *,
-    html: Path | None, watch: bool, full: bool, max_rate: float | None,
-) -> int:  # fmt: skip
+    options: Options, parts: list[_Part], *, html: Path | None, watch: bool, full: bool, max_rate: float | None
+) -> int:
     from bridge.core.python_tuning import tune_interpreter
     from bridge.core.stop_signals import stop_on_signals
     from bridge.parity.prove import Interrupted
@@ -110,7 +140,11 @@ def _prove(
     stop = stop_on_signals()
     tune_interpreter()
     with closing(_Progress(quiet=options.verbosity < 0 or watch)) as progress:
-        proof = ParityRunner(settings, chosen, ledger, stop, progress, who(), max_rate=max_rate, stats=html is not None)
+        proof = _Runners([
+            ParityRunner(part.settings, part.chosen, part.ledger, stop, progress, who(), max_rate=max_rate,
+                         stats=html is not None)
+            for part in parts
+        ])  # fmt: skip
         try:
             if watch:
                 return _watch(options, proof, stop, full=full)
@@ -128,9 +162,10 @@ def _prove(
         for result in results:
             _notes(result)
     else:
-        _print(results, {mapping.name: mapping.family for mapping in chosen})
-    if ledger is None or proof.unkept:
-        click.echo(f"bridge: this run is not kept: {proof.unkept or why}", err=True)
+        print_results(results, {mapping.name: mapping.family for part in parts for mapping in part.chosen})
+    lost = [part.why for part in parts if part.ledger is None]
+    if lost or proof.unkept:
+        click.echo(f"bridge: this run is not kept: {proof.unkept or lost[0]}", err=True)
     return CODES[verdict_of_all(results)]
 
 
@@ -150,30 +185,8 @@ def _all_hosts(options: Options, settings: Settings, chosen: list[Mapping]) -> i
     if options.as_json:
         emit({"verdict": verdict, "hosts": [proof.to_json() for proof in proofs]})
     else:
-        _print_hosts(proofs, verdict)
+        print_hosts(proofs, verdict)
     return CODES[verdict]
-
-
-def _print_hosts(proofs: list[HostProof], verdict: str) -> None:
-    from rich.table import Table
-
-    from bridge.cli.screen import LEVELS, STYLES, console, safe, show
-    from bridge.core.wording import counted, duration
-    from bridge.parity.all_hosts import MOST_SINCE
-
-    out, now = console(), time.time()
-    table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, header_style="dim")
-    for name in ("host", "bridge", "stream", "verdict", "compared", "proved", "entries since"):
-        table.add_column(name, overflow="fold", justify="right" if name in ("compared", "entries since") else "left")
-    for proof in proofs:
-        said = f"{proof.verdict}: {proof.why}" if proof.why else proof.verdict
-        said += f", {counted(proof.differences, 'difference')}" if proof.differences else ""
-        since = f"{proof.since:,}{' or more' if proof.since == MOST_SINCE else ''}" if proof.at is not None else ""
-        row = [proof.host, proof.instance, proof.stream, said, f"{proof.compared:,}" if proof.at is not None else "",
-               f"{duration(max(0.0, now - proof.at))} ago" if proof.at is not None else "", since]  # fmt: skip
-        table.add_row(*map(safe, row))
-    show(out, table)
-    out.print(safe(verdict.upper(), STYLES[LEVELS[verdict]]))
 
 
 HTML_HEADER = "<!doctype html>\n<!-- bridge parity -->"
@@ -238,73 +251,7 @@ def _notes(result: ParityResult) -> None:
         click.echo(f"bridge: {result.mapping}: {note}", err=True)
 
 
-FEW = 5
-"""Streams of one mapping that parity tells of each by itself; of more the equal ones are told of together."""
-
-
-def _print(results: list[ParityResult], families: dict[str, str]) -> None:
-    from bridge.cli.screen import LEVELS, STYLES, console, safe
-    from bridge.core.model import shown
-    from bridge.core.wording import counted
-    from bridge.parity.report import (
-        WORDS,
-        counts_in_words,
-        facts,
-        sides,
-        verdict_in_words,
-        what_to_try,
-        where,
-        without,
-    )
-    from bridge.parity.result import verdict_of_all
-
-    out = console()
-
-    def say(text: str, style: str = "") -> None:
-        out.print(safe(text, style), soft_wrap=not out.is_terminal)
-
-    equal = [result for result in results if result.verdict == "equal" and not result.warnings()]
-    many = Counter(families[result.mapping] for result in equal if families[result.mapping] != result.mapping)
-    for family, count in many.items():
-        if count > FEW:
-            mine = [result for result in equal if families[result.mapping] == family]
-            compared, born = sum(r.tally.compared for r in mine), sum(r.tally.file_born for r in mine)
-            flying = sum(result.tally.in_flight for result in mine)
-            say(f"{family} → {counted(count, 'stream')}", "bold")
-            said = f"  Equal: {counted(compared, 'message')}, each once on both sides, in order within its stream"
-            say(said, STYLES[LEVELS["equal"]])
-            say(f"  {born:,} file-born, {compared - born:,} Redis-born{f'; {flying:,} in flight' if flying else ''}")
-            for fact, streams in Counter(fact for r in mine for fact in facts(r, time.time())).most_common():
-                if not fact.startswith("up to ") and " file-born, " not in fact and " in flight" not in fact:
-                    say(f"  {fact}" + (f" (in {counted(streams, 'stream')})" if streams < count else ""))
-            say("")
-    told = {result.mapping for result in equal if many[families[result.mapping]] > FEW}
-    for result in (result for result in results if result.mapping not in told):
-        say(f"{result.mapping} → {result.stream}", "bold")
-        say(f"  {verdict_in_words(result)}", STYLES[LEVELS[result.verdict]])
-        for warning in result.warnings():
-            say(f"  {warning}", STYLES["bad"])
-        for fact in facts(result, time.time()):
-            say(f"  {fact}")
-        if result.verdict == "differs":
-            say(f"  {counts_in_words(result)}")
-        for difference in result.tally.differences[:LISTED_DIFFERENCES]:
-            say("")
-            say(f"  {WORDS[difference.kind]}: {where(difference)}", "bold")
-            for name, raw in zip(("file ", "Redis"), sides(difference), strict=True):
-                say(f"    {name}  {without(difference) if raw is None else shown(raw, 500)}")
-        more = sum(result.counts().values()) - LISTED_DIFFERENCES
-        if more > 0:
-            say("")
-            say(f"  … and {counted(more, 'difference')} more: `--json` or `--html FILE` shows them")
-        say("")
-    whole = verdict_of_all(results)
-    lost = any(parity_result.lost for parity_result in results)
-    hint = f": {what_to_try(results)}" if whole == "differs" and not lost else ""
-    say(f"{whole.upper()}{hint}", STYLES[LEVELS[whole]])
-
-
-def _watch(options: Options, proof: ParityRunner, stop: Event, *, full: bool) -> int:
+def _watch(options: Options, proof: _Runners, stop: Event, *, full: bool) -> int:
     """Runs parity again and again until interrupted (`--watch`), and prints each new verdict as a line on stdout.
 
     With `--json` every run is a line.
@@ -347,16 +294,18 @@ def _watch(options: Options, proof: ParityRunner, stop: Event, *, full: bool) ->
     return 130
 
 
-def _history(options: Options, ledger: Ledger | None, why: str, chosen: list[Mapping]) -> int:
+def _history(options: Options, parts: list[_Part]) -> int:
     from bridge.cli.screen import console, safe, show
     from bridge.core.errors import LedgerError
     from bridge.ledger.parity_runs import runs
 
-    if ledger is None:
-        raise LedgerError(f"no runs are kept: {why}")
-    found = sorted(
-        (run for mapping in chosen for run in runs(ledger, mapping.stream.key, 100)), key=lambda run: run.number
-    )
+    if all(part.ledger is None for part in parts):
+        raise LedgerError(f"no runs are kept: {parts[0].why}")
+    every = [
+        run for part in parts if part.ledger is not None
+        for mapping in part.chosen for run in runs(part.ledger, mapping.stream.key, 100)
+    ]  # fmt: skip
+    found = sorted(every, key=lambda run: (run.ended, run.number))
     if options.as_json:
         emit([{"began": run.began, "seconds": run.seconds, "who": run.who, **run.report} for run in found])
         return 0

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bridge.cli.common import Options, Verbs, emit, emit_line, mapping_names, options, verb
+from bridge.cli.each_group import each_group, those_of
 from bridge.core.model import as_json
 from bridge.core.wording import counted
 
@@ -38,20 +39,22 @@ def list_(given: Options, mappings: tuple[str, ...], everything: bool) -> None:
     from bridge.cli.screen import console, safe
     from bridge.core.model import shown
 
-    settings = given.settings()
+    parts = given.parts(mappings)
     if given.as_json:
         emit(
             [
-                _facts(mapping, quarantined_message) | {"begins": as_json(quarantined_message.raw)}
-                for mapping, quarantined_message in _found(settings, mappings, everything)
+                _facts(mapping, quarantined_message) | group | {"begins": as_json(quarantined_message.raw)}
+                for part in parts for group in [{"group": part.group} if len(parts) > 1 else {}]
+                for mapping, quarantined_message in _found(part, mappings, everything)
             ]
-        )
+        )  # fmt: skip
         return
     out, total = console(), 0
-    for _, quarantined in _found(settings, mappings, everything):
+    for part, (_, quarantined) in [(group, found) for group in parts for found in _found(group, mappings, everything)]:
         total += 1
         gone = f" (now {quarantined.retried})" if quarantined.retried else ""
-        out.print(safe(f"{quarantined.number}  {_where(quarantined)}  {quarantined.reason}{gone}"), soft_wrap=True)
+        number = f"{quarantined.number}" + (f" --group {part.group or chr(34) * 2}" if len(parts) > 1 else "")
+        out.print(safe(f"{number}  {_where(quarantined)}  {quarantined.reason}{gone}"), soft_wrap=True)
         out.print(safe(f"   {shown(quarantined.raw)}", "dim"), no_wrap=True, overflow="ellipsis", soft_wrap=False)
     said = "`bridge quarantine show NUMBER` has all of one, `bridge quarantine retry` tries again"
     click.echo(f"{counted(total, 'message')}: {said}" if total else "nothing is in quarantine")
@@ -60,6 +63,7 @@ def list_(given: Options, mappings: tuple[str, ...], everything: bool) -> None:
 @command.command("show")
 @click.argument("number", type=NUMBER)
 @verb
+@each_group(alone="number")
 def show(given: Options, number: int) -> None:
     """All that is known of one, and the message itself."""
     from bridge.cli.screen import console, safe
@@ -87,6 +91,7 @@ def show(given: Options, number: int) -> None:
 @click.argument("numbers", nargs=-1, type=NUMBER, metavar="[NUMBER]...")
 @click.option("--records", is_flag=True, help="Take whole JSON records out of lines that hold several, or a torn one")
 @verb
+@each_group(alone="numbers")
 def retry(given: Options, numbers: tuple[int, ...], records: bool) -> int:
     """Try them all, or those of these numbers, once more with the mapping as it is now.
 
@@ -103,6 +108,7 @@ def retry(given: Options, numbers: tuple[int, ...], records: bool) -> int:
     from bridge.ledger.ranges import intents_of
     from bridge.streams.dial import dialler
 
+    given.bring_over()
     settings = given.settings()
     given.log(settings.log_format)
     path = settings.state_dir / "ledger.db"
@@ -155,6 +161,7 @@ def _render(results: list[dict[str, Any]], left: int) -> None:
 @click.option("--all", "everything", is_flag=True, help="Every one that is there now")
 @click.option("--reason", default="", help="For the journal")
 @verb
+@each_group(alone="numbers")
 def acknowledge(given: Options, numbers: tuple[int, ...], everything: bool, reason: str) -> None:
     """Say that you know of these: they stay where they are, and no longer close the gate of a cut-over."""
     import time
@@ -188,7 +195,8 @@ def acknowledge(given: Options, numbers: tuple[int, ...], everything: bool, reas
 @verb
 def export(given: Options, mappings: tuple[str, ...], everything: bool) -> None:
     """All of it on stdout, one JSON object a line, with every byte that was kept."""
-    for mapping, quarantined in _found(given.settings(), mappings, everything, whole=True):
+    every = (found for part in given.parts(mappings) for found in _found(part, mappings, everything, whole=True))
+    for mapping, quarantined in every:
         emit_line(_facts(mapping, quarantined) | {"raw": as_json(quarantined.raw)})
 
 
@@ -201,11 +209,12 @@ def _ledger(settings: Settings, *, create: bool = False) -> Any:
 
 
 def _found(
-    settings: Settings, mappings: tuple[str, ...], everything: bool, *, whole: bool = False
+    part: Options, mappings: tuple[str, ...], everything: bool, *, whole: bool = False
 ) -> Iterator[tuple[Mapping, QuarantinedMessage]]:
     from bridge.ledger.quarantine import quarantined
 
-    chosen = settings.chosen(mappings)
+    settings = part.settings()
+    chosen = settings.chosen(those_of(part, mappings))
     if not (settings.state_dir / "ledger.db").exists():
         return
     with _ledger(settings) as ledger:

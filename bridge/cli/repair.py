@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bridge.cli.common import Options, emit, of_root, verb, who
+from bridge.cli.each_group import each_group
 from bridge.cli.repair_files import LateFiles
 from bridge.core.errors import ConfigError
 from bridge.core.wording import counted
@@ -37,6 +38,7 @@ LISTED_ACTIONS = 20
 @click.option("--reason", metavar="TEXT", help="Why, for the journal")
 @click.argument("names", metavar="[NAME]...", nargs=-1)
 @verb
+@each_group(alone="names")
 def command(
     options: Options, execute: bool, take_over: bool, accept: bool, as_edit: bool, as_new: bool, layout: str | None,
     reason: str | None, names: tuple[str, ...],
@@ -57,6 +59,7 @@ def command(
     from bridge.ledger.store import Ledger
     from bridge.streams.dial import Connections
 
+    options.bring_over(really=execute)
     settings = of_root(options.settings())
     options.log(settings.log_format)
     if accept or as_edit or as_new:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bridge.cli.common import Options, complain, emit, mapping_names, of_root, verb, who
+from bridge.cli.each_group import each_group
 from bridge.core.wording import counted
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 @click.option("--reason", default="", help="For the journal")
 @click.option("--force", metavar="MAPPING", help="Pass a closed gate; say the mapping's name again")
 @verb
+@each_group("mapping")
 def retire(options: Options, mapping: str, execute: bool, reason: str, force: str | None) -> int:
     """End MAPPING's migration, after a last parity: its files and its stream are carried in neither direction any more.
 
@@ -35,10 +37,11 @@ def retire(options: Options, mapping: str, execute: bool, reason: str, force: st
     from bridge.core.errors import ConfigError
     from bridge.core.state_directory import state_lock
 
-    settings = of_root(options.settings())
-    options.log(settings.log_format)
     if force is not None and force != mapping:
         raise ConfigError(f"--force {force}: the mapping is {mapping}", hint=f"--force {mapping}")
+    options.bring_over(really=execute)
+    settings = of_root(options.settings())
+    options.log(settings.log_format)
     with state_lock(settings.state_dir, "retire") if execute else nullcontext():
         codes = [_retire(options, settings, chosen, execute=execute, reason=reason, force=force is not None)
                  for chosen in _streams(settings, mapping)]  # fmt: skip
@@ -195,6 +198,7 @@ def _end(
 @click.argument("mapping", shell_complete=mapping_names)
 @click.option("--execute", is_flag=True, help="Do it; without, what would go is listed and nothing is changed")
 @verb
+@each_group("mapping")
 def purge(options: Options, mapping: str, execute: bool) -> None:
     """Remove the keys that the bridge keeps in Redis for a retired MAPPING, and the marks of its components.
 
@@ -233,6 +237,7 @@ def _purge(options: Options, settings: Settings, chosen: Mapping, *, execute: bo
 @click.option("--execute", is_flag=True, help="Do it; without, what waits to be carried is told and nothing is changed")
 @click.option("--reason", default="", help="For the journal")
 @verb
+@each_group("mapping")
 def unretire(options: Options, mapping: str, place: str | None, execute: bool, reason: str) -> None:
     """Let a retired MAPPING begin again, at a place that you say: `bridge run --dual` carries it from there on.
 
@@ -242,6 +247,7 @@ def unretire(options: Options, mapping: str, place: str | None, execute: bool, r
     from bridge.core.errors import ConfigError
     from bridge.core.state_directory import state_lock
 
+    options.bring_over(really=execute)
     settings = of_root(options.settings())
     if execute and place is None:
         hint = "--from retirement goes on where it ended; --from beginning needs an empty stream"
@@ -305,15 +311,15 @@ def runbook(options: Options) -> None:
     from bridge.streams.dial import Connections
     from bridge.streams.reader import durability
 
-    settings = options.settings()
+    settings = options.together()
     over: dict[str, float] = {}
     wrong, modes = "", dict[tuple[str, str], ComponentModes]()
     try:
-        with (
-            closing(Ledger(settings.state_dir / "ledger.db")) as ledger,
-            closing(Connections(settings, may_start=False)) as servers,
-        ):
-            over, said = retired(ledger), set[str]()
+        for part in options.parts():
+            with closing(Ledger(part.as_written().state_dir / "ledger.db")) as ledger:
+                over |= retired(ledger)
+        with closing(Connections(settings, may_start=False)) as servers:
+            said = set[str]()
             for mapping in settings.mappings:
                 connection, components = servers.to(mapping.stream.key), ComponentHash.of(mapping, settings)
                 kept = durability(connection)

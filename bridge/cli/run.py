@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
 
 from bridge.cli.common import Options, complain, emit, exit_code_of, of_root, say_unaccounted, serve, verb
+from bridge.core.errors import ConfigError
 from bridge.core.wording import counted
 
 if TYPE_CHECKING:
@@ -37,8 +39,9 @@ def command(options: Options, dual: bool, once: bool, poll: bool, log_format: st
     from bridge.engine.service_notify import ServiceNotifier
     from bridge.kinds.stream_family import with_streams
 
-    settings = of_root(options.as_written(log_format))
+    settings = of_root(_carried(options, log_format))
     options.log(settings.log_format)
+    replace(options, group=settings.group).bring_over()
     with state_lock(settings.state_dir, "run"):
         stop = stop_on_signals()
         tune_interpreter()
@@ -54,6 +57,22 @@ def command(options: Options, dual: bool, once: bool, poll: bool, log_format: st
             beside.append(MetricsServer(settings, process).serve)
         serve(settings)
         return process.run(beside)
+
+
+def _carried(options: Options, log_format: str | None) -> Settings:
+    """Loads the settings of the process: a group's that was named, or those of the mappings in no group.
+
+    Raises ConfigError: all mappings are in groups.
+    """
+    settings = options.as_written(log_format)
+    if not settings.groups or options.group is not None:
+        return settings
+    rest = settings.of_group("")
+    if not rest.mappings:
+        names = ", ".join(f"bridge run --group {group}" for group in settings.groups)
+        said = "all mappings are in groups, and a process carries one group"
+        raise ConfigError(said, where=str(settings.path), hint=names)
+    return rest
 
 
 def _once(options: Options, settings: Settings, dual: bool, stop: Event) -> int:

@@ -20,7 +20,7 @@ def _state_dir(given: Options) -> Path:
     from bridge.core.config import find_config, state_dir
 
     if find_config(given.config, os.environ, Path.cwd()) is not None:
-        return given.settings().state_dir
+        return given.as_written().home
     return state_dir(os.environ, Path.cwd(), Path.cwd() / ".bridge")
 
 
@@ -34,7 +34,7 @@ def start(given: Options) -> None:
 
     state = _state_dir(given)
     server = embedded_server.start(state)
-    url = given.settings().redis_url if find_config(given.config, os.environ, Path.cwd()) else "embedded"
+    url = given.as_written().redis_url if find_config(given.config, os.environ, Path.cwd()) else "embedded"
     if url != "embedded":
         click.echo(f"bridge: bridge.toml names {masked(url)}: nobody here uses this server", err=True)
     facts = {"running": True, "pid": embedded_server.pid_of(server), "port": server.port, "socket": server.socket}

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from bridge.cli.common import Options, Verbs, emit, of_root, options, verb
+
+if TYPE_CHECKING:
+    from bridge.admin.service_manager import Manager, ServiceFile
 
 DUAL = click.option("--dual", is_flag=True, help="Mirror too, as `bridge run --dual`")
 POLL_OPTION = click.option("--poll", is_flag=True, help="As `bridge run --poll`")
@@ -26,21 +31,26 @@ def _flags(dual: bool, poll: bool) -> list[str]:
 @click.option("--print", "prints", is_flag=True, help="Show the file; write and start nothing")
 @verb
 def install(given: Options, dual: bool, poll: bool, prints: bool) -> None:
-    """Write the service's file and start it, now and at each login.
+    """Write the service's file and start it, now and at each login; with groups, a service for each.
 
     It is started again when it failed, but not after a configuration error.
     """
     from bridge.admin import service_manager
 
-    settings = of_root(given.settings())
-    service_file, manager = service_manager.here(settings, _flags(dual, poll))
+    services = _services(given, _flags(dual, poll))
     if prints:
-        click.echo(service_file.content.decode(), nl=False)
+        contents = {service_file.path: service_file.content.decode() for service_file, _ in services}
+        for path, content in contents.items():
+            click.echo((f"# {path.name}\n" if len(contents) > 1 else "") + content, nl=False)
         return
-    service_manager.install(service_file, manager)
+    for service_file, manager in services:
+        service_manager.install(service_file, manager)
     if given.as_json:
-        emit({"service": service_file.name, "file": str(service_file.path), "log": manager.logs})
-    else:
+        told = [{"service": service_file.name, "file": str(service_file.path), "log": manager.logs}
+                for service_file, manager in services]  # fmt: skip
+        emit(told if len(told) > 1 else told[0])
+        return
+    for service_file, manager in services:
         click.echo(f"{service_file.name} runs, and starts at each login")
         click.echo(f"  file  {service_file.path}\n  log   {manager.logs}")
 
@@ -51,12 +61,16 @@ def uninstall(given: Options) -> None:
     """Stop the service and remove its file. Ledger, files and stream stay as they are."""
     from bridge.admin import service_manager
 
-    service_file, manager = service_manager.here(given.settings(), [])
-    was = service_manager.uninstall(service_file, manager)
+    services, told = _services(given, []), list[dict[str, object]]()
+    for at, (service_file, manager) in enumerate(services):
+        keep = any(other.path == service_file.path for other, _ in services[at + 1 :])
+        told.append({"service": service_file.name,
+                     "removed": service_manager.uninstall(service_file, manager, keep=keep)})  # fmt: skip
     if given.as_json:
-        emit({"service": service_file.name, "removed": was})
-    else:
-        click.echo(f"{service_file.name} is removed" if was else f"{service_file.name} was not installed")
+        emit(told if len(told) > 1 else told[0])
+        return
+    for row in told:
+        click.echo(f"{row['service']} is removed" if row["removed"] else f"{row['service']} was not installed")
 
 
 @command.command("status")
@@ -67,14 +81,22 @@ def status(given: Options, dual: bool, poll: bool) -> int:
     """Say whether the service is installed, and what its manager says of it. Exits 3 when it is not installed."""
     from bridge.admin import service_manager
 
-    service_file, manager = service_manager.here(given.settings(), _flags(dual, poll))
-    told = service_manager.status(service_file, manager)
+    services = _services(given, _flags(dual, poll))
+    found = [(service_file, service_manager.status(service_file, manager)) for service_file, manager in services]
     if given.as_json:
-        emit({"service": service_file.name, "installed": told.installed, "current": told.current, "said": told.said,
-              "file": str(service_file.path)})  # fmt: skip
-    else:
+        rows = [{"service": service_file.name, "installed": told.installed, "current": told.current, "said": told.said,
+                 "file": str(service_file.path)} for service_file, told in found]  # fmt: skip
+        emit(rows if len(rows) > 1 else rows[0])
+    for service_file, told in found if not given.as_json else ():
         click.echo(f"{service_file.name}: {'installed' if told.installed else 'not installed'}")
         if told.installed and not told.current:
             click.echo("  its file is another than would be written now: other options, or another installation")
         click.echo(f"  {told.said}")
-    return 0 if told.installed else 3
+    return 0 if all(told.installed for _, told in found) else 3
+
+
+def _services(given: Options, flags: list[str]) -> list[tuple[ServiceFile, Manager]]:
+    """Builds the service of each process: one for each group, and one for the mappings in no group."""
+    from bridge.admin import service_manager
+
+    return [service_manager.here(of_root(part.as_written()), flags) for part in given.parts()]

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from bridge.cli.common import Options, emit, mapping_names, verb
+from bridge.cli.each_group import each_group
 from bridge.cli.tail import moment
 from bridge.core.wording import counted
 
@@ -19,6 +20,7 @@ from bridge.core.wording import counted
 @click.option("--since", metavar="WHEN", help="From a time (2026-03-02T09:14), an age (10m, 2h, 3d) or an entry ID on")
 @click.option("--until", metavar="WHEN", help="Before a time, an age or an entry ID")
 @verb
+@each_group("mapping")
 def command(options: Options, mapping: str, folder: Path, since: str | None, until: str | None) -> None:
     """Write MAPPING's stream as the files it would be into a new FOLDER: what was archived of it, and what stands.
 

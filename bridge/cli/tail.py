@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bridge.cli.common import Options, emit_line, mapping_names, verb
+from bridge.cli.each_group import each_group
 
 if TYPE_CHECKING:
     from bridge.core.codecs import Codec
@@ -38,6 +39,7 @@ _SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 604800}
 @click.option("--role", "roles", multiple=True, metavar="ROLE", help="Only of this role; may be given again")
 @click.option("--type", "types", multiple=True, metavar="TYPE", help="Only of this type; may be given again")
 @verb
+@each_group("mapping", single=True)
 def command(
     options: Options, mapping: str | None, count: int | None, follows: bool, since: str | None, until: str | None,
     roles: tuple[str, ...], types: tuple[str, ...],

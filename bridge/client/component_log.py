@@ -83,14 +83,14 @@ class Log:
         self._claim_ms = claim_ms
         self._most = most
         self._pid = os.getpid()
-        self._folder = settings.state_dir / "components" / component
-        self._bookmark = Bookmark(settings.state_dir, component, mapping.name)
+        self._folder = settings.home / "components" / component
+        self._bookmark = Bookmark(settings.home, component, mapping.name)
         self._dial = dialler(settings, mapping.stream.key, may_start=False)
         self._lock = RLock()
         self._among = among
         number, self._slot = worker_slot(self._folder) if among is None else among.slot
         self._shown = WorkerStatus(f"{settings.instance}-{number}")
-        marks = Bookmark(settings.state_dir, component, mapping.name).load()
+        marks = Bookmark(settings.home, component, mapping.name).load()
         vouched = FileVoucher(self._shared)
         most_known = vouched.known(marks)
         if among is not None and not marks.begun and not marks.places and most_known.epoch < among.modes.epoch:

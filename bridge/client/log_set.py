@@ -70,7 +70,7 @@ class LogSet:
         self._at_end, self._claim_ms, self._most = at_end, claim_ms, most
         self._pid = os.getpid()
         self._lock = RLock()
-        self._slot = worker_slot(settings.state_dir / "components" / component)
+        self._slot = worker_slot(settings.home / "components" / component)
         self._coordinators = Coordinators(self._settings, component, on_state or (lambda state: None))
         self._uuid = b""
         """The identity of the bridge's ledger; empty: there is none, so nobody fixes the names of streams."""

@@ -51,6 +51,7 @@ def open_log(
     if start not in ("beginning", "end"):
         raise ConfigError(f"start is 'beginning' or 'end', not {start!r}")
     at_end, claim_ms = start == "end", int(claim_after * 1000)
+    settings = settings.of_mapping(mapping)
     if streams is None:
         settings = with_streams(settings)
         return Log(settings, settings.mapping(mapping), component, at_end=at_end, on_state=on_state, claim_ms=claim_ms,

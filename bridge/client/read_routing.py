@@ -48,7 +48,7 @@ class ReadRouting:
         """
         if known.switch is not None or known == self._remembered:
             return
-        bookmark = Bookmark(self._settings.state_dir, self._component, self._shared.mapping.name)
+        bookmark = Bookmark(self._settings.home, self._component, self._shared.mapping.name)
         if not bookmark.lock():
             return
         try:
@@ -142,7 +142,7 @@ class ReadRouting:
 
         None means that only a switch knows where the component is.
         """
-        marks = Bookmark(self._settings.state_dir, self._component, self._shared.mapping.name).load()
+        marks = Bookmark(self._settings.home, self._component, self._shared.mapping.name).load()
         was_here = marks.begun or bool(marks.places)
         was_here = was_here or announced_position(connection, self._shared.keys, self._component) is not None
         if not was_here and self._keeper.known is not None and self._keeper.known.retired:

@@ -29,6 +29,7 @@ from bridge.streams.layout import (
     instance_in,
     is_owner,
     move_layout,
+    name_group,
     others_stream,
     owner_of,
     prepare_for_moves,
@@ -47,11 +48,12 @@ RENEWED = 2.0
 
 
 def claim_stream(
-    connection: Connection, components: ComponentHash, ledger: Ledger, memory: StreamMemory | None
+    connection: Connection, components: ComponentHash, ledger: Ledger, memory: StreamMemory | None, group: str = ""
 ) -> None:
     """Makes sure, as a direction connects, that this ledger owns the stream, and claims one that has no owner.
 
-    Keys of an earlier layout are moved to this one first. `components`: those of the mapping's stream.
+    Keys of an earlier layout are moved to this one first. `components`: those of the mapping's stream; `group`: the
+    group of bridge.toml whose process this is, for whoever looks for its heartbeat.
     Raises NotOwner: another ledger owns it, or this stream's ledger was lost, or its migration has ended and this
     ledger does not know; NewerLayout, RedisLost, RedisRefused.
     """
@@ -77,11 +79,13 @@ def claim_stream(
         holder = claim(connection, keys, ledger.uuid, instance)
     if holder == ledger.uuid:
         move_layout(connection, keys, ledger.uuid, mapping, instance)
+        name_group(connection, keys, meta, group)
         prepare_for_moves(connection, keys)
         return
     if is_owner(holder, ledger.uuid):
         rename_instance(connection, keys, instance_in(meta), instance)
         say_alive(connection, keys, ledger.uuid, instance)
+        name_group(connection, keys, meta, group)
         prepare_for_moves(connection, keys)
         return
     meta = paired(connection.call("HGETALL", keys.meta))

@@ -11,7 +11,7 @@ import re
 import tomllib
 from collections.abc import Iterable
 from collections.abc import Mapping as MappingType
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import quote
@@ -20,6 +20,7 @@ import platformdirs
 from pydantic import Field, field_validator
 
 from bridge.core.errors import ConfigError
+from bridge.core.groups import GROUPS, check_groups, process_name
 from bridge.core.mapping import Mapping, load_mapping
 from bridge.core.path_rules import Paths
 from bridge.core.server_address import check_url
@@ -110,21 +111,34 @@ class ConfigFile(Strict):
     redis: RedisSection = RedisSection()
     state: StateSection = StateSection()
     components: dict[str, ComponentSection] = Field(default_factory=dict)
+    groups: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     paths: tuple[PathPair, ...] = ()
     metrics: MetricsSection | None = None
+
+    @field_validator("groups")
+    @classmethod
+    def _named(cls, groups: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        for name in groups:
+            if not ROLE.fullmatch(name):
+                raise ValueError(f"group {name!r} must match {ROLE.pattern}, it becomes a folder's name")
+        return groups
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """The settings that a command runs with: those of bridge.toml, overridden by environment and flags.
 
+    Where bridge.toml has groups, each process carries a part of the mappings with a ledger of its own: `of_group`.
     Paths are absolute.
     """
 
     path: Path
     instance: str
     root: Path
+    home: Path
+    """The bridge's state directory: what all groups share, which is the embedded server and the components' places."""
     state_dir: Path
+    """The folder of the ledger and the lock: the state directory, or a folder in it for each group."""
     redis_url: str
     mappings: tuple[Mapping, ...]
     components: MappingType[str, frozenset[str]]
@@ -150,6 +164,56 @@ class Settings:
     """`stream.key` of each mapping, by the mapping's name, as its file has it, with `{instance}`."""
     metrics_port: int | None = None
     """The port of the loopback address that serves metrics; 0: any that is free; None: no metrics are served."""
+    groups: MappingType[str, tuple[str, ...]] = field(default_factory=dict)
+    """The names of the mappings of each group that a process of its own carries; the rest is in none."""
+    neighbours: tuple[Mapping, ...] = ()
+    """The mappings of other groups, as bridge.toml has them: other processes carry them."""
+    group: str = ""
+    """The group whose mappings these are; empty: those in no group, or, of settings as loaded, all."""
+
+    @property
+    def process_name(self) -> str:
+        """The name under which the process that carries these mappings gives its heartbeat: `<instance>[/<group>]`."""
+        return process_name(self.instance, self.group)
+
+    def of_group(self, group: str) -> Settings:
+        """Returns the settings of the process of a group: its mappings, its state directory and its metrics' port.
+
+        `group` is empty for the mappings in no group. Raises ConfigError: there is no such group.
+        """
+        if group and group not in self.groups:
+            known = f"groups: {', '.join(self.groups)}" if self.groups else "[groups] in bridge.toml names groups"
+            near = difflib.get_close_matches(group, self.groups, 1)
+            raise ConfigError(f"there is no group '{group}' here", where=str(self.path),
+                              hint=f"did you mean '{near[0]}'?" if near else known)  # fmt: skip
+        of = {name: named for named, names in self.groups.items() for name in names}
+        mine = tuple(mapping for mapping in self.mappings if of.get(mapping.family, "") == group)
+        others = tuple(mapping for mapping in self.mappings if of.get(mapping.family, "") != group)
+        place = self.home / GROUPS / group if group else self.home
+        port = self.metrics_port
+        if port and group:  # the process of the mappings in no group has the first, and each group the next
+            port += 1 + list(self.groups).index(group)
+        return replace(self, mappings=mine, neighbours=others, group=group, state_dir=place, metrics_port=port,
+                       shared={})  # fmt: skip
+
+    def of_mapping(self, name: str) -> Settings:
+        """Returns the settings of the process that carries a mapping, or a stream of a mapping with many, by its name.
+
+        The settings themselves where there are no groups, or no such mapping.
+        """
+        family = name if name in self.written_keys else name.partition(":")[0]
+        of = next((group for group, names in self.groups.items() if family in names), "")
+        return self.of_group(of) if self.groups else self
+
+    def parts(self) -> list[Settings]:
+        """Returns the settings of each process that carries some of these mappings: of those in no group, first.
+
+        Without groups that is one.
+        """
+        if not self.groups or self.group:
+            return [self]
+        found = [self.of_group(group) for group in ("", *self.groups)]
+        return [part for part in found if part.mappings] or found[:1]
 
     @property
     def roles(self) -> frozenset[str]:
@@ -252,6 +316,7 @@ def load(
     written = [load_mapping(name, base) for name in file.mappings]
     mappings = tuple(mapping.of_bridge(file.instance) for mapping in written)
     _check_together(mappings, str(path))
+    check_groups(file.groups, [mapping.name for mapping in mappings], str(path))
     url, source = redis or env.get("BRIDGE_REDIS_URL") or file.redis.url, str(path)
     if redis or env.get("BRIDGE_REDIS_URL"):
         source = "--redis" if redis else "BRIDGE_REDIS_URL"
@@ -259,6 +324,7 @@ def load(
     if log_format not in ("text", "json"):
         raise ConfigError(f"log format {log_format!r} is neither text nor json", where="BRIDGE_LOG_FORMAT")
     root = (cwd / env["BRIDGE_ROOT"] if env.get("BRIDGE_ROOT") else base / file.root).resolve()
+    home = state_dir(env, cwd, base / file.state.dir)
     paths = Paths.of([(pair.from_, pair.to) for pair in file.paths])
     if clash := paths.clash(os.fsencode(root)):
         first, other = (ascii(os.fsdecode(part)) for part in clash)
@@ -266,13 +332,14 @@ def load(
         hint = "each path of the files' side needs a name of its own on the other"
         raise ConfigError(said, where=str(path), hint=hint)
     return Settings(
-        path=path, instance=file.instance, root=root, state_dir=state_dir(env, cwd, base / file.state.dir),
+        path=path, instance=file.instance, root=root, home=home, state_dir=home,
         redis_url=check_url(url, source), sentinel_login=file.redis.sentinel_login, mappings=mappings,
         password_command=file.redis.password_command, password_lasts=file.redis.password_lasts,
         replicas=file.redis.replicas, replicas_timeout=file.redis.replicas_timeout,
         components={name: frozenset(component.roles) for name, component in file.components.items()},
         written_keys={mapping.name: mapping.stream.key for mapping in written},
         log_format=log_format, paths=paths, metrics_port=file.metrics.port if file.metrics is not None else None,
+        groups=file.groups,
     )  # fmt: skip
 
 

@@ -126,7 +126,7 @@ def component_statuses(
 
 
 def _has_bookmark(settings: Settings, component: str, mapping: str) -> bool:
-    return Bookmark(settings.state_dir, component, mapping).path.exists()
+    return Bookmark(settings.home, component, mapping).path.exists()
 
 
 def _standing(
@@ -143,7 +143,7 @@ def _standing(
     standing.heartbeat = max(0.0, (now - max(beats)) / 1000) if beats else None
     if not mapping.kind.lines:
         return standing
-    ours = any((settings.state_dir / "components" / name).glob("worker-*.lock"))  # this machine has run open_log for it
+    ours = any((settings.home / "components" / name).glob("worker-*.lock"))  # this machine has run open_log for it
     if modes.reads == REDIS:
         group = group_of(connection, shared.keys.stream, name)
         if group is not None:
@@ -167,7 +167,7 @@ def _standing(
     try:
         if isinstance(said, dict):
             places = {file: SourcePosition.from_json(place) for file, place in said.items() if isinstance(place, dict)}
-        places = places or Bookmark(settings.state_dir, name, mapping.name).load().places
+        places = places or Bookmark(settings.home, name, mapping.name).load().places
     except (ValueError, BridgeError) as error:
         standing.position = str(error)
         return standing

@@ -69,7 +69,7 @@ class Operator:
 
     def mappings_of(self, component: str, named: str | None) -> list[Mapping]:
         """Lists the mappings that a component uses, or the one that the operator named. Raises ConfigError."""
-        known = {*self._settings.components, *(path.name for path in self._settings.state_dir.glob("components/*"))}
+        known = {*self._settings.components, *(path.name for path in self._settings.home.glob("components/*"))}
         for configured in self._settings.mappings:
             shared, connection = self._of(configured.name), self._to(configured)
             known |= {name.split("/")[0] for name in announced_positions(connection, shared.keys)}
@@ -89,6 +89,10 @@ class Operator:
         names = ", ".join(families)
         raise ConfigError(f"nothing tells which mapping {component} uses", hint=f"say it with --mapping: {names}")
 
+    def is_used_by(self, component: str) -> bool:
+        """Whether the component is known to use any mapping of these settings. Raises RedisLost, RedisRefused."""
+        return any(self._knows(component, log) for log in self._settings.mappings if log.kind.lines)
+
     def switch_default(self, wish: SwitchWish, family: str) -> None:
         """Notes in Redis that a switch holds for streams of a mapping with many that the component has never met.
 
@@ -105,7 +109,7 @@ class Operator:
             self._wait(2 * LEARNED)
 
     def _knows(self, component: str, mapping: Mapping) -> bool:
-        folder = self._settings.state_dir / "components" / component
+        folder = self._settings.home / "components" / component
         shared, connection = self._of(mapping.name), self._to(mapping)
         if (folder / f"{mapping.name}.bookmark").exists() or component in shared.components.all(connection):
             return True

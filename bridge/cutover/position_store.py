@@ -52,7 +52,7 @@ class PositionStore:
 
     def bookmark(self, step: SwitchStep) -> Bookmark:
         """Returns the bookmark in which a component stores its position in files."""
-        return Bookmark(self._settings.state_dir, step.component, self._name)
+        return Bookmark(self._settings.home, step.component, self._name)
 
     def in_files(
         self,

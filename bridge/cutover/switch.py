@@ -129,7 +129,7 @@ class Switcher:
         found, path = list[GateReason](), self._shared.mapping.source.path
         if not self._shared.mapping.kind.latest:
             return found
-        for other in self._shared.settings.mappings:
+        for other in (*self._shared.settings.mappings, *self._shared.settings.neighbours):
             if step.to == REDIS and other.name != self._name and other.claims(path):
                 what = f"the bridge would write {path}, which mapping '{other.name}' reads"
                 found.append(GateReason(what, "let it exclude these files", firm=True))

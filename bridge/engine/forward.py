@@ -99,7 +99,7 @@ class Forward(Carrier):
         connection = self._connection = self._dial()
         logger.debug("%s: connected to %s", self.worker, connection.shown)
         known = stream_memory(self._ledger, self._stream)
-        claim_stream(connection, self.shared.components, self._ledger, known)
+        claim_stream(connection, self.shared.components, self._ledger, known, self.shared.settings.group)
         if catch_up(connection, self.shared, self._ledger):
             self._sources.clear()
             self._discovery.begin_anew()

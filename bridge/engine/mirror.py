@@ -115,7 +115,7 @@ class Mirror:
         if memory is None:
             raise NotYet("forward has not met this stream yet")
         connection = self._connection = self._dial()
-        claim_stream(connection, self.shared.components, self._ledger, memory)
+        claim_stream(connection, self.shared.components, self._ledger, memory, self.shared.settings.group)
         self._nonce = self.shared.hold.check(connection)
         with self.shared.cursor_lock:
             self._forget_books()

@@ -50,6 +50,7 @@ from bridge.streams.layout import (
     is_owner,
     others_stream,
     ownership,
+    process_in,
     rename_instance,
     say_alive,
 )
@@ -85,7 +86,7 @@ def plan(
         if whose and not take_over:
             said = f"{whose}: nothing in it is this one's to repair"
             raise NotOwner(said, where=shared.mapping.stream.key, hint=OWN_STREAMS)
-        _check_dead(connection, shared, whose, instance, owner)
+        _check_dead(connection, shared, whose, process_in(books.meta), owner)
     info = stream_info(connection, shared.keys.stream)
     made = RebuildPlan(shared.mapping.stream.key, (owner or b"nobody").decode(errors="replace"), instance, info)
     made.redacted = read_deleted(connection, shared.keys)
@@ -216,8 +217,8 @@ def _restore_switches(ledger: Ledger, shared: MappingContext, made: RebuildPlan)
         dual_writes.restore(ledger, made.stream, name, roles, shared.source_names(made.sources))
 
 
-def _check_dead(connection: Connection, shared: MappingContext, whose: str, instance: str, owner: bytes | None) -> None:
-    beat = read_heartbeat(shared.settings, connection, instance) if instance else None
+def _check_dead(connection: Connection, shared: MappingContext, whose: str, process: str, owner: bytes | None) -> None:
+    beat = read_heartbeat(shared.settings, connection, process) if process else None
     where = shared.mapping.stream.key
     if beat is not None and owner is not None and is_owner(owner, str(beat.get("ledger", "")).encode()):
         said = f"{whose}, which is alive" if whose else "its bridge is alive"

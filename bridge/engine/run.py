@@ -182,7 +182,7 @@ class Process:
     def _supervise(self, watcher: Watcher | None) -> None:
         """Tends the file watcher of `bridge run` and sends its heartbeat, until the stop event."""
         connection: Connection | None = None
-        health = keys.health(self._settings.instance)
+        health = keys.health(self._settings.process_name)
         dial, due, given = dialler(self._settings, health), 0.0, time.monotonic()
         if (ledger := self._opened(CACHE)) is None:
             return

@@ -9,12 +9,13 @@ import os
 import shutil
 from collections.abc import Callable
 from contextlib import closing, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
+from bridge.continuity.group_moves import waiting_moves
 from bridge.core.config import Settings
 from bridge.core.errors import BridgeError, LedgerError, RedisLost, RedisRefused, SourceError
-from bridge.core.model import ZERO_ID, Checkpoint, EntryId, Position, format_id, shown
+from bridge.core.model import ZERO_ID, Checkpoint, EntryId, Position
 from bridge.core.server_address import masked
 from bridge.core.state_directory import lock_holder
 from bridge.engine.account.accountant import Accountant
@@ -193,7 +194,7 @@ def sample(
                 None if status.running and beat and f"(process {beat['pid']})" not in status.holder else beat
             )
             late = beat is not None and status.running and status.at - float(beat["at"]) > QUIET
-            if late and shutil.disk_usage(settings.state_dir).free < ROOM:
+            if late and shutil.disk_usage(settings.home).free < ROOM:
                 status.ledger_error = f"{path}: its disk is full; what waits is carried when there is room"
             known = troubles(ledger)
             status.earlier = {worker: trouble for worker, trouble in known.items() if trouble.over is not None}
@@ -205,9 +206,13 @@ def sample(
                 said = "its switch is asked for and neither made nor taken back: what it concerns waits"
                 hint = "a running bridge sees to it within two minutes, and the next `bridge cutover` at once"
                 status.troubles[f"switch of {component}"] = Trouble(said, hint, since)
+        elsewhere = waiting_moves(settings)
         for mapping in settings.mappings:
             with closing(MappingContext(mapping, settings)) as shared:
                 found = _mapping(shared, ledger, links.get(mapping.stream.key), status, mirrors=mirrors)
+            if (other := elsewhere.get(mapping.name)) is not None:
+                found.error = f"not brought over from {other} yet"
+                found.hint = "stop both: the next start of this one does it"
             if (lost := away.get(mapping.stream.key)) is not None and not found.error:
                 found.error, found.hint = lost.what, lost.hint
             status.mappings.append(found)
@@ -231,7 +236,7 @@ def _mapping(
     shared: MappingContext, ledger: Ledger | None, connection: Connection | None, status: Status, *, mirrors: bool
 ) -> MappingStatus:
     mapping, settings = shared.mapping, shared.settings
-    name, boxes = mapping.name, waiting(settings.state_dir, mapping.name)
+    name, boxes = mapping.name, waiting(settings.home, mapping.name)
     found = MappingStatus(name, mapping.stream.key, mapping.family, outboxes=boxes)
     stored: dict[str, bytes | None] = {}
     if mapping.mirror is not None:
@@ -333,66 +338,3 @@ def _source(
     if worker in status.troubles:
         source.error = status.troubles[worker].error
     return source
-
-
-def to_json(status: Status, headline: str, level: str) -> dict[str, Any]:
-    """Makes the JSON object of a status that `bridge status --json` prints, with its headline and level."""
-    return {
-        "headline": headline,
-        "level": level,
-        "at": status.at,
-        "redis": {"url": status.redis, "reachable": not status.redis_error, "error": status.redis_error or None},
-        "running": status.running,
-        "lock": status.holder or None,
-        "heartbeat": status.heartbeat,
-        "ledger_error": status.ledger_error or None,
-        "troubles": {name: {"error": mapping.error, "hint": mapping.hint, "since": mapping.since}
-                     for name, mapping in status.troubles.items()},
-        "earlier": {name: {"error": mapping.error, "since": mapping.since, "over": mapping.over}
-                    for name, mapping in status.earlier.items()},
-        "mappings": [
-            {
-                "mapping": mapping.name,
-                "stream": mapping.stream,
-                **({"family": mapping.family} if mapping.family != mapping.name else {}),
-                "retired": mapping.retired,
-                "outboxes": mapping.outboxes,
-                "dead": {name: {"messages": d.messages, "bytes": d.bytes, "more": d.more, "unfinished": d.unfinished}
-                         for name, d in mapping.dead.items()},
-                "owner": mapping.owner or None,
-                "error": mapping.error or None,
-                "forward": [
-                    {"source": s.name, "generation": s.position.generation if s.position else None,
-                     "offset": s.position.offset if s.position else None, **_behind_json(s.behind), "rate": s.rate,
-                     "error": s.error or None}
-                    for s in mapping.sources
-                ],
-                "mirror": None if mapping.mirror is None else {
-                    "target": mapping.mirror.target, "entry": format_id(mapping.mirror.cursor).decode(),
-                    "behind_entries": mapping.mirror.behind.messages if mapping.mirror.behind else None,
-                    "more": mapping.mirror.behind.more if mapping.mirror.behind else None,
-                    "oldest": mapping.mirror.behind.oldest if mapping.mirror.behind else None,
-                    "rate": mapping.mirror.rate, "error": mapping.mirror.error or None,
-                },
-                "size": None if mapping.size is None else {
-                    "entries": mapping.size.entries, "bytes": mapping.size.bytes,
-                    "groups": [{"group": shown(g.name), "lag": g.lag, "pending": g.pending, "consumers": g.consumers}
-                               for g in mapping.size.groups or ()],
-                },
-                "import": mapping.imported,
-                "parity": None if mapping.parity is None else mapping.parity.in_short(status.at),
-                "retention": mapping.retention,
-                "account": None if mapping.account is None else mapping.account.to_json(),
-                **({"edits": [asdict(edit) for edit in mapping.edits]} if mapping.edits else {}),
-                "quarantined": [{"direction": d, "reason": r, "count": n} for d, r, n in mapping.quarantined],
-            }
-            for mapping in status.mappings
-        ],
-    }  # fmt: skip
-
-
-def _behind_json(behind: Lag) -> dict[str, Any]:
-    return {
-        "behind_bytes": behind.bytes, "behind_lines": behind.messages, "more": behind.more, "oldest": behind.oldest,
-        "unfinished_bytes": behind.unfinished,
-    }  # fmt: skip

@@ -218,7 +218,8 @@ class StreamFamily:
 def _taken_by_others(mapping: Mapping, settings: Settings) -> set[str]:
     """Names that no stream of a mapping may have, as another mapping's stream would have the same key."""
     before, _, behind = mapping.stream.key.partition(NAME)
-    keys = [other.stream.key for other in settings.mappings if not other.many_streams and not other.log]
+    others = [*settings.mappings, *settings.neighbours]
+    keys = [other.stream.key for other in others if not other.many_streams and not other.log]
     return {key.removeprefix(before).removesuffix(behind) for key in keys if key.startswith(before)}
 
 

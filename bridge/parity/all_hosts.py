@@ -23,7 +23,7 @@ from bridge.streams.connect import Connection
 from bridge.streams.dial import Connections
 from bridge.streams.heartbeat import heartbeat_if_told
 from bridge.streams.keys import Keys
-from bridge.streams.layout import instance_in, is_owner
+from bridge.streams.layout import instance_in, is_owner, process_in
 from bridge.streams.reader import entries, stream_info
 
 MOST_SINCE = 10_000
@@ -122,7 +122,7 @@ def _of_stream(settings: Settings, mapping: Mapping, stream: str, connection: Co
     proof = HostProof(mapping.name, stream, instance, shown(meta.get(b"host", b""), 64), "inconclusive")
     if b"owner" not in meta:
         return replace(proof, why="no bridge has claimed it")
-    beat = heartbeat_if_told(settings, connection, instance)
+    beat = heartbeat_if_told(settings, connection, process_in(meta) or instance)
     if beat is None or beat.get("stopped"):
         return replace(proof, why="its bridge is silent")
     if not is_owner(meta[b"owner"], str(beat.get("ledger", "")).encode()):

@@ -10,6 +10,7 @@ from contextlib import closing
 from dataclasses import replace
 from threading import Event
 
+from bridge.continuity.group_moves import called, waiting_moves
 from bridge.core.config import Settings
 from bridge.core.errors import LedgerError, RedisLost, RedisRefused, SourceError
 from bridge.core.mapping import Mapping
@@ -79,18 +80,23 @@ class ParityRunner:
         dials = {m.name: dialler(self._settings, m.stream.key, may_start=may_start) for m in self._mappings}
         with closing(Connections(self._settings, may_start=may_start)) as servers:
             servers.reach(mapping.stream.key for mapping in self._mappings)
-        results = []
+        results, elsewhere = [], waiting_moves(self._settings)
         for mapping in self._mappings:
-            dial = dials[mapping.name]
+            dial, other = dials[mapping.name], elsewhere.get(mapping.name)
             try:
-                result = self._one(mapping, dial, onwards=onwards)
+                if other is not None:
+                    said = f"{other} has its ledger: it was not brought over to {called(self._settings.group)} yet"
+                    result = ParityResult(mapping.name, mapping.stream.key, began=time.time(), notes=[said])
+                else:
+                    result = self._one(mapping, dial, onwards=onwards)
             except (RedisLost, RedisRefused, SourceError, OSError) as error:
                 told = ("JUNK",) if len(self._mappings) == 1 else ("JUNK", "WRONGTYPE")  # others can be compared
                 if isinstance(error, RedisRefused) and error.code not in told:
                     raise
                 result = ParityResult(mapping.name, mapping.stream.key, began=time.time(), notes=[str(error)])
-            self._note_growth(result)
-            self._keep(result)
+            if other is None:
+                self._note_growth(result)
+                self._keep(result)
             results.append(result)
         return results
 

@@ -61,7 +61,7 @@ class Cursors:
         stream = mapping.stream.key
         memories = self._memories = sources_of(ledger, stream) if ledger is not None else {}
         books = self.books = read_metadata(connection, own)
-        pulse = heartbeat_if_told(settings, connection, settings.instance)
+        pulse = heartbeat_if_told(settings, connection, settings.process_name)
         self.both = _write_both(connection, mapping, settings)
         self.both |= roles_of(ledger, stream) if ledger is not None else frozenset()
         info = stream_info(connection, own.stream)

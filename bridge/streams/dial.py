@@ -72,9 +72,9 @@ def dialler(
 
     def dial() -> Connection:
         if settings.redis_url == "embedded":
-            if not may_start and not embedded_server.running(settings.state_dir):
+            if not may_start and not embedded_server.running(settings.home):
                 raise RedisLost("the embedded server does not run", hint="`bridge server start`")
-            connection = embedded_server.dial(settings.state_dir, timeout, budget)
+            connection = embedded_server.dial(settings.home, timeout, budget)
         else:
             connection = dial_url()
         try:

@@ -47,6 +47,6 @@ def expires(key: bytes) -> bool:
     return beat or (key.startswith(b"bridge:") and key.endswith(b":lease"))
 
 
-def health(instance: str) -> bytes:
-    """Makes the name of the Redis key of an instance's heartbeat, `bridge:health:{instance}`."""
-    return f"bridge:health:{instance}".encode()
+def health(process: str) -> bytes:
+    """Makes the name of the Redis key of a process's heartbeat, `bridge:health:<instance>[/<group>]`."""
+    return f"bridge:health:{process}".encode()

@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping
 
 from bridge.core.errors import NewerLayout, Unfit
+from bridge.core.groups import process_name
 from bridge.core.model import NO_BYTES, Checkpoint, shown
 from bridge.streams.components import FIRST_COMPONENTS
 from bridge.streams.connect import Connection
@@ -21,6 +22,8 @@ FORMAT = 2
 """The version of the layout of the bridge's keys, which the field `format` of `bridge:{S}:meta` tells."""
 
 _MARK = f"{FORMAT}:"
+GROUP = b"group"
+"""The field of `bridge:{S}:meta` with the group of bridge.toml whose process carries the stream, if it is of one."""
 
 OWN_STREAMS = (
     'bridges do not share a stream: "{instance}" in stream.key gives each its own; only where that one is gone for'
@@ -74,6 +77,21 @@ def instance_in(meta: Mapping[bytes, bytes]) -> str:
     """Reads from a stream's `meta` the instance of the bridge that owns it; empty where nothing is told."""
     told = meta.get(b"instance", b"").decode(errors="replace")
     return told.removeprefix(_MARK).partition(":{")[0] if told.startswith(_MARK) else told
+
+
+def process_in(meta: Mapping[bytes, bytes]) -> str:
+    """Reads from a stream's `meta` the process that carries it, under whose name its heartbeat is; empty: not told."""
+    instance, group = instance_in(meta), meta.get(GROUP, b"").decode(errors="replace")
+    return process_name(instance, group) if instance else ""
+
+
+def name_group(connection: Connection, keys: Keys, meta: Mapping[bytes, bytes], group: str) -> None:
+    """Writes into a stream's `meta`, read before, which group's process carries it; empty: that of no group.
+
+    Raises RedisLost, RedisRefused.
+    """
+    if meta.get(GROUP, b"") != group.encode():
+        connection.call(*(("HSET", keys.meta, GROUP, group) if group else ("HDEL", keys.meta, GROUP)))
 
 
 def others_stream(meta: Mapping[bytes, bytes], ledger: bytes, instance: str) -> str:
@@ -197,3 +215,18 @@ def _instance(keys: Keys, instance: str) -> str:
 def _word(ledger: bytes) -> bytes:
     """Makes the JSON of the heartbeat, as bridges of layout 1 read it: of the ledger that owns the stream."""
     return json.dumps({"ledger": owner_of(ledger).decode()}).encode()
+
+
+HAND_OVER = b"""local owner = redis.call('HGET', KEYS[1], 'owner')
+if owner ~= ARGV[1] and owner ~= ARGV[2] then return 0 end
+redis.call('HSET', KEYS[1], 'owner', ARGV[3])
+return 1"""
+"""Script that gives a stream another owner, if its owner is still the one that it was."""
+
+
+def hand_over(connection: Connection, keys: Keys, ledger: bytes, to: bytes) -> None:
+    """Gives a stream that a ledger owns to another ledger, each by its UUID; a stream of others stays as it is.
+
+    Raises RedisLost, RedisRefused.
+    """
+    connection.call("EVAL", HAND_OVER, 1, keys.meta, ledger, owner_of(ledger), owner_of(to))

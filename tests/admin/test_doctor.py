@@ -22,7 +22,7 @@ import pytest
 from bridge.admin.doctor import installation, machine, other_clients, redis_server
 from bridge.admin.doctor.examine import examine
 from bridge.admin.doctor.finding import Finding
-from bridge.core.config import load
+from bridge.core.config import Settings, load
 from bridge.ledger.parity_runs import ParityRun
 from bridge.streams.connect import Connection
 from bridge.streams.dial import Connections
@@ -35,9 +35,14 @@ from tests.support.proxy import Proxy
 from tests.support.rig import STREAM, Rig, line, wait_until
 
 
+def examined(settings: Settings) -> list[Finding]:
+    """What the doctor finds where there are no groups."""
+    return examine(settings, [settings])
+
+
 def found(rig: Rig, url: str | None = None) -> dict[str, Finding]:
     """What doctor says, by check."""
-    return {finding.check: finding for finding in examine(rig.settings(url=url or rig.url))}
+    return {finding.check: finding for finding in examined(rig.settings(url=url or rig.url))}
 
 
 def configure(rig: Rig, **settings: str) -> None:
@@ -394,7 +399,7 @@ def test_a_server_of_our_own_that_nobody_started(tmp_path: Path) -> None:
             f'instance = "test"\nmappings = ["hestai-message"]\n[redis]\nurl = "{url}"\n'
         )
         settings = load(config=None, redis=None, env={}, cwd=tmp_path)
-        told = next(finding for finding in examine(settings) if finding.check == "server")
+        told = next(finding for finding in examined(settings) if finding.check == "server")
         assert told.verdict == verdict
         assert told.hint
 
@@ -405,7 +410,7 @@ def test_a_server_of_our_own_that_died(tmp_path: Path) -> None:
     settings = load(config=None, redis=None, env={}, cwd=tmp_path)
 
     def told() -> Finding:
-        return next(finding for finding in examine(settings) if finding.check == "server")
+        return next(finding for finding in examined(settings) if finding.check == "server")
 
     ours = embedded_server.start(settings.state_dir)
     try:

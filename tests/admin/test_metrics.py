@@ -160,7 +160,7 @@ def test_figures(one_rig: Rig) -> None:
     assert len({dict(key)["group"] for key in _of(told, "group_pending_messages")}) == 5
     assert _one(told, "redis_up") == 1
     assert 0 <= _one(told, "heartbeat_age_seconds") < SILENT_AFTER
-    assert _one(told, "info", bridge="test", carries="both", version="0.1.0") == 1
+    assert _one(told, "info", bridge="test", carries="both", version="0.1.0", group="") == 1
     assert watched.health()[0] == 200
 
     chapter = (ROOT / "MIGRATION.md").read_text().partition("## On a dashboard\n")[2].partition("## ")[0]

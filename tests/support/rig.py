@@ -40,7 +40,7 @@ from tests.support import zygote
 STREAM = "hestai:messages"
 ELSEWHERE = (
     "forward.align", "forward.record", "redact.", "retry.", "repair.", "spool.", "state.", "mirror.hidden", "switch.",
-    "trim.", "retire.", "purge.", "unretire.", "move.", "streams.",
+    "trim.", "retire.", "purge.", "unretire.", "move.", "streams.", "group.",
 )  # fmt: skip
 RUNNING = [name for name in FAILPOINTS if not name.startswith(ELSEWHERE)]
 """The crash points that a running bridge comes by."""

@@ -51,7 +51,7 @@ def look_at_outboxes(settings: Settings) -> Finding:
     """
     parts: list[Judgement] = []
     for mapping in settings.mappings:
-        for name, count in sorted(waiting(settings.state_dir, mapping.name).items()):
+        for name, count in sorted(waiting(settings.home, mapping.name).items()):
             said = f"{counted(count, 'message')} of {name} in {mapping.name} wait on disk to be sent"
             parts.append(("note", said, f"{name} sends them when Redis answers: does it run? Else start it again"))
     return worst("outboxes", parts or [("good", "no message waits on disk", "")])

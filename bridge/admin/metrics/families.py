@@ -22,15 +22,16 @@ VERDICTS = ("equal", "differs", "inconclusive")
 
 
 def families(
-    status: Status, flows: Flows, going: Iterable[DirectionHealth], instance: str, silent: float
+    status: Status, flows: Flows, going: Iterable[DirectionHealth], instance: str, silent: float, group: str = ""
 ) -> Iterator[Metric]:
     """Builds all Prometheus metric families of a bridge at one moment. Pure.
 
-    `going`: the health of each direction; `instance`: the bridge's name; `silent`: seconds since the last heartbeat.
+    `going`: the health of each direction; `instance`: the bridge's name; `silent`: seconds since the last heartbeat;
+    `group`: the group that the process carries, empty where there is none.
     """
     ways = {way for _, way in flows}
-    facts = (bridge.__version__, instance, "both" if "mirror" in ways else "forward")
-    yield _gauge("info", "The bridge: 1.", ("version", "bridge", "carries"), [(facts, 1)])
+    facts = (bridge.__version__, instance, "both" if "mirror" in ways else "forward", group)
+    yield _gauge("info", "The bridge: 1.", ("version", "bridge", "carries", "group"), [(facts, 1)])
     said = "Whether Redis answers: 1, or 0."
     yield _gauge("redis_up", said, (), [((), 0 if status.redis_error else 1)])
     yield _gauge("heartbeat_age_seconds", "Since the last heartbeat; there is one every 2 s.", (), [((), silent)])

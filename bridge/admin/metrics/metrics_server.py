@@ -89,7 +89,8 @@ class Monitor:
 
         if self._last is not None:
             status, going = self._last
-            yield from families(status, self._process.flows(), going, self._settings.instance, self._process.silent())
+            yield from families(status, self._process.flows(), going, self._settings.instance,
+                                self._process.silent(), self._settings.group)  # fmt: skip
 
     def healthz(self) -> tuple[int, bytes]:
         """Makes the HTTP status code and the JSON of the page `/healthz`: 200 where no direction is stuck, else 503."""

@@ -59,7 +59,7 @@ class OutOfOrderSender:
         """
         stream, keys = self._shared.mapping.stream.key, self._shared.keys
         known = stream_memory(self._ledger, stream)
-        claim_stream(self._connection, self._shared.components, self._ledger, known)
+        claim_stream(self._connection, self._shared.components, self._ledger, known, self._shared.settings.group)
         doubt = self._shared.hold.doubt(self._connection, self._ledger)
         if doubt:
             hint = "let `bridge run` compare it with stream and files first"

@@ -55,7 +55,7 @@ def reasons(
     known = set(modes)
     if mapping.kind.lines:  # readers of other kinds need no switch
         known |= {name.split("/")[0] for name in announced_positions(connection, keys)}
-    known |= {path.parent.name for path in (settings.state_dir / "components").glob(f"*/{mapping.name}.bookmark")}
+    known |= {path.parent.name for path in (settings.home / "components").glob(f"*/{mapping.name}.bookmark")}
     for name in sorted(known):
         component_modes = modes.get(name)
         if component_modes is None or any(getattr(component_modes, side) != REDIS for side in sides_of(mapping.kind)):

@@ -18,7 +18,7 @@ from bridge.core.mapping import Mapping
 from bridge.core.model import paired, shown
 from bridge.engine.retired_files import files_of
 from bridge.files.outboxes import outboxes, waiting
-from bridge.kinds.mapping_context import MappingContext
+from bridge.kinds.mapping_context import MappingContext, catalog_of_all
 from bridge.ledger.journal import note, noted
 from bridge.ledger.retired import retired
 from bridge.ledger.store import Ledger
@@ -46,17 +46,17 @@ def leftovers_of(settings: Settings, mapping: Mapping, ledger: Ledger, connectio
 
     Raises SourceError, LedgerError, RedisLost, RedisRefused.
     """
-    found, state, keys = Leftovers(), settings.state_dir, Keys.of(mapping.stream.key)
+    found, state, keys = Leftovers(), settings.home, Keys.of(mapping.stream.key)
     kept = folder_of(settings, mapping.name)
     over = retired(ledger)
     others = [other for other in settings.mappings if other.name != mapping.name and other.stream.key not in over]
-    taken = {path for other in others for path in _files(settings, other)}
+    taken = {path for other in (*others, *settings.neighbours) for path in _files(settings, other)}
     for path in sorted(_files(settings, mapping)):
         if path in taken:
             found.stays.append((str(path), "another mapping reads it"))
         else:
             found.goes.append((str(path), f"its messages are in the stream and in {kept}"))
-    if (archive := state / "archive" / mapping.name).exists():
+    if (archive := settings.state_dir / "archive" / mapping.name).exists():
         found.goes.append((str(archive), f"what it holds is in {kept} as well; only `bridge snapshot` reads it there"))
     names = _keys(settings, mapping, ledger, connection)
     if names:
@@ -73,7 +73,7 @@ def leftovers_of(settings: Settings, mapping: Mapping, ledger: Ledger, connectio
     if owing := _owing(settings, mapping, ledger, connection):
         said = f"the numbers of {len(owing)} sessions that run, or have messages to send: so that none is there twice"
         found.stays.append((shown(keys.producers), said))
-    for name, count in waiting(settings.state_dir, mapping.name).items():
+    for name, count in waiting(settings.home, mapping.name).items():
         said = f"{count} message{'s' * (count != 1)} of {name} wait there to be sent: start it again"
         found.stays.append((str(state / "components" / name), said))
     for path in sorted(state.glob(f"components/*/{mapping.name}.aside")):
@@ -86,6 +86,10 @@ def leftovers_of(settings: Settings, mapping: Mapping, ledger: Ledger, connectio
 
 
 def _files(settings: Settings, mapping: Mapping) -> set[Path]:
+    if mapping.many_streams:  # one of another group
+        catalog = catalog_of_all(mapping, settings)
+        catalog.refresh()
+        return {listed.path for listed in catalog.named.values() if not listed.aside}
     shared = MappingContext(mapping, settings)
     try:
         return files_of(shared)
@@ -118,11 +122,11 @@ def _owing(settings: Settings, mapping: Mapping, ledger: Ledger, connection: Con
     As `component:session`: those of components that run, or may run, and those whose outbox holds messages.
     """
     keys = Keys.of(mapping.stream.key)
-    locks = settings.state_dir.glob("components/*/worker-*.lock")
+    locks = settings.home.glob("components/*/worker-*.lock")
     run = {path.parent.name for path in locks if not _free(path)}
     run |= {worker[0] for worker in _elsewhere(mapping, ledger, connection)}
     sessions = [name.decode(errors="replace") for name in paired(connection.call("HGETALL", keys.producers))]
-    boxes = [path for path in outboxes(settings.state_dir, mapping.name) if path.stat().st_size]
+    boxes = [path for path in outboxes(settings.home, mapping.name) if path.stat().st_size]
     owing = {f"{path.parent.name}:{path.name.split('.')[-2]}" for path in boxes}
     return {name for name in sessions if name.split(":")[0] in run or name in owing}
 
@@ -191,7 +195,7 @@ def _marks(settings: Settings, mapping: Mapping) -> list[Path]:
     Lists the whole folder of a component that has no other mapping and does not run.
     """
     found = []
-    for folder in sorted((settings.state_dir / "components").glob("*")):
+    for folder in sorted((settings.home / "components").glob("*")):
         mine = [path for suffix in ("bookmark", "lock", "new") for path in folder.glob(f"{mapping.name}.{suffix}")]
         mine += [path for path in folder.glob(f"{mapping.name}.*.outbox") if not path.stat().st_size and _free(path)]
         others = [path for path in folder.iterdir() if path not in mine]

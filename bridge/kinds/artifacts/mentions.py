@@ -39,7 +39,7 @@ class Mentions:
         self._stream = shared.mapping.stream.key
         self._name = name
         self._root = os.fsencode(shared.settings.root)
-        self._private = os.fsencode(shared.settings.state_dir) + b"/"
+        self._private = os.fsencode(shared.settings.home) + b"/"
         """The bridge's own folder, which may lie below the root: a file in it counts as outside the root."""
         self._paths = shared.settings.paths
         self._hasher = shared.hasher

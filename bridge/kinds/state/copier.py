@@ -130,7 +130,8 @@ class StateCopier(Carrier):
         connection = self._dial()
         try:
             keys = self.shared.keys
-            claim_stream(connection, self.shared.components, self._ledger, stream_memory(self._ledger, self._stream))
+            memory = stream_memory(self._ledger, self._stream)
+            claim_stream(connection, self.shared.components, self._ledger, memory, self.shared.settings.group)
             self.shared.hold.take(connection, self._ledger)
             numbered(connection, self.shared.keys, self._ledger, self._path)
             info = stream_info(connection, keys.stream)
