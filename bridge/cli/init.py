@@ -45,6 +45,10 @@ dir = ".bridge"
 # [metrics]
 # port = 9464
 
+# Mappings that a process of their own carries, by `bridge run --group a`; the rest is in no group.
+# [groups]
+# a = ["…"]
+
 # A program that reads and writes messages, and the roles it writes as. Only roles named here may become file names.
 {components}"""
 
