@@ -16,6 +16,7 @@ from bridge.core.config import Settings
 from bridge.core.errors import BridgeError, LedgerError
 from bridge.core.failpoints import failpoint
 from bridge.core.groups import GROUPS
+from bridge.core.logger import logger
 from bridge.core.mapping import Mapping
 from bridge.core.state_directory import state_lock
 from bridge.ledger.journal import note
@@ -69,37 +70,48 @@ def bring_over(settings: Settings, who: str) -> list[str]:
     """Brings over to a group's ledger what other groups' ledgers know of its mappings; says in words what was moved.
 
     `settings` are those of the group as bridge.toml has them, with mappings of many streams. Where there is nothing to
-    move, no lock is taken. Raises LockHeld: this group or the other one runs; LedgerError, RedisLost, RedisRefused;
-    BridgeError: the other ledger is a copy or an older one.
+    move, no lock is taken. A ledger of others that cannot be read is left out, unless it may be the one that counts.
+    Raises LockHeld: this group or the other one runs; LedgerError, RedisLost, RedisRefused; BridgeError: the other
+    ledger is a copy or an older one.
     """
     said: list[str] = []
+    copies = _copies(settings)
     for group, path in other_ledgers(settings):
-        with closing(Ledger(path)) as origin:
+        try:
+            origin = Ledger(path)
+        except LedgerError as error:
+            if copies:  # it may be the one that counts
+                raise
+            logger.warning("%s: what it knows is not brought over", error)
+            continue
+        with closing(origin):
             known = known_streams(origin)
             mine = [mapping for mapping in settings.mappings if _streams(origin, mapping, known)]
             if not mine:
                 continue
             with ExitStack() as held:
-                held.enter_context(state_lock(settings.state_dir, "run, which brings mappings over,"))
-                held.enter_context(state_lock(path.parent, "run, from which mappings are brought over,"))
+                held.enter_context(state_lock(settings.state_dir, "bring-over"))
+                held.enter_context(state_lock(path.parent, "bring-over"))
                 to = held.enter_context(closing(Ledger(settings.state_dir / "ledger.db", create=True)))
                 servers = held.enter_context(closing(Connections(settings, may_start=True)))
                 for mapping in mine:
                     if streams := _streams(origin, mapping, known_streams(origin)):  # another may have been faster
                         _Move(settings, mapping, streams, origin, to).make(servers, who, group)
                         said.append(f"{mapping.name}: brought over from {called(group)}")
-    _end(settings)
+    if copies:  # a move was killed that lacked no more than this: nobody else knows them
+        with closing(Ledger(settings.state_dir / "ledger.db", create=True)) as ledger:
+            for key in copies:
+                has_moved(ledger, key)
     return said
 
 
-def _end(settings: Settings) -> None:
-    """Takes the mark of a copy from what a move that was killed had moved but for that: nobody else knows it."""
+def _copies(settings: Settings) -> list[str]:
+    """Lists the mappings, by `stream.key`, of which a group's ledger has a copy that counts for nothing yet."""
     path = settings.state_dir / "ledger.db"
-    if path.exists():
-        with closing(Ledger(path)) as ledger:
-            for mapping in settings.mappings:
-                if moving_from(ledger, mapping.stream.key):
-                    has_moved(ledger, mapping.stream.key)
+    if not path.exists():
+        return []
+    with closing(Ledger(path, create=True)) as ledger:
+        return [mapping.stream.key for mapping in settings.mappings if moving_from(ledger, mapping.stream.key)]
 
 
 def _streams(ledger: Ledger, mapping: Mapping, known: set[str]) -> list[str]:
