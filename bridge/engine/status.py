@@ -22,7 +22,7 @@ from bridge.engine.account.accountant import Accountant
 from bridge.engine.account.standing import FilesAccount
 from bridge.engine.lag import Lag, file_behind, folder_behind, stream_behind, values_behind
 from bridge.engine.retired_files import retired_mapping
-from bridge.files.outboxes import waiting
+from bridge.files.outboxes import waiting_of_all
 from bridge.kinds.mapping_context import MappingContext
 from bridge.ledger.edits import ALIGNED, STOPPED, LogEdit, rewrites_of
 from bridge.ledger.heartbeat import Trouble, heartbeat, troubles
@@ -206,10 +206,11 @@ def sample(
                 said = "its switch is asked for and neither made nor taken back: what it concerns waits"
                 hint = "a running bridge sees to it within two minutes, and the next `bridge cutover` at once"
                 status.troubles[f"switch of {component}"] = Trouble(said, hint, since)
-        elsewhere = waiting_moves(settings)
+        elsewhere, boxes = waiting_moves(settings), waiting_of_all(settings.home)
         for mapping in settings.mappings:
             with closing(MappingContext(mapping, settings)) as shared:
                 found = _mapping(shared, ledger, links.get(mapping.stream.key), status, mirrors=mirrors)
+            found.outboxes = boxes.get(mapping.name, {})
             if (other := elsewhere.get(mapping.name)) is not None:
                 found.error = f"not brought over from {other} yet"
                 found.hint = "stop both: the next start of this one does it"
@@ -236,8 +237,7 @@ def _mapping(
     shared: MappingContext, ledger: Ledger | None, connection: Connection | None, status: Status, *, mirrors: bool
 ) -> MappingStatus:
     mapping, settings = shared.mapping, shared.settings
-    name, boxes = mapping.name, waiting(settings.home, mapping.name)
-    found = MappingStatus(name, mapping.stream.key, mapping.family, outboxes=boxes)
+    found = MappingStatus(mapping.name, mapping.stream.key, mapping.family)
     stored: dict[str, bytes | None] = {}
     if mapping.mirror is not None:
         found.mirror = MirrorStatus(mapping.mirror.path, rate=_rate(status, f"mirror {found.name}"))

@@ -32,6 +32,8 @@ CREATE TABLE IF NOT EXISTS "intents" (
     "id" INTEGER PRIMARY KEY, "stream" TEXT, "name" TEXT, "generation" INTEGER, "size" INTEGER, "content" BLOB,
     "entries" BLOB, "noted" BLOB
 );
+CREATE INDEX IF NOT EXISTS "idx_intents_stream"
+    ON "intents" ("stream");
 
 -- Bytes of each generation that the mirror wrote, and the entries they were made of.
 CREATE TABLE IF NOT EXISTS "ranges" (
@@ -62,12 +64,16 @@ CREATE TABLE IF NOT EXISTS "heartbeat" (
 CREATE TABLE IF NOT EXISTS "imports" (
     "id" INTEGER PRIMARY KEY, "stream" TEXT, "began" REAL, "report" TEXT
 );
+CREATE INDEX IF NOT EXISTS "idx_imports_stream"
+    ON "imports" ("stream");
 
 -- Runs of parity.
 CREATE TABLE IF NOT EXISTS "parity" (
     "id" INTEGER PRIMARY KEY, "mapping" TEXT, "stream" TEXT, "began" REAL, "seconds" REAL, "who" TEXT,
     "verdict" TEXT, "report" TEXT
 );
+CREATE INDEX IF NOT EXISTS "idx_parity_stream"
+    ON "parity" ("stream");
 
 -- Up to where each stream and its files were found equal.
 CREATE TABLE IF NOT EXISTS "verified" (
@@ -78,6 +84,8 @@ CREATE TABLE IF NOT EXISTS "verified" (
 CREATE TABLE IF NOT EXISTS "journal" (
     "id" INTEGER PRIMARY KEY, "at" REAL, "who" TEXT, "what" TEXT, "stream" TEXT, "facts" TEXT
 );
+CREATE INDEX IF NOT EXISTS "idx_journal_stream"
+    ON "journal" ("stream");
 
 -- Messages of spools that were carried, either way.
 CREATE TABLE IF NOT EXISTS "spool_messages" (
@@ -131,6 +139,8 @@ CREATE TABLE IF NOT EXISTS "twofold" (
     "id" INTEGER PRIMARY KEY, "stream" TEXT, "component" TEXT, "roles" TEXT, "ended" INTEGER, "entry_from" TEXT,
     "entry_to" TEXT, "token" TEXT, "asked_at" REAL
 );
+CREATE INDEX IF NOT EXISTS "idx_twofold_stream"
+    ON "twofold" ("stream");
 
 -- The same in each file: from where to where.
 CREATE TABLE IF NOT EXISTS "twofold_files" (
@@ -186,6 +196,8 @@ CREATE TABLE IF NOT EXISTS "archive_begun" (
 CREATE TABLE IF NOT EXISTS "nonces" (
     "id" INTEGER PRIMARY KEY, "stream" TEXT, "nonce" TEXT, "place" TEXT
 );
+CREATE INDEX IF NOT EXISTS "idx_nonces_stream"
+    ON "nonces" ("stream");
 
 -- Entries that each direction saw last in a stream.
 CREATE TABLE IF NOT EXISTS "seen" (

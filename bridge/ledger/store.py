@@ -30,11 +30,19 @@ OLDEST = 16
 migrations = Migrations("bridge")
 
 
+LATEST_INDEX = "idx_nonces_stream"
+"""An index that ledgers of before lack, which have the same tables: with it all indexes are made that they lack."""
+
+
+def _statements() -> list[str]:
+    script = "\n".join(line for line in SCHEMA.read_text().splitlines() if not line.startswith("--"))
+    return script.split(";\n")
+
+
 @migrations(name="schema")
 def _schema(db: sqlite_utils.Database) -> None:
     """Makes the ledger's tables, as `schema.sql` has them, and gives a new ledger its identity."""
-    script = "\n".join(line for line in SCHEMA.read_text().splitlines() if not line.startswith("--"))
-    for statement in script.split(";\n"):
+    for statement in _statements():
         db.execute(statement)
     db.execute("INSERT OR IGNORE INTO identity (name, value) VALUES ('ledger', ?)", (str(uuid.uuid4()),))
 
@@ -138,6 +146,10 @@ class Ledger:
         if found < VERSION:
             migrations.apply(db)
             self.conn.execute(f"PRAGMA user_version={VERSION}")
+        elif create and not self.conn.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (LATEST_INDEX,)).fetchone():
+            for statement in _statements():
+                if statement.lstrip().startswith(("CREATE INDEX", "CREATE UNIQUE INDEX")):
+                    self.conn.execute(statement)
         row = self.conn.execute("SELECT value FROM identity WHERE name = 'ledger'").fetchone()
         if row is None:
             raise LedgerError("is damaged: it has no identity", where=str(self.path), hint="`bridge repair`")

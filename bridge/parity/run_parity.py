@@ -27,7 +27,7 @@ from bridge.parity.snapshot import NOT_RUNNING
 from bridge.parity.spool import SpoolCheck
 from bridge.parity.state import StateCheck
 from bridge.streams.connect import Connection
-from bridge.streams.dial import Connections, dialler
+from bridge.streams.dial import Connections
 from bridge.streams.keys import Keys
 
 MUCH = 1000
@@ -77,12 +77,14 @@ class ParityRunner:
         a mapping was found equal the last time, where there is one.
         Raises RedisLost when Redis is not reached at all, RedisRefused, Interrupted.
         """
-        dials = {m.name: dialler(self._settings, m.stream.key, may_start=may_start) for m in self._mappings}
         with closing(Connections(self._settings, may_start=may_start)) as servers:
             servers.reach(mapping.stream.key for mapping in self._mappings)
+            return self._run(servers, onwards=onwards)
+
+    def _run(self, servers: Connections, *, onwards: bool) -> list[ParityResult]:
         results, elsewhere = [], waiting_moves(self._settings)
         for mapping in self._mappings:
-            dial, other = dials[mapping.name], elsewhere.get(mapping.name)
+            dial, other = servers.lending(mapping.stream.key), elsewhere.get(mapping.name)
             try:
                 if other is not None:
                     said = f"{other} has its ledger: it was not brought over to {called(self._settings.group)} yet"

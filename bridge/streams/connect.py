@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import secrets
 import select
 import socket
 import time
@@ -22,6 +23,7 @@ from redis.retry import Retry
 
 from bridge.core.errors import ConfigError, RedisLost, RedisRefused, Unfit
 from bridge.core.server_address import masked
+from bridge.streams.entry_budget import EntryBudget
 from bridge.streams.resp import pack
 
 Reply = Any
@@ -90,71 +92,9 @@ def refused(error: Exception | str, where: str) -> RedisRefused | RedisLost | Un
     return RedisRefused(f"Redis refused: {text}", code=code, where=where, hint=HINTS.get(code, ""))
 
 
-CUTS = b"client_output_buffer_limit_disconnections:"
-"""The field of INFO stats that counts connections closed for their output buffers, where the server counts them."""
-
-
-class EntryBudget:
-    """Limits how many entries a page may ask for at once, over all connections that one dial function makes.
-
-    A server closes a connection whose reply is over its output-buffer limit. Where INFO counts that, or, as Redis 7.0
-    does not, where there is such a limit, pages are half as large after a connection was lost in reading one.
-    """
-
-    FIRST, GROWTH = 64, 16
-    """Entries of a first page, and how many times larger than the one before a page is at most."""
-
-    def __init__(self) -> None:
-        self.most = 1 << 20
-        self._cuts = 0
-        """How many connections the server had closed as their output buffer was over its limit, at the last look."""
-        self._lost = 0
-        """The entries of the page in which the last connection was lost; 0: no page was lost."""
-
-    def first(self, page: int) -> int:
-        """Returns how many entries a connection asks for with the first page of a reading, `page` at most."""
-        return max(1, min(page, self.most, self.FIRST))
-
-    def next(self, page: int, most_bytes: int, asked: int, rows: int, size: int) -> int:
-        """Returns how many entries a connection asks for with the next page, after one of `rows` rows and `size` bytes.
-
-        `asked` is how many that page asked for; the next has about `most_bytes` at most.
-        """
-        return max(1, min(page, self.most, asked * self.GROWTH, most_bytes * rows // max(1, size)))
-
-    def lost(self, asked: int, error: RedisLost) -> RedisLost:
-        """Notes that the connection was lost in reading a page of `asked` entries, and returns the error to raise.
-
-        The error is in plainer words where the page was one entry.
-        """
-        self._lost = asked
-        if asked > 1 or self.most > 1:
-            return error
-        hint = "is it larger than the server gives at once? CONFIG SET client-output-buffer-limit 'normal 0 0 0'"
-        return RedisLost(f"the connection is lost in reading one entry: {error.what}", where=error.where, hint=hint)
-
-    def met(self, connection: Connection) -> None:
-        """Asks, over a new connection, why the last was lost, and halves the pages of entries if they were too large.
-
-        Raises RedisLost.
-        """
-        if not self._lost:
-            return
-        try:
-            told = bytes(connection.call("INFO", "stats"))
-            counted = told.partition(CUTS)[2].split()
-            cuts = int(counted[0]) if counted else self._cuts + self._limited(connection)
-        except RedisRefused:  # it may be forbidden to ask: then the page counts as too large
-            cuts = self._cuts + 1
-        if cuts > self._cuts:
-            self.most = max(1, min(self.most, self._lost) // 2)
-        self._cuts, self._lost = cuts, 0
-
-    @staticmethod
-    def _limited(connection: Connection) -> bool:
-        found = connection.call("CONFIG", "GET", "client-output-buffer-limit")
-        limits = bytes(found[1]).split() if len(found) > 1 else []
-        return b"normal" in limits and limits[limits.index(b"normal") + 1 :][:2] != [b"0", b"0"]
+def kept(connection: Connection) -> bool:
+    """Takes no connection back: whoever closes one that nobody lent hangs up."""
+    return False
 
 
 class Connection:
@@ -212,6 +152,8 @@ class Connection:
         self._unfed = bytearray()
         self.received = 0
         """Bytes read from the connection so far."""
+        self.give_back: Callable[[Connection], bool] = kept
+        """Takes the connection when it is closed, once, to lend it again; False: it does not."""
         self.replaced: Callable[[], bool] = lambda: False
         """Whether another master was elected since; `look`, called now and then, finds out."""
         self.look: Callable[[], object] = lambda: None
@@ -227,8 +169,25 @@ class Connection:
             raise RedisLost(error.what, where=self.shown, hint=hint) from None
 
     def close(self) -> None:
+        """Closes the socket of the connection to Redis, or gives the connection back to its lender; never raises."""
+        give_back, self.give_back = self.give_back, kept
+        if not give_back(self):
+            self.hang_up()
+
+    def hang_up(self) -> None:
         """Closes the socket of the connection to Redis; never raises."""
         self._dialled.disconnect()
+
+    def be_as_new(self) -> bool:
+        """Whether the connection to Redis is as a new one: nothing is watched, queued, subscribed to or unread."""
+        mark = secrets.token_bytes(8).hex()
+        try:
+            if self.aged or self._unfed or self._reader.has_data() or self.closed():
+                return False
+            self.send(pack("UNWATCH") + pack("PING", mark))
+            return bool(self.read() == b"OK" and self.read() == mark.encode())
+        except RedisLost:
+            return False
 
     @property
     def aged(self) -> bool:

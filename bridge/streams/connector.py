@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from bridge.core.config import Settings
 from bridge.core.errors import RedisLost
 from bridge.core.model import shown
-from bridge.streams.connect import Connection, EntryBudget
+from bridge.streams.connect import Connection
+from bridge.streams.entry_budget import EntryBudget
 
 COMMAND_SECONDS = 30.0
 """Seconds that the command for a password has to print one."""

@@ -15,9 +15,10 @@ from bridge.core.config import Settings
 from bridge.core.errors import BridgeError, RedisLost
 from bridge.core.server_address import cluster_address, sentinel_address
 from bridge.streams.cluster import Cluster, Node, SlotRange
-from bridge.streams.connect import Connection, EntryBudget
+from bridge.streams.connect import Connection
 from bridge.streams.connector import Connector
 from bridge.streams.embedded import embedded_server
+from bridge.streams.entry_budget import EntryBudget
 from bridge.streams.sentinel import Sentinels
 
 
@@ -56,16 +57,17 @@ def url_dialler(
 
 
 def dialler(
-    settings: Settings, key: str | bytes, *, timeout: float = 5.0, may_start: bool = True
-) -> Callable[[], Connection]:
+    settings: Settings, key: str | bytes, *, timeout: float = 5.0, may_start: bool = True,
+    budget: EntryBudget | None = None,
+) -> Callable[[], Connection]:  # fmt: skip
     """Returns the function by which the bridge dials the Redis server of a key: by url, or the embedded one.
 
     The key is a stream's, and serves for all that the bridge keeps of that stream. The embedded server is started if
     it never was, and again if it died; but not for a command that only looks (`may_start` is False), which gets
-    RedisLost.
+    RedisLost. `budget` bounds the pages of entries of all its connections; by default one of its own does.
     """
 
-    budget = EntryBudget()
+    budget = budget or EntryBudget()
     name = key.encode() if isinstance(key, str) else key
     connect = Connector.of(settings, timeout=timeout, budget=budget)
     dial_url = url_dialler(settings.redis_url, name, settings.sentinel_login, connect)
@@ -78,7 +80,7 @@ def dialler(
         else:
             connection = dial_url()
         try:
-            budget.met(connection)
+            budget.met(connection.call)
         except RedisLost:
             connection.close()
             raise
@@ -98,6 +100,9 @@ class Connections:
         self._cluster = cluster_of(settings, timeout=timeout)
         self._slots: list[SlotRange] | None = None
         self._open: dict[Node | None, Connection] = {}
+        self._lent: list[Connection] = []
+        self._budget = EntryBudget()
+        self._ended = False
 
     def to(self, key: str | bytes) -> Connection:
         """Returns the connection to the server of a key, a new one where there is none yet.
@@ -108,6 +113,34 @@ class Connections:
         if node not in self._open:
             self._open[node] = dialler(self._settings, key, timeout=self._timeout, may_start=self._may_start)()
         return self._open[node]
+
+    def lending(self, key: str | bytes) -> Callable[[], Connection]:
+        """Returns the function that dials the server of a key, or takes a connection that was closed since.
+
+        For a command that looks at thousands of streams, one after another, and closes what it was lent once, when it
+        needs it no more. In a cluster it always dials.
+        """
+        dial = dialler(self._settings, key, timeout=self._timeout, may_start=self._may_start, budget=self._budget)
+        if self._cluster is not None:
+            return dial
+
+        def lend() -> Connection:
+            while self._lent:
+                if (connection := self._lent.pop()).be_as_new():
+                    break
+                connection.hang_up()
+            else:
+                connection = dial()
+            connection.give_back = self._take_back
+            return connection
+
+        return lend
+
+    def _take_back(self, connection: Connection) -> bool:
+        if self._ended:
+            return False
+        self._lent.append(connection)
+        return True
 
     def another(self, key: str | bytes) -> Connection:
         """Dials the server of a key anew, for a connection that the caller closes. Raises RedisLost, RedisRefused."""
@@ -155,9 +188,11 @@ class Connections:
 
     def close(self) -> None:
         """Closes all connections of the command."""
-        for connection in [*self._open.values()]:
-            connection.close()
+        self._ended = True
+        for connection in [*self._open.values(), *self._lent]:
+            connection.hang_up()
         self._open.clear()
+        self._lent.clear()
 
 
 def cluster_of(settings: Settings, *, timeout: float = 5.0) -> Cluster | None:

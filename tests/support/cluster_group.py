@@ -42,10 +42,10 @@ class ClusterGroup(ServerGroup):
             self.ask(port, "CLUSTER", "SET-CONFIG-EPOCH", n + 1)
         for port in self.ports[1:]:
             self.ask(self.ports[0], "CLUSTER", "MEET", "127.0.0.1", self.front(port), self.buses[port])
-        wait_until(lambda: all(self._knows_all(port) for port in self.ports), self.told, 30)
+        wait_until(lambda: all(self._knows_all(port) for port in self.ports), self.told)
         for master, replica in zip(self.ports[:MASTERS], self.ports[MASTERS:], strict=False):
             self.ask(replica, "CLUSTER", "REPLICATE", self.ids[master])
-        wait_until(self.healed, self.told, 30)
+        wait_until(self.healed, self.told)
 
     def start_server(self, port: int) -> None:
         """Starts a node, which remembers its place in the cluster."""
@@ -170,5 +170,5 @@ class ClusterGroup(ServerGroup):
         target = next(port for port in self.ports if self.info(port, "role") == "master" and port != source)
         with closing(Connection(self.url_of(source), timeout=10)) as connection:
             connection.call("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", self.ids[target])
-        wait_until(lambda: self.master(key) == target, self.told, 30)
+        wait_until(lambda: self.master(key) == target, self.told)
         return target

@@ -9,7 +9,7 @@ from bridge.admin.doctor.finding import Finding, Judgement, worst
 from bridge.core.config import Settings
 from bridge.core.wording import counted
 from bridge.engine.retired_files import RetiredMapping, retired_mapping
-from bridge.files.outboxes import waiting
+from bridge.files.outboxes import waiting_of_all
 from bridge.kinds.mapping_context import MappingContext
 from bridge.ledger.store import Ledger
 from bridge.streams.dial import Connections
@@ -49,9 +49,9 @@ def look_at_outboxes(settings: Settings) -> Finding:
 
     Only the component itself sends the messages of its outbox: if it has ended, they wait until it is started again.
     """
-    parts: list[Judgement] = []
+    parts, boxes = list[Judgement](), waiting_of_all(settings.home)
     for mapping in settings.mappings:
-        for name, count in sorted(waiting(settings.home, mapping.name).items()):
+        for name, count in sorted(boxes.get(mapping.name, {}).items()):
             said = f"{counted(count, 'message')} of {name} in {mapping.name} wait on disk to be sent"
             parts.append(("note", said, f"{name} sends them when Redis answers: does it run? Else start it again"))
     return worst("outboxes", parts or [("good", "no message waits on disk", "")])

@@ -30,8 +30,9 @@ import platformdirs
 
 from bridge.core.errors import RedisLost, RedisRefused, ServerError
 from bridge.core.state_directory import private
-from bridge.streams.connect import Connection, EntryBudget
+from bridge.streams.connect import Connection
 from bridge.streams.embedded.binary import Binary, find
+from bridge.streams.entry_budget import EntryBudget
 
 SOCKET_LIMIT = 100
 """Characters of the embedded server's socket path at most: macOS allows 103 bytes, Linux 107."""
