@@ -95,7 +95,7 @@ class End:
         program.write_text(code)
         url = self.rig.server.url
         with (self.rig.path / "node-out").open("ab") as out:
-            args = ["node", str(program), url, "watcher", "test", STREAM, str(self.rig.log)]
+            args = ["node", str(program), url, "watcher", "test", STREAM, str(self.rig.root), self.rig.log.name]
             child = subprocess.Popen(args, stdout=out, stderr=out, stdin=subprocess.DEVNULL)
         self.rig.children.append(child)
         self.cast.children["watcher"] = child

@@ -8,11 +8,13 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
 
 from tests.support.cast import Cast
+from tests.support.many import KEY, Sessions
 from tests.support.project import ROOT
 from tests.support.rig import Rig, wait_until
 
@@ -63,7 +65,7 @@ def test_node(rig: Rig, tmp_path: Path) -> None:
     bridge = rig.beats(rig.ready(rig.start()))
     url = rig.server.url
     out, errors = (tmp_path / "out").open("wb"), (tmp_path / "errors").open("wb")
-    args = ["node", str(program), url, "viewer", "test", "hestai:messages", str(rig.log)]
+    args = ["node", str(program), url, "viewer", "test", "hestai:messages", str(rig.root), rig.log.name]
     child = subprocess.Popen(args, stdout=out, stderr=errors, stdin=subprocess.DEVNULL)
     rig.children.append(child)
     cast.start("write", "ui")
@@ -88,6 +90,58 @@ def test_node(rig: Rig, tmp_path: Path) -> None:
     for name in ("ui", "daemon"):
         wait_until(lambda name=name: len(of(name)) >= len(cast.written(name)), cast.said)  # type: ignore[misc]
         assert of(name) == cast.written(name)
+    rig.stop(bridge)
+    out.close()
+    errors.close()
+
+
+@pytest.mark.skipif(bool(node()), reason=node())
+def test_node_with_many_streams(rig: Rig, tmp_path: Path) -> None:
+    """The same program reads all streams of a mapping in one loop, new ones too, over a cut-over and back."""
+    program = tmp_path / "component.js"
+    program.write_text(recipe("js", "component.js"))
+    sessions = Sessions(rig, ["a", "b c", "x/d", *(f"new-{n}" for n in range(5))])
+    rig.write_config(mapping="sessions.toml", extra='[components.ui]\nroles = ["ui"]\n[components.viewer]')
+    old = sessions.names[:3]
+    for name in old:
+        sessions.append(name, f"first-{name}")
+    bridge = rig.beats(rig.ready(rig.start()))
+    sessions.settle()
+    out, errors = (tmp_path / "out").open("wb"), (tmp_path / "errors").open("wb")
+    logs = (str(rig.root), "sessions/{name}.log")
+    args = ["node", str(program), rig.server.url, "viewer", "test", f"{KEY}:{{name}}", *logs]
+    rig.children.append(subprocess.Popen(args, stdout=out, stderr=errors, stdin=subprocess.DEVNULL))
+
+    def seen() -> dict[str, list[str]]:
+        found: dict[str, list[str]] = defaultdict(list)
+        for raw in (tmp_path / "out").read_text().split("\n")[:-1]:
+            found[json.loads(raw)["stream"]].append(json.loads(raw)["data"])
+        return dict(found)
+
+    def all_seen() -> bool:
+        found = seen()
+        return all(
+            sorted(found.get(sessions.stream(name), [])) == sorted(data.decode() for data in sessions.in_stream(name))
+            for name in old
+        )
+
+    def told() -> str:
+        return f"{seen()} {(tmp_path / 'errors').read_text()} {rig.said()[-2000:]}"
+
+    wait_until(all_seen, told)
+    for turn, verb in enumerate(("cutover", "rollback", "cutover")):
+        assert rig.run("parity", "--redis", rig.url).returncode == 0
+        done = rig.run(verb, "viewer", "--mapping", "sessions", "--reads", "--execute", "--redis", rig.url)
+        assert done.returncode == 0, done.stdout + done.stderr
+        old = sessions.names[: 4 + turn]
+        for name in old:
+            sessions.append(name, f"f-{turn}-{name}")
+            sessions.add(name, f"r-{turn}-{name}")
+        sessions.settle()
+        wait_until(all_seen, told)
+    for name in old:
+        mine = [data for data in seen()[sessions.stream(name)] if not data.startswith("r-")]
+        assert mine == [data.decode() for data in sessions.file_born[name]]
     rig.stop(bridge)
     out.close()
     errors.close()
