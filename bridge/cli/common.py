@@ -110,21 +110,29 @@ class Options:
         found = [part for part in settings.parts() if any(mapping.name in chosen for mapping in part.mappings)]
         return [replace(self, group=part.group) for part in found]
 
-    def bring_over(self, *, really: bool = True) -> None:
-        """Brings over what another group's ledger knows of these mappings, where bridge.toml has moved them.
+    def bring_over(self, names: Iterable[str] = (), *, really: bool = True) -> None:
+        """Brings over what other groups' ledgers know of these mappings, where bridge.toml has moved them.
 
-        For a command that changes something, if it does so `really`; else it is told that they are not here yet. Raises
-        as `bridge.continuity.group_moves.bring_over`.
+        If not `really`, that of none of the mappings of these names, or of any, is missing here is made sure instead:
+        what this group's ledger tells of one that is not brought over would be wrong. Raises BridgeError where one is,
+        and as `bridge.continuity.group_moves.bring_over`.
         """
         settings = self.as_written()
-        if settings.groups or (settings.home / "groups").exists():
-            from bridge.continuity.group_moves import bring_over, waiting_moves
+        if not settings.groups and not (settings.home / "groups").exists():
+            return
+        from bridge.continuity.group_moves import bring_over, waiting_moves
+        from bridge.core.errors import BridgeError
 
-            said = bring_over(settings, who()) if really else [
-                f"{name}: not brought over from {other} yet" for name, other in waiting_moves(settings).items()
-            ]  # fmt: skip
-            for line in said:
-                click.echo(f"bridge: {line}", err=True)
+        if really:
+            for said in bring_over(settings, who()):
+                click.echo(f"bridge: {said}", err=True)
+            return
+        wanted = {name.partition(":")[0] for name in names}
+        for name, move in waiting_moves(settings).items():
+            if not wanted or name in wanted:
+                group = f" --group {settings.group}" if settings.group else ""
+                hint = "" if move.error else f"stop both processes; the next `bridge run{group}` brings it over"
+                raise BridgeError(move.said, where=name, hint=hint)
 
     def log(self, log_format: str = "text") -> None:
         """Sets up a command's log on stderr, as verbose as the global options say."""

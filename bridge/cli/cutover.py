@@ -52,8 +52,7 @@ def cutover(options: Options, *, both: bool, **flags: Any) -> int:
 
     if both and (flags["reads"] or not flags["writes"]):
         raise click.UsageError("--both goes with --writes, and not with --reads")
-    parts = _using(options, flags["component"], flags["mapping"])
-    return in_each(parts, lambda part: _run(part, BOTH if both else REDIS, **flags))
+    return _in_each(options, BOTH if both else REDIS, **flags)
 
 
 @click.command("rollback", short_help="Move a component from Redis back to the files")
@@ -67,8 +66,18 @@ def rollback(options: Options, **flags: Any) -> int:
     """
     from bridge.streams.components import FILE
 
+    return _in_each(options, FILE, **flags)
+
+
+def _in_each(options: Options, to: str, **flags: Any) -> int:
+    """Cuts a component over, or back, in each group that has a mapping which it uses."""
+
+    def run(part: Options) -> int:
+        part.bring_over([flags["mapping"]] if flags["mapping"] else [], really=flags["execute"])
+        return _run(part, to, **flags)
+
     parts = _using(options, flags["component"], flags["mapping"])
-    return in_each(parts, lambda part: _run(part, FILE, **flags))
+    return run(parts[0]) if len(parts) == 1 else in_each(parts, run)
 
 
 def _using(options: Options, component: str, mapping: str | None) -> list[Options]:

@@ -13,12 +13,26 @@ WORST = (1, 2, 5, 3, 4, 130)
 """Exit codes, the one that counts first: failed, wrong usage, no Redis, findings, inconclusive, interrupted."""
 
 
-def each_group(names: str = "", *, alone: str = "", single: bool = False) -> Callable[..., Callable[..., Any]]:
+def never(given: dict[str, Any]) -> bool:
+    """Says of a verb, whatever its arguments, that it changes nothing."""
+    return False
+
+
+def executes(given: dict[str, Any]) -> bool:
+    """Says of a verb that it changes something with --execute alone."""
+    return bool(given["execute"])
+
+
+def each_group(
+    names: str = "", *, changes: Callable[[dict[str, Any]], bool] = never, alone: str = "", single: bool = False
+) -> Callable[..., Callable[..., Any]]:
     """Makes a decorator that runs a verb once for each group that has some of the mappings which the verb names.
 
     `names`: the argument of the verb with the name or the names of mappings, of which there may be none; empty: there
-    is no such argument, and the verb runs for all groups. `alone`: an argument that makes sense within one group only;
-    `single`: the whole verb does. The JSON documents of all groups become one, and the worst exit code counts.
+    is no such argument, and the verb runs for all groups. `changes` tells by the verb's arguments whether it changes
+    anything: then mappings are brought over that bridge.toml has moved, else the verb refuses to tell of these.
+    `alone`: an argument that makes sense within one group only; `single`: the whole verb does. The JSON documents of
+    all groups become one, and the worst exit code counts.
     """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -28,15 +42,20 @@ def each_group(names: str = "", *, alone: str = "", single: bool = False) -> Cal
             wanted = [given] if isinstance(given, str) else [*(given or ())]
             parts = options.parts(wanted)
             if len(parts) == 1:
+                parts[0].bring_over(wanted, really=changes(rest))
                 return function(parts[0], **rest)
             if single or (alone and rest.get(alone)):
                 named = ", ".join(part.group or "(none)" for part in parts)
                 hint = f"name a mapping{' or a group: --group NAME' if not alone else ', or say --group NAME'}"
                 raise ConfigError(f"there are several groups: {named}", hint=hint)
             several = isinstance(given, tuple) and given
-            return in_each(
-                parts, lambda part: function(part, **{**rest, **({names: those_of(part, wanted)} if several else {})})
-            )
+
+            def run(part: Options) -> Any:
+                mine = {names: those_of(part, wanted)} if several else {}
+                part.bring_over(those_of(part, wanted), really=changes(rest))
+                return function(part, **{**rest, **mine})
+
+            return in_each(parts, run)
 
         return wrapped
 

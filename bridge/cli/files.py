@@ -34,7 +34,7 @@ STANDING_ORDER = ("unaccounted", "waiting", "left", "aside", "copy", "link", "ac
 @click.option("--take", metavar="PATH", help="Undo --leave")
 @click.option("--reason", metavar="TEXT", help="Why, for the journal")
 @verb
-@each_group("mapping", alone="leave")
+@each_group("mapping", changes=lambda given: bool(given["leave"] or given["take"]), alone="leave")
 def command(
     options: Options, mapping: str | None, everything: bool, leave: str | None, take: str | None, reason: str | None
 ) -> int:

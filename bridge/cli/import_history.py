@@ -47,14 +47,13 @@ LINE_SECONDS = 5.0
     "--max-rate", type=click.FloatRange(min=1), metavar="N", help="At most N lines a second [as many as can be]"
 )
 @verb
-@each_group("mappings")
+@each_group("mappings", changes=lambda given: not given["dry_run"])
 def command(options: Options, mappings: tuple[str, ...], dry_run: bool, max_rate: float | None) -> int:
     """Bring what the files of MAPPING [all of them] already hold into the stream, with the messages' own times as IDs.
 
     It can be stopped at any time and goes on from there. `bridge run` goes on behind its last line. Exits 1 if not all
     could be read.
     """
-    options.bring_over(really=not dry_run)
     settings = of_root(options.settings())
     options.log(settings.log_format)
     chosen = settings.chosen(mappings)

@@ -30,8 +30,12 @@ def command(options: Options, what: str) -> None:
     from bridge.streams.dial import Connections
 
     parts, places, errors = options.parts(), list[MessagePlace](), list[BridgeError]()
-    for settings in (part.settings() for part in parts):
+    for part in parts:
         try:
+            part.bring_over(really=False)
+            settings = part.settings()
+            if len(parts) > 1 and not (settings.state_dir / "ledger.db").exists():
+                continue
             with (
                 closing(Ledger(settings.state_dir / "ledger.db")) as ledger,
                 closing(Connections(settings, may_start=False)) as servers,

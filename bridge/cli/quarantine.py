@@ -91,7 +91,7 @@ def show(given: Options, number: int) -> None:
 @click.argument("numbers", nargs=-1, type=NUMBER, metavar="[NUMBER]...")
 @click.option("--records", is_flag=True, help="Take whole JSON records out of lines that hold several, or a torn one")
 @verb
-@each_group(alone="numbers")
+@each_group(changes=lambda given: True, alone="numbers")
 def retry(given: Options, numbers: tuple[int, ...], records: bool) -> int:
     """Try them all, or those of these numbers, once more with the mapping as it is now.
 
@@ -108,7 +108,6 @@ def retry(given: Options, numbers: tuple[int, ...], records: bool) -> int:
     from bridge.ledger.ranges import intents_of
     from bridge.streams.dial import dialler
 
-    given.bring_over()
     settings = given.settings()
     given.log(settings.log_format)
     path = settings.state_dir / "ledger.db"
@@ -161,7 +160,7 @@ def _render(results: list[dict[str, Any]], left: int) -> None:
 @click.option("--all", "everything", is_flag=True, help="Every one that is there now")
 @click.option("--reason", default="", help="For the journal")
 @verb
-@each_group(alone="numbers")
+@each_group(changes=lambda given: True, alone="numbers")
 def acknowledge(given: Options, numbers: tuple[int, ...], everything: bool, reason: str) -> None:
     """Say that you know of these: they stay where they are, and no longer close the gate of a cut-over."""
     import time
@@ -213,6 +212,7 @@ def _found(
 ) -> Iterator[tuple[Mapping, QuarantinedMessage]]:
     from bridge.ledger.quarantine import quarantined
 
+    part.bring_over(those_of(part, mappings), really=False)
     settings = part.settings()
     chosen = settings.chosen(those_of(part, mappings))
     if not (settings.state_dir / "ledger.db").exists():

@@ -7,7 +7,7 @@ import time
 import click
 
 from bridge.cli.common import Options, emit, of_root, verb, who
-from bridge.cli.each_group import each_group
+from bridge.cli.each_group import each_group, executes
 from bridge.core.errors import ConfigError
 from bridge.core.wording import counted
 
@@ -18,7 +18,7 @@ from bridge.core.wording import counted
 @click.option("--reason", metavar="TEXT", help="Why, for the journal")
 @click.option("--execute", is_flag=True, help="Do it; without, the plan is printed and nothing is changed")
 @verb
-@each_group("mapping")
+@each_group("mapping", changes=executes)
 def command(options: Options, mapping: str, entries: tuple[str, ...], reason: str | None, execute: bool) -> None:
     """Delete entries from the mapping's stream, by their IDs, and name the lines that a person has to take out.
 

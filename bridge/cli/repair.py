@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 LISTED_ACTIONS = 20
 
 
+def _changes(given: dict[str, Any]) -> bool:
+    return bool(given["execute"] or given["accept"] or given["as_edit"] or given["as_new"])
+
+
 @click.command("repair", short_help="Rebuild a lost ledger, and mend what parity found")
 @click.option("--execute", is_flag=True, help="Do it; without, the plan is printed and nothing is changed")
 @click.option("--take-over", is_flag=True, help="Also where the stream belongs to another bridge that is gone")
@@ -38,7 +42,7 @@ LISTED_ACTIONS = 20
 @click.option("--reason", metavar="TEXT", help="Why, for the journal")
 @click.argument("names", metavar="[NAME]...", nargs=-1)
 @verb
-@each_group(alone="names")
+@each_group(changes=_changes, alone="names")
 def command(
     options: Options, execute: bool, take_over: bool, accept: bool, as_edit: bool, as_new: bool, layout: str | None,
     reason: str | None, names: tuple[str, ...],
@@ -59,7 +63,6 @@ def command(
     from bridge.ledger.store import Ledger
     from bridge.streams.dial import Connections
 
-    options.bring_over(really=execute)
     settings = of_root(options.settings())
     options.log(settings.log_format)
     if accept or as_edit or as_new:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bridge.cli.common import Options, complain, emit, mapping_names, of_root, verb, who
-from bridge.cli.each_group import each_group
+from bridge.cli.each_group import each_group, executes
 from bridge.core.wording import counted
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @click.option("--reason", default="", help="For the journal")
 @click.option("--force", metavar="MAPPING", help="Pass a closed gate; say the mapping's name again")
 @verb
-@each_group("mapping")
+@each_group("mapping", changes=executes)
 def retire(options: Options, mapping: str, execute: bool, reason: str, force: str | None) -> int:
     """End MAPPING's migration, after a last parity: its files and its stream are carried in neither direction any more.
 
@@ -39,7 +39,6 @@ def retire(options: Options, mapping: str, execute: bool, reason: str, force: st
 
     if force is not None and force != mapping:
         raise ConfigError(f"--force {force}: the mapping is {mapping}", hint=f"--force {mapping}")
-    options.bring_over(really=execute)
     settings = of_root(options.settings())
     options.log(settings.log_format)
     with state_lock(settings.state_dir, "retire") if execute else nullcontext():
@@ -198,7 +197,7 @@ def _end(
 @click.argument("mapping", shell_complete=mapping_names)
 @click.option("--execute", is_flag=True, help="Do it; without, what would go is listed and nothing is changed")
 @verb
-@each_group("mapping")
+@each_group("mapping", changes=executes)
 def purge(options: Options, mapping: str, execute: bool) -> None:
     """Remove the keys that the bridge keeps in Redis for a retired MAPPING, and the marks of its components.
 
@@ -237,7 +236,7 @@ def _purge(options: Options, settings: Settings, chosen: Mapping, *, execute: bo
 @click.option("--execute", is_flag=True, help="Do it; without, what waits to be carried is told and nothing is changed")
 @click.option("--reason", default="", help="For the journal")
 @verb
-@each_group("mapping")
+@each_group("mapping", changes=executes)
 def unretire(options: Options, mapping: str, place: str | None, execute: bool, reason: str) -> None:
     """Let a retired MAPPING begin again, at a place that you say: `bridge run --dual` carries it from there on.
 
@@ -247,7 +246,6 @@ def unretire(options: Options, mapping: str, place: str | None, execute: bool, r
     from bridge.core.errors import ConfigError
     from bridge.core.state_directory import state_lock
 
-    options.bring_over(really=execute)
     settings = of_root(options.settings())
     if execute and place is None:
         hint = "--from retirement goes on where it ended; --from beginning needs an empty stream"
@@ -344,6 +342,7 @@ def runbook(options: Options) -> None:
     text = written(
         parts, {mapping.family: mapping.stream.key for mapping in left}, others, redis=masked(settings.redis_url),
         root=str(settings.root), durable=wrong, at=time.strftime("%Y-%m-%d"),
+        groups=[part.group or "" for part in options.parts()],
     )  # fmt: skip
     if options.as_json:
         emit({"markdown": text})

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
 
 from bridge.cli.common import Options, complain, emit, exit_code_of, of_root, say_unaccounted, serve, verb
-from bridge.core.errors import ConfigError
+from bridge.core.errors import BridgeError, ConfigError, LockHeld
+from bridge.core.groups import BRING_OVER
 from bridge.core.wording import counted
 
 if TYPE_CHECKING:
@@ -41,7 +43,7 @@ def command(options: Options, dual: bool, once: bool, poll: bool, log_format: st
 
     settings = of_root(_carried(options, log_format))
     options.log(settings.log_format)
-    replace(options, group=settings.group).bring_over()
+    _bring_over(options, settings)
     with state_lock(settings.state_dir, "run"):
         stop = stop_on_signals()
         tune_interpreter()
@@ -59,13 +61,37 @@ def command(options: Options, dual: bool, once: bool, poll: bool, log_format: st
         return process.run(beside)
 
 
+BRINGING = 10.0
+"""Seconds for which a process waits, as it begins, until another one that begins has brought mappings over."""
+
+
+def _bring_over(options: Options, settings: Settings) -> None:
+    """Brings over mappings that bridge.toml has moved: to this group, and to others that stand still.
+
+    So groups that exchange mappings may be started at once. Raises as `Options.bring_over`, of this group alone.
+    """
+    until = time.monotonic() + BRINGING
+    while True:
+        try:
+            replace(options, group=settings.group).bring_over()
+            break
+        except LockHeld as error:
+            if BRING_OVER not in error.what or time.monotonic() > until:
+                raise
+            time.sleep(0.1)
+    for part in replace(options, group=None).as_written().parts():
+        if part.group != settings.group:
+            with suppress(BridgeError):  # it runs, or says why as it begins
+                replace(options, group=part.group).bring_over()
+
+
 def _carried(options: Options, log_format: str | None) -> Settings:
     """Loads the settings of the process: a group's that was named, or those of the mappings in no group.
 
     Raises ConfigError: all mappings are in groups.
     """
     settings = options.as_written(log_format)
-    if not settings.groups or options.group is not None:
+    if not settings.groups or options.group:
         return settings
     rest = settings.of_group("")
     if not rest.mappings:

@@ -117,6 +117,8 @@ def _document(looks: list[_Look]) -> dict[str, Any]:
     every = [(look, look.document()) for look in looks]
     return {
         "headline": said, "level": level, "at": every[0][1]["at"], "redis": every[0][1]["redis"],
+        "running": all(document["running"] for _, document in every),
+        "troubles": {name: trouble for _, document in every for name, trouble in document["troubles"].items()},
         "groups": [{"group": look.group, **document} for look, document in every],
         "mappings": [mapping for _, document in every for mapping in document["mappings"]],
         "components": [component for _, document in every for component in document["components"]],

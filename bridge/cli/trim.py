@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bridge.cli.common import Options, emit, mapping_names, verb, who
-from bridge.cli.each_group import each_group
+from bridge.cli.each_group import each_group, executes
 from bridge.core.wording import counted
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.argument("mappings", nargs=-1, metavar="[MAPPING]…", shell_complete=mapping_names)
 @click.option("--execute", is_flag=True, help="Do it; without, it says what would go and what holds it")
 @verb
-@each_group("mappings")
+@each_group("mappings", changes=executes)
 def command(options: Options, mappings: tuple[str, ...], execute: bool) -> int:
     """Remove the oldest entries of MAPPINGs' streams that are over their [retention]; of all that have one by default.
 
@@ -34,7 +34,6 @@ def command(options: Options, mappings: tuple[str, ...], execute: bool) -> int:
     from bridge.ledger.store import Ledger
     from bridge.streams.dial import dialler
 
-    options.bring_over(really=execute)
     settings = options.settings()
     options.log(settings.log_format)
     chosen = [m for m in settings.chosen(mappings) if mappings or m.retention.limited]

@@ -26,6 +26,7 @@ from bridge.core.path_rules import Paths
 from bridge.core.server_address import check_url
 from bridge.core.strict_models import Strict, validated
 
+MOST_PORT = 65_535
 ROLE = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -65,7 +66,7 @@ class MetricsSection(Strict):
     Port 0: any that is free.
     """
 
-    port: Annotated[int, Field(ge=0, le=65535)]
+    port: Annotated[int, Field(ge=0, le=MOST_PORT)]
 
 
 class ComponentSection(Strict):
@@ -193,6 +194,9 @@ class Settings:
         port = self.metrics_port
         if port and group:  # the process of the mappings in no group has the first, and each group the next
             port += 1 + list(self.groups).index(group)
+            if port > MOST_PORT:
+                raise ConfigError(f"there is no port {port} for the metrics of group '{group}'", where=str(self.path),
+                                  hint="a lower [metrics] port: each group has the next one")  # fmt: skip
         return replace(self, mappings=mine, neighbours=others, group=group, state_dir=place, metrics_port=port,
                        shared={})  # fmt: skip
 

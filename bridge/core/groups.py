@@ -11,6 +11,15 @@ GROUPS = "groups"
 """The folder of the state directory in which each group has a folder of its own."""
 
 
+BRING_OVER = "bring-over"
+"""What holds the locks of groups while a mapping moves from one to another, as those who meet them are told."""
+
+
+def run_command(group: str) -> str:
+    """Returns the command that carries a group's mappings both ways; `group` is empty for those in no group."""
+    return "bridge run --dual" + (f" --group {group}" if group else "")
+
+
 def group_of(groups: Mapping[str, tuple[str, ...]], mapping: str) -> str:
     """Finds the group that a mapping is in, by its name, among `[groups]`; empty: it is in none."""
     return next((group for group, names in groups.items() if mapping in names), "")
@@ -32,6 +41,8 @@ def check_groups(groups: Mapping[str, tuple[str, ...]], known: list[str], where:
                 near = difflib.get_close_matches(name, known, 1)
                 hint = f"did you mean '{near[0]}'?" if near else f"mappings: {', '.join(known)}"
                 raise ConfigError(f"group '{group}' names '{name}', which is no mapping here", where=where, hint=hint)
+            if seen.get(name) == group:
+                raise ConfigError(f"group '{group}' names mapping '{name}' twice", where=where, hint="name it once")
             if name in seen:
                 raise ConfigError(f"mapping '{name}' is in group '{seen[name]}' and in group '{group}'", where=where,
                                   hint="one process carries a mapping: name it once")  # fmt: skip

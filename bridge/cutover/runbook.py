@@ -6,6 +6,7 @@ from collections.abc import Mapping as MappingType
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from bridge.core.groups import run_command
 from bridge.streams.components import FILE
 
 
@@ -27,16 +28,18 @@ def ordered(parts: Sequence[RunbookMapping]) -> list[RunbookMapping]:
 
 def runbook(
     parts: Sequence[RunbookMapping], streams: MappingType[str, str], others: MappingType[str, str], *,
-    redis: str, root: str, durable: str, at: str,
+    redis: str, root: str, durable: str, at: str, groups: Sequence[str] = ("",),
 ) -> str:  # fmt: skip
     """Renders the runbook of a deployment's cut-over as Markdown.
 
     `streams`: each mapping's stream; `others`: the kind of those whose readers are not switched.
 
-    `durable`: what is wrong with Redis's safety, empty: nothing.
+    `durable`: what is wrong with Redis's safety, empty: nothing. `groups`: those that a process each carries, an empty
+    name for the mappings in none.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     env = Environment(loader=PackageLoader("bridge.cutover"), undefined=StrictUndefined, autoescape=False)
-    facts = {"streams": streams, "others": others, "redis": redis, "root": root, "durable": durable, "at": at}
+    facts = {"streams": streams, "others": others, "redis": redis, "root": root, "durable": durable, "at": at,
+             "runs": "\n".join(map(run_command, groups))}  # fmt: skip
     return env.get_template("runbook.md").render(parts=ordered(parts), **facts) + "\n"

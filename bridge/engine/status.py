@@ -211,9 +211,9 @@ def sample(
             with closing(MappingContext(mapping, settings)) as shared:
                 found = _mapping(shared, ledger, links.get(mapping.stream.key), status, mirrors=mirrors)
             found.outboxes = boxes.get(mapping.name, {})
-            if (other := elsewhere.get(mapping.name)) is not None:
-                found.error = f"not brought over from {other} yet"
-                found.hint = "stop both: the next start of this one does it"
+            if (move := elsewhere.get(mapping.name)) is not None:
+                found.error = move.said
+                found.hint = "" if move.error else "stop both: the next start of this one does it"
             if (lost := away.get(mapping.stream.key)) is not None and not found.error:
                 found.error, found.hint = lost.what, lost.hint
             status.mappings.append(found)

@@ -37,31 +37,37 @@ def has_moved(ledger: Ledger, key: str) -> None:
 
 
 def copy_rows(origin: Ledger, to: Ledger, streams: Collection[str], key: str) -> None:
-    """Copies the rows of these streams into another ledger, in one transaction; what that one had of them goes.
+    """Copies the rows of these streams into another ledger, in one transaction; an earlier copy of them goes.
 
     `key` is their mapping's `stream.key`, under which the copy is noted as one until `has_moved`. The processes that
-    carried the streams count as such that did so with the new ledger. Raises LedgerError, OSError.
+    carried the streams count as such that did so with the new ledger. What the other ledger has by itself, such as a
+    record of its journal, stays. Raises LedgerError, OSError.
     """
+    again = bool(moving_from(to, key))
     with _attached(to, origin.path), to.transaction():
-        _choose(to, streams)
+        _choose(to, [*streams, key])
         to.write(TABLE)
-        _delete(to, key)
+        if again:
+            _delete(to, key)
         for table, columns in _tables(to):
             if "id" not in columns:
                 names = ", ".join(f'"{column}"' for column in columns)
-                to.write(f'INSERT INTO main."{table}" ({names}) SELECT {names} FROM origin."{table}" WHERE {_CHOSEN}')
+                to.write(
+                    f'INSERT OR REPLACE INTO main."{table}" ({names})'
+                    f' SELECT {names} FROM origin."{table}" WHERE {_CHOSEN}'
+                )
                 continue
             names = ", ".join(f'"{column}"' for column in columns if column != "id")
             marks = ", ".join("?" for column in columns if column != "id")
             found = to.rows(f'SELECT id, {names} FROM origin."{table}" WHERE {_CHOSEN} ORDER BY id')
             for number, *row in found:  # one by one: numbers of one ledger are taken in another
-                to.write(f'INSERT INTO main."{table}" ({names}) VALUES ({marks})', row)
+                to.write(f'INSERT OR REPLACE INTO main."{table}" ({names}) VALUES ({marks})', row)
                 if table == "twofold":
                     to.write("INSERT INTO main.twofold_files SELECT last_insert_rowid(), name, from_generation,"
                              " from_offset, to_generation, to_offset FROM origin.twofold_files WHERE stretch = ?",
                              (number,))  # fmt: skip
         if to.rows("SELECT 1 FROM origin.sqlite_master WHERE name = 'stream_names'"):
-            to.write("INSERT INTO main.stream_names SELECT * FROM origin.stream_names WHERE key = ?", (key,))
+            to.write("INSERT OR REPLACE INTO main.stream_names SELECT * FROM origin.stream_names WHERE key = ?", (key,))
         to.write("UPDATE main.nonces SET place = '' WHERE " + _CHOSEN)
         begun = to.rows("SELECT name FROM origin.identity WHERE name LIKE 'begun %'")
         for name in {str(name) for (name,) in begun} & {f"begun {stream}" for stream in streams}:
@@ -81,7 +87,7 @@ def forget_rows(ledger: Ledger, streams: Collection[str], key: str) -> None:
         drop_mark(ledger.path, stream)
     with ledger.transaction():
         ledger.write(TABLE)
-        _choose(ledger, streams)
+        _choose(ledger, [*streams, key])
         _delete(ledger, key)
 
 

@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import replace
 from threading import Event
 
-from bridge.continuity.group_moves import called, waiting_moves
+from bridge.continuity.group_moves import waiting_moves
 from bridge.core.config import Settings
 from bridge.core.errors import LedgerError, RedisLost, RedisRefused, SourceError
 from bridge.core.mapping import Mapping
@@ -84,11 +84,10 @@ class ParityRunner:
     def _run(self, servers: Connections, *, onwards: bool) -> list[ParityResult]:
         results, elsewhere = [], waiting_moves(self._settings)
         for mapping in self._mappings:
-            dial, other = servers.lending(mapping.stream.key), elsewhere.get(mapping.name)
+            dial, move = servers.lending(mapping.stream.key), elsewhere.get(mapping.name)
             try:
-                if other is not None:
-                    said = f"{other} has its ledger: it was not brought over to {called(self._settings.group)} yet"
-                    result = ParityResult(mapping.name, mapping.stream.key, began=time.time(), notes=[said])
+                if move is not None:
+                    result = ParityResult(mapping.name, mapping.stream.key, began=time.time(), notes=[move.said])
                 else:
                     result = self._one(mapping, dial, onwards=onwards)
             except (RedisLost, RedisRefused, SourceError, OSError) as error:
@@ -96,7 +95,7 @@ class ParityRunner:
                 if isinstance(error, RedisRefused) and error.code not in told:
                     raise
                 result = ParityResult(mapping.name, mapping.stream.key, began=time.time(), notes=[str(error)])
-            if other is None:
+            if move is None:
                 self._note_growth(result)
                 self._keep(result)
             results.append(result)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
 import urllib.request
 from contextlib import closing
 from pathlib import Path
@@ -82,7 +83,7 @@ def told(rig: Rig, *args: str, expect: int = 0) -> Any:
 
 def who_knows(rig: Rig, stream: str = STREAM) -> list[str]:
     """The groups whose ledgers know a stream."""
-    folders = {"": rig.state, **{name: rig.state / "groups" / name for name in "ab"}}
+    folders = {"": rig.state, **{name: rig.state / "groups" / name for name in "abc"}}
     found = []
     for name, folder in folders.items():
         if (folder / "ledger.db").exists():
@@ -143,7 +144,7 @@ def test_into_groups_and_out_of_them(rig: Rig) -> None:
         assert (waits.returncode, "not brought over" in waits.stdout) == (4, True), waits.stdout + waits.stderr
         status = told(rig, "status", "hestai-message", expect=3)["mappings"][0]
         assert "not brought over" in status["error"]
-        assert "has not brought it over" in rig.run("doctor", "--redis", rig.url).stdout
+        assert "not brought over" in rig.run("doctor", "--redis", rig.url).stdout
         written.more()
         group = next(iter(groups), "")
         command(rig, "run", "--once", "--dual", "--group", group)
@@ -156,6 +157,113 @@ def test_into_groups_and_out_of_them(rig: Rig) -> None:
         rows = told(rig, "journal", "--group", group)
         assert [row["what"] for row in rows if row["stream"] == STREAM].count("quarantine acknowledge") == 1
         assert told(rig, "parity", "hestai-message")["verdict"] == "equal"
+
+
+@pytest.mark.parametrize("way", ["back", "third"])
+@pytest.mark.parametrize("point", ["group.copy.after", "group.owner.before", "group.owner.after", "group.forget.after"])
+def test_what_lies_in_folders_goes_along(one_rig: Rig, point: str, way: str) -> None:
+    """A move that is killed, and goes back or to a third group instead: archive and journal are where the mapping is."""
+    rig = one_rig
+    configure(rig, b=["hestai-message"])
+    written = Written(rig)
+    written.more()
+    command(rig, "run", "--once", "--dual", "--group", "b")
+    archive = rig.state / "groups" / "b" / "archive" / "hestai-message"
+    archive.mkdir(parents=True)
+    (archive / "kept").write_text("x")
+    configure(rig, a=["hestai-message"])
+    assert rig.start("--once", "--group", "a", crash=point).wait(60) == -9, rig.said()
+    last = "b" if way == "back" else "c"
+    configure(rig, COMPONENTS, **{last: ["hestai-message"]})
+    written.more()
+    command(rig, "run", "--once", "--dual", "--group", last)
+    rig.settle(written.file_born, written.redis_born)
+    assert (rig.state / "groups" / last / "archive" / "hestai-message" / "kept").exists()
+    assert not (rig.state / "groups" / "a" / "archive" / "hestai-message").exists()
+    assert who_knows(rig) == [last]
+    assert told(rig, "parity", "hestai-message")["verdict"] == "equal"
+
+
+def test_groups_that_exchange_mappings_start_at_once(rig: Rig) -> None:
+    """Two groups that are started at the same moment, with each other's mappings, both carry."""
+    configure(rig, a=["hestai-message"], b=["sessions"])
+    written = Written(rig)
+    written.more()
+    for group in "ab":
+        command(rig, "run", "--once", "--dual", "--group", group)
+    configure(rig, a=["sessions"], b=["hestai-message"])
+    written.more()
+    children = [rig.start("--group", group) for group in "ab"]
+    written.settle()
+    for child in children:
+        rig.stop(child)
+    assert (who_knows(rig), who_knows(rig, "hestai:session:a")) == (["b"], ["a"])
+
+
+REFUSED = (
+    "tail hestai-message", "files hestai-message", "quarantine list hestai-message", "quarantine export",
+    "snapshot hestai-message kept", "locate files/messages.log:1", "trim", "repair", "retire hestai-message",
+    "purge hestai-message", "import-history --dry-run hestai-message", "redact hestai-message 1-1",
+)  # fmt: skip
+
+
+def test_who_looks_while_a_move_waits(one_rig: Rig) -> None:
+    """Commands that only look refuse to tell of a mapping that waits; those that change something bring it over first."""
+    rig = one_rig
+    configure(rig, a=["hestai-message"])
+    written = Written(rig)
+    written.more()
+    command(rig, "run", "--once", "--dual", "--group", "a")
+    configure(rig, b=["hestai-message"])
+    for words in REFUSED:
+        done = rig.run(*words.split(), "--redis", rig.url)
+        assert done.returncode == 1, f"{words}: {done.stdout} {done.stderr}"
+        assert "not brought over from group 'a' yet" in done.stderr, f"{words}: {done.stdout} {done.stderr}"
+    command(rig, "run", "--once", "--group", "")
+    assert who_knows(rig) == ["b"], "who begins brings over for groups that stand still as well"
+    configure(rig, a=["hestai-message"])
+    entry = rig.entries()[1]
+    done = rig.run(
+        "redact", "hestai-message", f"{entry.id[0]}-{entry.id[1]}", "--reason", "x", "--execute", "--redis", rig.url
+    )
+    assert done.returncode == 0, done.stderr
+    assert who_knows(rig) == ["a"]
+    what = [row["what"] for row in told(rig, "journal", "--group", "a")]
+    assert what.count("move to group") == 2
+    assert "redact" in " ".join(what)
+    configure(rig, b=["hestai-message"])
+    command(rig, "run", "--once", "--dual", "--group", "b")
+    assert [row["what"] for row in told(rig, "journal", "--group", "b")][:-1] == what
+    assert len(rig.datas()) == 9
+
+
+def test_a_ledger_of_an_earlier_version_is_brought_over(rig: Rig) -> None:
+    """The ledger of the group that a mapping leaves is brought up to date before; one that is locked is waited for."""
+    configure(rig)
+    written = Written(rig)
+    written.more()
+    command(rig, "run", "--once", "--dual")
+    with closing(sqlite3.connect(rig.state / "ledger.db")) as raw:
+        raw.execute("PRAGMA user_version = 16")
+    configure(rig, a=["hestai-message", "sessions"])
+    assert "of version 16" in told(rig, "status", "hestai-message", expect=3)["mappings"][0]["error"]
+    command(rig, "run", "--once", "--dual", "--group", "a")
+    assert who_knows(rig) == ["a"]
+    configure(rig, b=["hestai-message", "sessions"])
+    with closing(sqlite3.connect(rig.state / "groups" / "a" / "ledger.db")) as raw:
+        raw.execute("PRAGMA locking_mode = EXCLUSIVE")
+        raw.execute("BEGIN EXCLUSIVE")
+        done = rig.run("run", "--once", "--group", "b", "--redis", rig.url)
+        assert (done.returncode, "is locked by another program" in done.stderr) == (1, True), done.stderr
+        raw.execute("ROLLBACK")
+    command(rig, "run", "--once", "--dual", "--group", "b")
+    assert who_knows(rig) == ["b"]
+    (rig.state / "groups" / "a" / "ledger.db").write_bytes(b"damaged" * 1000)
+    command(rig, "run", "--once", "--dual", "--group", "b")
+    configure(rig, b=["hestai-message", "sessions"], c=["hestai-inbox"])
+    done = rig.run("run", "--once", "--group", "c", "--redis", rig.url)
+    assert (done.returncode, "is damaged" in done.stderr) == (1, True), "it may have the mapping that nobody else has"
+    assert "is damaged" in rig.run("doctor", "--redis", rig.url).stdout
 
 
 def test_nothing_moves_while_a_group_runs(rig: Rig) -> None:
@@ -358,6 +466,7 @@ def test_commands_find_their_groups(one_rig: Rig) -> None:
         ({"a": ["hestai-mesage"]}, "did you mean 'hestai-message'?"),
         ({"a": ["sessions"], "b": ["sessions"]}, "is in group 'a' and in group 'b'"),
         ({"a": []}, "has no mapping"),
+        ({"a": ["sessions", "sessions"]}, "names mapping 'sessions' twice"),
         ({"a/b": ["sessions"]}, "becomes a folder's name"),
     ],
 )
@@ -378,6 +487,12 @@ def test_a_group_must_be_named(rig: Rig) -> None:
     configure(rig, a=["hestai-message", "hestai-inbox"], b=["sessions"])
     done = rig.run("run", "--once")
     assert (done.returncode, "bridge run --group a, bridge run --group b" in done.stderr) == (2, True), done.stderr
+    assert rig.run("run", "--once", "--group", "").returncode == 2
+    assert "bridge run --dual --group b" in command(rig, "runbook")
+    configure(rig, "[metrics]\nport = 65535", a=["hestai-message"])
+    done = rig.run("run", "--once", "--group", "a")
+    assert (done.returncode, "there is no port 65536" in done.stderr) == (2, True), done.stderr
+    configure(rig, a=["hestai-message", "hestai-inbox"], b=["sessions"])
     done = rig.run("run", "--once", "--group", "aa")
     assert (done.returncode, "did you mean 'a'?" in done.stderr) == (2, True), done.stderr
 

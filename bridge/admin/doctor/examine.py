@@ -12,7 +12,7 @@ from bridge.admin.doctor.cluster import look_at_cluster
 from bridge.admin.doctor.finding import Finding, Judgement, asked, worst
 from bridge.admin.doctor.strange_streams import look_at_strange_streams
 from bridge.admin.doctor.unaccounted_files import look_at_files
-from bridge.continuity.group_moves import called, waiting_moves
+from bridge.continuity.group_moves import waiting_moves
 from bridge.core.config import Settings
 from bridge.core.errors import BridgeError
 from bridge.core.groups import GROUPS
@@ -48,9 +48,10 @@ def examine(whole: Settings, parts: Sequence[Settings]) -> list[Finding]:
 def _look_at_moves(parts: Sequence[Settings]) -> Finding:
     """Makes the doctor's finding on mappings that bridge.toml has moved to another group, and that wait there."""
     waits: list[Judgement] = [
-        ("bad", f"{name} is not carried: {called(settings.group)} has not brought it over from {other} yet",
+        ("bad", f"{name} is not carried: {move.said}",
+         "" if move.error else
          "stop both; the next `bridge run" + (f" --group {settings.group}`" if settings.group else "`") + " does it")
-        for settings in parts for name, other in waiting_moves(settings).items()
+        for settings in parts for name, move in waiting_moves(settings).items()
     ]  # fmt: skip
     named = ", ".join(settings.group for settings in parts if settings.group) or "none"
     return worst("moves", waits or [("good", f"no mapping waits to be brought over to its group ({named})", "")])

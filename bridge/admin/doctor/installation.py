@@ -20,6 +20,7 @@ from pathlib import Path
 from bridge.admin.doctor.finding import Finding, Judgement, Verdict, worst
 from bridge.core.config import Settings
 from bridge.core.errors import LedgerError
+from bridge.core.groups import run_command
 from bridge.core.model import Checkpoint, EntryId, Origin, Position, format_id, paired, parse_origin
 from bridge.core.state_directory import lock_holder
 from bridge.core.wording import counted, duration, size
@@ -67,15 +68,18 @@ def _folders() -> list[str]:
     return list(dict.fromkeys(str(Path(name).parent) for name in (sys.executable, sys.argv[0])))
 
 
-def process(holder: str, beat: Mapping[str, object] | None, now: float, *, needed: bool = True) -> Finding:
+def process(
+    holder: str, beat: Mapping[str, object] | None, now: float, *, needed: bool = True, group: str = ""
+) -> Finding:
     """Checks for the doctor whether a bridge process is at work, by the state lock and the last heartbeat. Pure.
 
-    `holder`: who has the lock; `now` in seconds since 1970. `needed`: whether any mapping is not retired yet.
+    `holder`: who has the lock; `now` in seconds since 1970. `needed`: whether any mapping is not retired yet;
+    `group`: the group whose process it is, empty where it is of none.
     """
     if not holder and not needed:
         return Finding("process", "good", "no bridge runs, and none need: every mapping is retired")
     if not holder:
-        return Finding("process", "note", "no bridge runs", "bridge run --dual, or `bridge service install --dual`")
+        return Finding("process", "note", "no bridge runs", f"{run_command(group)}, or `bridge service install --dual`")
     if not holder.startswith("bridge run"):
         return Finding("process", "good", f"{holder} is at work")
     at = beat.get("at") if beat else None
@@ -343,7 +347,7 @@ def examine(settings: Settings, files: Mapping[str, Sequence[Path]]) -> list[Fin
                     last[mapping.name] = next(iter(runs(own_ledger, mapping.stream.key, 1)), None)
     return [
         program(shutil.which("bridge", path=os.environ.get("PATH")), _folders()),
-        process(lock_holder(settings.state_dir), beat, now, needed=needed),
+        process(lock_holder(settings.state_dir), beat, now, needed=needed, group=settings.group),
         sound,
         rewrites(rewritten),
         mappings(files),
