@@ -92,7 +92,7 @@ def users(settings: Settings) -> list[User]:
 def _all_hosts(settings: Settings, name: str, dialling: Sequence[str]) -> list[User]:
     """Builds the user that asks what all hosts have proved, where mappings give each host a stream of its own."""
     written = settings.written_keys.values()
-    streams = ["*".join(map(_literal, key.split(INSTANCE))) for key in written]
+    streams = ["*".join(map(_literal, key.replace(NAME, INSTANCE).split(INSTANCE))) for key in written]
     keys = [part for key in streams for part in (f"%R~{key}", f"%R~bridge:{{{key}}}:*")]
     rules, commands = (*keys, f"%R~{health('').decode()}*"), (*CONNECT, *ALL_HOSTS, *dialling)
     several = any(INSTANCE in key for key in written)

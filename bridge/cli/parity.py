@@ -66,7 +66,7 @@ def command(
             raise click.UsageError("--all-hosts goes with no other option of parity")
         everything = of_root(options.together())
         options.log(everything.log_format)
-        return _all_hosts(options, everything, everything.chosen(mappings))
+        return _all_hosts(options, everything, mappings)
     if full and not watch:
         raise click.UsageError("--full goes with --watch; without, everything is read anyway")
     with ExitStack() as opened:
@@ -169,19 +169,26 @@ def _prove(
     return CODES[verdict_of_all(results)]
 
 
-def _all_hosts(options: Options, settings: Settings, chosen: list[Mapping]) -> int:
-    """Prints what the bridges of all hosts have proved, and the verdict of all together (`--all-hosts`)."""
+def _all_hosts(options: Options, settings: Settings, names: tuple[str, ...]) -> int:
+    """Prints what the bridges of all hosts have proved, and the verdict of all together (`--all-hosts`).
+
+    Of mappings of these names, or of all; of a mapping with many streams not by stream. Raises ConfigError.
+    """
+    from bridge.core.errors import ConfigError
     from bridge.parity.all_hosts import proofs_of_all_hosts, verdict_of_all_hosts
+    from bridge.parity.all_hosts_many import proofs_of_many
     from bridge.streams.dial import Connections
 
-    many = sorted({mapping.family for mapping in chosen if mapping.log})
-    if many:
-        click.echo(
-            f"bridge: {', '.join(many)}: of many streams heartbeats tell no proof: `bridge parity` there", err=True
-        )
+    chosen = settings.chosen(names)
+    many = [family for name, family in settings.families.items() if name in names or not names]
+    single = [mapping.name for mapping in chosen if mapping.log and mapping.family not in {m.name for m in many}]
+    if single:
+        raise ConfigError(f"{single[0]} is one of many streams, of which a bridge proves all together",
+                          hint=f"bridge parity --all-hosts {single[0].partition(':')[0]}")  # fmt: skip
     with closing(Connections(settings, may_start=False)) as servers:
         proofs = proofs_of_all_hosts(settings, [mapping for mapping in chosen if not mapping.log], servers)
-    verdict = "inconclusive" if many and verdict_of_all_hosts(proofs) == "equal" else verdict_of_all_hosts(proofs)
+        proofs += [proof for mapping in many for proof in proofs_of_many(settings, mapping, servers)]
+    verdict = verdict_of_all_hosts(proofs)
     if options.as_json:
         emit({"verdict": verdict, "hosts": [proof.to_json() for proof in proofs]})
     else:

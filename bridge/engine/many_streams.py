@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 from bridge.core.config import Settings
 from bridge.core.mapping import Mapping
@@ -12,6 +13,7 @@ from bridge.engine.stream_forward import StreamForward
 from bridge.engine.stream_mirror import StreamMirror
 from bridge.engine.stream_sessions import StreamSessions
 from bridge.kinds.direction_stats import DirectionStats
+from bridge.ledger.parity_runs import proof_of_many, proofs_stand
 from bridge.ledger.store import Ledger
 from bridge.ledger.troubles import Troubles
 
@@ -22,7 +24,8 @@ class ManyStreams:
     def __init__(
         self, mapping: Mapping, settings: Settings, troubles: Troubles, stop: Event, sweep: float, *, dual: bool
     ) -> None:
-        self._name = mapping.name
+        self._name, self._key = mapping.name, mapping.stream.key
+        self._proof: tuple[tuple[Any, ...], dict[str, Any] | None] = ((), None)
         self._sessions = StreamSessions(mapping, settings, troubles)
         self.forward = StreamForward(self._sessions, settings, troubles, stop, sweep)
         mirror = StreamMirror(self._sessions, self.forward, settings, troubles, stop, dual=dual)
@@ -33,6 +36,14 @@ class ManyStreams:
         """Lists what the directions' threads run, each with its own ledger, by the name of the thread."""
         mirrors = [(self._mirror.worker, self._mirror.run)] if self._mirror is not None else []
         return [(self.forward.worker, self.forward.run), *mirrors]
+
+    def proof(self, ledger: Ledger) -> dict[str, dict[str, Any]]:
+        """Returns for the heartbeat, by the mapping's name, what parity proved of all its streams; none: nothing."""
+        stands = proofs_stand(ledger)
+        if stands != self._proof[0]:
+            self._proof = stands, proof_of_many(ledger, self._name)
+        found = self._proof[1]
+        return {self._name: found | {"stream": self._key}} if found is not None else {}
 
     def workers(self) -> list[StreamForward | StreamMirror]:
         """Lists the directions that carry messages."""

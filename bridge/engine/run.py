@@ -249,7 +249,8 @@ class Process:
             "troubles": {name: trouble.error for name, trouble in self.troubles.now().items()},
             "parity": {mapping_context.mapping.name: told_proof(ledger, run, time.time())
                        for mapping_context in self._shared
-                       for run in runs(ledger, mapping_context.mapping.stream.key, 1)},
+                       for run in runs(ledger, mapping_context.mapping.stream.key, 1)}
+                      | {name: proof for many in self._many for name, proof in many.proof(ledger).items()},
         }  # fmt: skip
         save_heartbeat(ledger, pulse)
         self.troubles.save(ledger)

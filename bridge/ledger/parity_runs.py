@@ -55,6 +55,38 @@ def told_proof(ledger: Ledger, run: ParityRun, now: float) -> dict[str, Any]:
     return {**run.in_short(now), "stream": run.stream, **{k: facts[k] for k in ("length", "added") if k in facts}}
 
 
+WORST = ("differs", "inconclusive", "equal")
+"""The verdicts of parity, the worst first."""
+
+
+def proof_of_many(ledger: Ledger, family: str) -> dict[str, Any] | None:
+    """Summarizes for the heartbeat the last parity runs of all streams of a mapping with many; None: there were none.
+
+    As `told_proof` does for one stream: the worst verdict, the time of the oldest run, sums of the counts, and of how
+    many streams (`streams`).
+    """
+    latest = (
+        "SELECT verdict, began + seconds, json_extract(report, '$.compared'), json_extract(report, '$.counts'),"
+        " json_extract(position, '$.length'), json_extract(position, '$.added')"
+        " FROM parity LEFT JOIN verified USING (stream) WHERE id IN"
+        " (SELECT max(id) FROM parity WHERE mapping > ? AND mapping < ? GROUP BY stream)"
+    )
+    rows = ledger.rows(latest, (f"{family}:", f"{family};"))  # the names of its streams: `family:name`
+    if not rows:
+        return None
+    differences = sum(sum(json.loads(row[3]).values()) for row in rows)
+    return {
+        "verdict": min((str(row[0]) for row in rows), key=WORST.index), "at": min(float(row[1]) for row in rows),
+        "streams": len(rows), "compared": sum(int(row[2]) for row in rows), "differences": differences,
+        "length": sum(int(row[4] or 0) for row in rows), "added": sum(int(row[5] or 0) for row in rows),
+    }  # fmt: skip
+
+
+def proofs_stand(ledger: Ledger) -> tuple[Any, ...]:
+    """Returns what changes with each parity run that the ledger takes: while it stands, so does `proof_of_many`."""
+    return ledger.rows("SELECT count(*), max(id), max(began) FROM parity")[0]
+
+
 _RUN_COLUMNS = "mapping, stream, began, seconds, who, verdict, report, id"
 
 

@@ -443,7 +443,7 @@ def test_streams_named_after_the_bridge(rig: Rig) -> None:
     assert rig.redis.call("XLEN", f"{KEY}:test:a") == 1
     equal(rig)
     done = rig.run("parity", "--all-hosts", "--redis", rig.url)
-    assert (done.returncode, "of many streams heartbeats tell no proof" in done.stderr) == (4, True), done
+    assert (done.returncode, "its bridge is silent" in done.stdout) == (4, True), done
     config = rig.path / "bridge.toml"
     config.write_text(config.read_text().replace('"test"', '"renamed"'))
     for args in (("run", "--once"), ("run", "--dual"), ("import-history",)):

@@ -13,6 +13,7 @@ import pytest
 from bridge import open_log
 from bridge.admin.acl_rules import users
 from tests.admin.test_acl_rules import give
+from tests.support.many import KEY, MAPPING, Sessions
 from tests.support.rig import STREAM, Rig, delimited, line, wait_until
 
 Hosts = dict[str, Rig]
@@ -252,3 +253,48 @@ def test_the_rights_to_ask_of_all_hosts(hosts: Hosts) -> None:
     ), done
     done = rig.run("parity", "--all-hosts", "--redis", urls["bridge-a"])
     assert (done.returncode, "of all hosts: `bridge acl` has one" in done.stderr) == (1, True), done
+
+
+def test_what_all_hosts_have_proved_of_many_streams(hosts: Hosts) -> None:
+    """Of a mapping with many streams each host has one row: of all its streams, of which none may be left out."""
+    for name, rig in hosts.items():
+        sessions = Sessions(rig, ["x", "y"])
+        (rig.path / "sessions.toml").write_text(MAPPING.replace(f"{KEY}:{{name}}", f"{KEY}:{{instance}}:{{name}}"))
+        extra = f'[redis]\nurl = "{rig.url}"'
+        rig.write_config(mapping="sessions.toml", instance=name, extra=extra)
+        for session in sessions.names:
+            sessions.append(session, f"1 {name}", f"2 {name}")
+    asked = ("parity", "--all-hosts", "--json")
+    done = hosts["a"].run(*asked)
+    assert (done.returncode, json.loads(done.stdout)["hosts"][0]["why"]) == (4, "no bridge has claimed any"), done
+    children = {name: rig.ready(rig.start()) for name, rig in hosts.items()}
+
+    def told(name: str = "a") -> tuple[str, dict[str, tuple[str, int, int, str]]]:
+        found = json.loads(hosts[name].run(*asked).stdout)
+        return found["verdict"], {
+            row["instance"]: (row["verdict"], row["compared"], row["since"], row["why"]) for row in found["hosts"]
+        }
+
+    for rig in hosts.values():
+        wait_until(lambda rig=rig: rig.run("parity").returncode == 0, rig.said)  # type: ignore[misc]
+        wait_until(lambda rig=rig: len(json.loads(rig.run("parity", "--json").stdout)["mappings"]) == 2, rig.said)  # type: ignore[misc]
+    wait_until(lambda: told() == ("equal", {"a": ("equal", 4, 0, ""), "b": ("equal", 4, 0, "")}), lambda: str(told()))
+    assert told("b") == told("a")
+    log = hosts["b"].root / "sessions" / "x.log"
+    log.write_bytes(log.read_bytes() + line("more"))
+    wait_until(lambda: told()[1]["b"] == ("equal", 4, 1, ""), lambda: str(told()))
+    log.with_name("new.log").write_bytes(line("new"))
+    why = "1 stream never compared: `bridge parity` there"
+    wait_until(lambda: told()[1]["b"] == ("inconclusive", 4, 2, why), lambda: str(told()))
+    assert hosts["b"].run("parity").returncode == 0
+    wait_until(lambda: told()[1]["b"] == ("equal", 6, 0, ""), lambda: str(told()))
+    stream = f"{KEY}:b:x"
+    hosts["b"].redis.call("XDEL", stream, hosts["b"].redis.call("XRANGE", stream, "-", "+", "COUNT", 1)[0][0])
+    wait_until(lambda: told()[1]["b"][3] == "entries were removed since: `bridge parity` there", lambda: str(told()))
+    hosts["b"].run("parity")
+    wait_until(lambda: told()[0] == "differs", lambda: str(told()))
+    hosts["b"].stop(children["b"])
+    assert told()[1]["b"] == ("inconclusive", 0, 0, "its bridge is silent")
+    done = hosts["a"].run("parity", "--all-hosts", "sessions:x")
+    assert (done.returncode, "bridge parity --all-hosts sessions" in done.stderr) == (2, True), done
+    hosts["a"].stop(children["a"])

@@ -10,10 +10,8 @@ from bridge.admin.metrics.health import DirectionHealth
 from bridge.engine.account.inventory import together as accounts_together
 from bridge.engine.lag import Lag
 from bridge.engine.status import MappingStatus, Status, StreamSize
+from bridge.ledger.parity_runs import WORST
 from bridge.streams.reader import GroupInfo
-
-WORST = ("differs", "inconclusive", "equal")
-"""The verdicts of parity, the worst first."""
 
 
 def status_together(status: Status) -> Status:
