@@ -70,19 +70,25 @@ def _bring_over(options: Options, settings: Settings) -> None:
 
     So groups that exchange mappings may be started at once. Raises as `Options.bring_over`, of this group alone.
     """
-    until = time.monotonic() + BRINGING
-    while True:
-        try:
-            replace(options, group=settings.group).bring_over()
-            break
-        except LockHeld as error:
-            if BRING_OVER not in error.what or time.monotonic() > until:
-                raise
-            time.sleep(0.1)
+    _patiently(replace(options, group=settings.group))
     for part in replace(options, group=None).as_written().parts():
         if part.group != settings.group:
-            with suppress(BridgeError):  # it runs, or says why as it begins
-                replace(options, group=part.group).bring_over()
+            with suppress(BridgeError, OSError):  # it runs, or says why as it begins
+                _patiently(replace(options, group=part.group))
+
+
+def _patiently(options: Options) -> None:
+    """Brings mappings over to a group, and waits while another process does such a thing. Raises as `bring_over`."""
+    until, held = time.monotonic() + BRINGING, ""
+    while True:
+        try:
+            options.bring_over()
+            return
+        except LockHeld as error:  # at first it may have brought over what was looked for, and run since
+            if (BRING_OVER not in error.what and error.what == held) or time.monotonic() > until:
+                raise
+            held = error.what
+            time.sleep(0.1)
 
 
 def _carried(options: Options, log_format: str | None) -> Settings:

@@ -85,11 +85,12 @@ def waiting_moves(settings: Settings) -> dict[str, WaitingMove]:
 def _unknown(settings: Settings) -> list[Mapping]:
     """Lists the mappings of which the group's own ledger knows nothing, or has but a copy that does not count yet."""
     path = settings.state_dir / "ledger.db"
-    if not path.exists():
+    try:
+        with closing(Ledger(path)) as ledger:
+            known = known_streams(ledger)
+            return [mapping for mapping in settings.mappings if not _counts(ledger, mapping, known)]
+    except LedgerError:  # there is none yet, or it is of an earlier version
         return list(settings.mappings)
-    with closing(Ledger(path, create=True)) as ledger:
-        known = known_streams(ledger)
-        return [mapping for mapping in settings.mappings if not _counts(ledger, mapping, known)]
 
 
 def bring_over(settings: Settings, who: str) -> list[str]:
@@ -141,11 +142,13 @@ def _opened(path: Path) -> Ledger:
 
 
 def _has_copies(settings: Settings) -> bool:
+    """Whether a group's own ledger has a copy that does not count yet, or may have one, as it cannot be read."""
     path = settings.state_dir / "ledger.db"
-    if not path.exists():
-        return False
-    with closing(Ledger(path, create=True)) as ledger:
-        return any(moving_from(ledger, mapping.stream.key) for mapping in settings.mappings)
+    try:
+        with closing(Ledger(path)) as ledger:
+            return any(moving_from(ledger, mapping.stream.key) for mapping in settings.mappings)
+    except LedgerError:
+        return path.exists()
 
 
 def _streams(ledger: Ledger, mapping: Mapping, known: set[str]) -> list[str]:

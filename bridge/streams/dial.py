@@ -132,6 +132,7 @@ class Connections:
             else:
                 connection = dial()
             connection.give_back = self._take_back
+            self._budget.met(connection.call)  # another one may have been lost in reading a page
             return connection
 
         return lend

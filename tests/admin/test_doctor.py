@@ -438,7 +438,7 @@ def test_lines_that_were_written_over(rig: Rig) -> None:
     """A program that wrote over what the mirror had appended is told of afterwards; rotation, with a copy too, is not."""
 
     def told() -> Finding:
-        return next(finding for finding in installation.examine(rig.settings(), {}) if finding.check == "rewrites")
+        return next(finding for finding in installation.examine(rig.settings()) if finding.check == "rewrites")
 
     rig.append("f-0")
     rig.once()
@@ -517,7 +517,7 @@ def test_which_program(rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         (f"{Path(sys.executable).parent}:{other}", "good"),
     ):  # fmt: skip
         monkeypatch.setenv("PATH", path)
-        told = installation.examine(rig.settings(), {})[0]
+        told = installation.examine(rig.settings())[0]
         assert (told.check, told.verdict) == ("program", verdict), told
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 
 from bridge.admin.doctor import failover, installation, machine, redis_server, retired_mappings
 from bridge.admin.doctor.cluster import look_at_cluster
@@ -33,13 +34,15 @@ def examine(whole: Settings, parts: Sequence[Settings]) -> list[Finding]:
         findings.append(asked("sentinels", lambda: failover.look_at_sentinels(whole, address)))
     if (cluster := cluster_of(whole)) is not None:
         findings += look_at_cluster(cluster)
-    every = [_examine_part(settings) for settings in parts]
+    looked = [_examine_part(settings) for settings in parts]
+    every = [found for found, _ in looked]
     for at, (settings, found) in enumerate(zip(parts, every, strict=True)):
         for finding in found:
             if all(finding in others for others in every):
                 findings += [finding] if not at else []
             else:
                 findings.append(replace(finding, check=f"{finding.check} ({settings.group or 'no group'})"))
+    findings.append(installation.mappings({name: some for _, files in looked for name, some in files.items()}))
     if whole.groups or (whole.home / GROUPS).exists():
         findings.append(_look_at_moves(parts))
     return findings
@@ -74,8 +77,11 @@ def _examine_server(settings: Settings) -> list[Finding]:
     return findings
 
 
-def _examine_part(settings: Settings) -> list[Finding]:
-    """Runs the doctor's checks of what belongs to one ledger: its files, its process, and its streams' retirement."""
+def _examine_part(settings: Settings) -> tuple[list[Finding], Mapping[str, Sequence[Path]]]:
+    """Runs the doctor's checks of what belongs to one ledger: its files, its process, and its streams' retirement.
+
+    Returns also the files that each mapping reads, by the mapping's name.
+    """
     findings: list[Finding] = []
     try:
         with closing(Connections(settings, may_start=False)) as servers:
@@ -89,7 +95,7 @@ def _examine_part(settings: Settings) -> list[Finding]:
     findings.append(asked("account", lambda: look_at_files(settings)))
     findings.append(asked("outboxes", lambda: retired_mappings.look_at_outboxes(settings)))
     found, files = machine.examine(settings)
-    return [*findings, *found, *installation.examine(settings, files)]
+    return [*findings, *found, *installation.examine(settings)], files
 
 
 def _silent(settings: Settings, error: BridgeError) -> Finding:

@@ -326,11 +326,8 @@ def parity(last: Mapping[str, ParityRun | None], now: float) -> Finding:
     return worst("parity", parts)
 
 
-def examine(settings: Settings, files: Mapping[str, Sequence[Path]]) -> list[Finding]:
-    """Runs the doctor's checks of the installation that need no server: program, process, ledger, mappings, parity.
-
-    `files`: the files that each mapping reads, by the mapping's name.
-    """
+def examine(settings: Settings) -> list[Finding]:
+    """Runs the doctor's checks of the installation that need no server: program, process, ledger, edits, parity."""
     path, now = settings.state_dir / "ledger.db", time.time()
     sound = ledger(path)
     beat, last, rewritten, needed = None, dict[str, ParityRun | None](), dict[str, int](), True
@@ -350,6 +347,5 @@ def examine(settings: Settings, files: Mapping[str, Sequence[Path]]) -> list[Fin
         process(lock_holder(settings.state_dir), beat, now, needed=needed, group=settings.group),
         sound,
         rewrites(rewritten),
-        mappings(files),
         *([parity(last, now)] if last else []),
     ]
