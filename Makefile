@@ -30,7 +30,7 @@ plot: $(VENV)/ready
 soak: $(VENV)/ready
 	BRIDGE_SOAK=1 $(BIN)/python -m pytest -n $(WORKERS) --timeout 3600 tests/scenarios/test_model.py tests/scenarios/test_model_files.py tests/scenarios/test_crash.py tests/scenarios/test_crash_many.py tests/parity/test_parity_live.py \
 		tests/kinds/test_spool_crash.py tests/kinds/test_context.py tests/kinds/test_state.py tests/kinds/test_artifacts.py tests/scenarios/test_kinds_faults.py \
-		tests/scenarios/test_raised.py tests/scenarios/test_model_looks.py tests/files/test_between_calls.py tests/parity/test_parity_rotating.py tests/admin/test_repair.py tests/admin/test_quarantine.py tests/cutover/test_state_owner.py tests/admin/test_retention_model.py tests/admin/test_retire.py tests/admin/test_move_server.py
+		tests/scenarios/test_raised.py tests/scenarios/test_model_looks.py tests/files/test_between_calls.py tests/parity/test_parity_rotating.py tests/admin/test_repair.py tests/admin/test_quarantine.py tests/cutover/test_state_owner.py tests/admin/test_retention_model.py tests/admin/test_retire.py tests/admin/test_move_server.py tests/continuity/test_groups.py
 	BRIDGE_SOAK=1 BRIDGE_FAULTS=200 $(BIN)/python -m pytest -n $(WORKERS) --timeout 3600 -s tests/scenarios/test_cutover_faults.py
 	BRIDGE_SOAK=1 $(BIN)/python -m pytest -n $(WORKERS) --timeout 7200 -s tests/scenarios/test_storms.py tests/scenarios/test_hosts_storm.py
 	BRIDGE_SOAK=1 $(BIN)/python -m pytest -s tests/scenarios/test_nemesis.py

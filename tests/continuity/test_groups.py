@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import random
 import shutil
+import socket
 import sqlite3
+import subprocess
+import time
 import urllib.request
-from contextlib import closing
+from collections import defaultdict
+from contextlib import ExitStack, closing
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -21,6 +27,7 @@ from tests.support.inbox import document
 from tests.support.many import MAPPING
 from tests.support.rig import STREAM, Rig, line, wait_until
 
+SOAK = bool(os.environ.get("BRIDGE_SOAK"))
 POINTS = [point for point in FAILPOINTS if point.startswith("group.")]
 COMPONENTS = '[components.ui]\nroles = ["ui"]'
 
@@ -101,7 +108,7 @@ def test_a_move_that_is_killed(one_rig: Rig, point: str, when: str, way: str) ->
     configure(rig, a=["hestai-message", "sessions"])
     written = Written(rig)
     written.more()
-    child = rig.start("--group", "a")
+    child = rig.ready(rig.start("--group", "a"))
     written.settle()
     rig.stop(child)
     written.more()
@@ -113,7 +120,7 @@ def test_a_move_that_is_killed(one_rig: Rig, point: str, when: str, way: str) ->
     if way == "back":
         configure(rig, a=["hestai-message", "sessions"])
         last = "a"
-    child = rig.start("--group", last)
+    child = rig.ready(rig.start("--group", last))
     written.settle()
     written.more()
     written.settle()
@@ -184,6 +191,39 @@ def test_what_lies_in_folders_goes_along(one_rig: Rig, point: str, way: str) -> 
     assert told(rig, "parity", "hestai-message")["verdict"] == "equal"
 
 
+@pytest.mark.timeout(1200)
+def test_moves_at_random_killed_at_random(one_rig: Rig) -> None:
+    """Two mappings move between four places, killed at random moments, while both sides are written: all is there once."""
+    rig, seed = one_rig, int(os.environ.get("BRIDGE_SEED") or random.randrange(1 << 30))
+    dice, until = random.Random(seed), time.monotonic() + (300 if SOAK else 12)
+    configure(rig)
+    written, turns = Written(rig), 0
+    while time.monotonic() < until:
+        turns += 1
+        places = {"hestai-message": dice.choice(["", *"abc"]), "sessions": dice.choice(["", *"abc"])}
+        groups: dict[str, list[str]] = defaultdict(list)
+        for name, group in places.items():
+            if group:
+                groups[group].append(name)
+        configure(rig, COMPONENTS, **groups)
+        written.more()
+        for group in dice.sample(sorted({*places.values()}), len({*places.values()})):
+            child = rig.start("--group", group, *["--once"] * dice.randrange(2))
+            try:
+                child.wait(dice.choice([dice.uniform(0.1, 0.6), dice.uniform(0.2, 2.0)]))
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+    configure(rig)
+    assert "two ledgers" not in rig.said(), f"seed {seed} {rig.said()[-3000:]}"
+    child = rig.ready(rig.start())
+    written.settle()
+    rig.stop(child)
+    assert (who_knows(rig), who_knows(rig, "hestai:session:a")) == ([""], [""]), seed
+    assert told(rig, "parity")["verdict"] == "equal", f"seed {seed}"
+    print(f"seed {seed}: {turns} turns, {len(written.file_born) * 3} messages")
+
+
 def test_groups_that_exchange_mappings_start_at_once(rig: Rig) -> None:
     """Two groups that are started at the same moment, with each other's mappings, both carry."""
     configure(rig, a=["hestai-message"], b=["sessions"])
@@ -193,7 +233,7 @@ def test_groups_that_exchange_mappings_start_at_once(rig: Rig) -> None:
         command(rig, "run", "--once", "--dual", "--group", group)
     configure(rig, a=["sessions"], b=["hestai-message"])
     written.more()
-    children = [rig.start("--group", group) for group in "ab"]
+    children = [rig.ready(rig.start("--group", group)) for group in "ab"]
     written.settle()
     for child in children:
         rig.stop(child)
@@ -309,7 +349,8 @@ def test_a_copied_ledger_is_not_brought_over(rig: Rig) -> None:
 
 def test_processes_beside_each_other(rig: Rig) -> None:
     """Two groups and the rest run at once, each with its lock, heartbeat and metrics; one that dies stops no other."""
-    configure(rig, COMPONENTS + "\n[metrics]\nport = 18461", a=["hestai-message"], b=["sessions"])
+    port = _three_ports()
+    configure(rig, f"{COMPONENTS}\n[metrics]\nport = {port}", a=["hestai-message"], b=["sessions"])
     written = Written(rig)
     written.more()
     (rig.root / "inbox" / "one.json").write_bytes(document("one"))
@@ -322,7 +363,7 @@ def test_processes_beside_each_other(rig: Rig) -> None:
     assert rig.redis.call("HGET", f"bridge:{{{STREAM}}}:meta", "group") == b"a"
 
     def groups() -> bool:
-        return [_group(port) for port in (18461, 18462, 18463)] == ["", "a", "b"]
+        return [_group(port + n) for n in range(3)] == ["", "a", "b"]
 
     wait_until(groups, lambda: f"metrics {rig.said()}")
     found = told(rig, "status")
@@ -337,11 +378,24 @@ def test_processes_beside_each_other(rig: Rig) -> None:
     wait_until(lambda: len(written.session()) == 10, rig.said)
     killed = told(rig, "status", expect=3)
     assert killed["headline"].startswith("group a: Not running: it was killed")
-    child = rig.start("--group", "a")
+    child = rig.ready(rig.start("--group", "a"))
     written.settle()
     for process in (child, b, rest):
         rig.stop(process)
     assert _beats(rig, "test") is None
+
+
+def _three_ports() -> int:
+    """The first of three ports in a row that nobody has."""
+    while True:
+        first = random.randrange(20_000, 32_000)
+        with ExitStack() as bound:
+            try:
+                for port in range(first, first + 3):
+                    bound.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return first
 
 
 def _beats(rig: Rig, *names: str) -> list[dict[str, Any]] | None:
