@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -61,7 +62,7 @@ def uninstall(given: Options) -> None:
     """Stop the service and remove its file. Ledger, files and stream stay as they are."""
     from bridge.admin import service_manager
 
-    services, told = _services(given, []), list[dict[str, object]]()
+    services, told = _installed(given), list[dict[str, object]]()
     for at, (service_file, manager) in enumerate(services):
         keep = any(other.path == service_file.path for other, _ in services[at + 1 :])
         told.append({"service": service_file.name,
@@ -93,6 +94,18 @@ def status(given: Options, dual: bool, poll: bool) -> int:
             click.echo("  its file is another than would be written now: other options, or another installation")
         click.echo(f"  {told.said}")
     return 0 if all(told.installed for _, told in found) else 3
+
+
+def _installed(given: Options) -> list[tuple[ServiceFile, Manager]]:
+    """Builds the service of each process that there is, or was: also of groups that bridge.toml names no more."""
+    from bridge.admin import service_manager
+    from bridge.core.groups import GROUPS
+
+    wanted, whole = _services(given, []), given.as_written()
+    names = {path.name for path in (whole.home / GROUPS).glob("*")} if given.group is None else set()
+    others = [service_manager.here(replace(whole, group=name), []) for name in sorted({"", *names})]
+    known = {service_file.name for service_file, _ in wanted}
+    return wanted + [other for other in others if other[0].name not in known and other[0].path.exists()]
 
 
 def _services(given: Options, flags: list[str]) -> list[tuple[ServiceFile, Manager]]:

@@ -20,7 +20,10 @@ from typing import Any
 import pytest
 
 from bridge import Log, LogSet, open_log
+from bridge.continuity.group_moves import bring_over
 from bridge.core.failpoints import FAILPOINTS
+from bridge.ledger.retired import doubt
+from bridge.ledger.staleness_mark import read_mark
 from bridge.ledger.store import Ledger
 from bridge.ledger.stream_rows import known_streams
 from tests.support.inbox import document
@@ -54,17 +57,17 @@ class Written:
         self.redis_born: list[bytes] = []
         self._session = rig.root / "sessions" / "a.log"
         self._session.parent.mkdir(exist_ok=True)
-        self._turns = 0
+        self.turns = 0
 
     def more(self, count: int = 5) -> None:
-        self._turns += 1
+        self.turns += 1
         for n in range(count):
-            self.rig.append(f"f-{self._turns}-{n}")
-            self.rig.add(f"r-{self._turns}-{n}")
-            self.file_born.append(f"f-{self._turns}-{n}".encode())
-            self.redis_born.append(f"r-{self._turns}-{n}".encode())
+            self.rig.append(f"f-{self.turns}-{n}")
+            self.rig.add(f"r-{self.turns}-{n}")
+            self.file_born.append(f"f-{self.turns}-{n}".encode())
+            self.redis_born.append(f"r-{self.turns}-{n}".encode())
             with self._session.open("ab") as file:
-                file.write(line(f"s-{self._turns}-{n}"))
+                file.write(line(f"s-{self.turns}-{n}"))
 
     def session(self) -> list[bytes]:
         """The data of the entries of the session's stream."""
@@ -164,6 +167,48 @@ def test_into_groups_and_out_of_them(rig: Rig) -> None:
         rows = told(rig, "journal", "--group", group)
         assert [row["what"] for row in rows if row["stream"] == STREAM].count("quarantine acknowledge") == 1
         assert told(rig, "parity", "hestai-message")["verdict"] == "equal"
+
+
+def all_rows(path: Path, stream: str) -> dict[str, list[tuple[Any, ...]]]:
+    """All that a ledger has of a stream, table by table, but for what another ledger numbers or notes anew."""
+    found = {}
+    with closing(sqlite3.connect(path)) as raw:
+        for (table,) in raw.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+            columns = [row[1] for row in raw.execute(f'PRAGMA table_info("{table}")')]
+            if "stream" in columns:
+                names = ", ".join(f'"{name}"' for name in columns if name not in ("id", "place"))
+                rows = raw.execute(f'SELECT {names} FROM "{table}" WHERE stream = ?', (stream,)).fetchall()
+                found[table] = sorted(rows, key=repr)
+    found["journal"] = [row for row in found["journal"] if "move to group" not in row]
+    return {table: rows for table, rows in found.items() if rows}
+
+
+def test_every_row_moves(rig: Rig) -> None:
+    """The new ledger has what the old one had, row by row, vouches for the files, and knows how much was mirrored."""
+    configure(rig)
+    written = Written(rig)
+    for _ in range(3):
+        written.more()
+        with rig.log.open("ab") as file:
+            file.write(b"no line at all\n")
+        command(rig, "run", "--once", "--dual")
+        command(rig, "parity")
+        rig.log.rename(rig.log.with_name(f"messages.log.{written.turns}"))
+    command(rig, "quarantine", "acknowledge", "--all", "--reason", "known")
+    before = {stream: all_rows(rig.state / "ledger.db", stream) for stream in (STREAM, "hestai:session:a")}
+    assert {"ranges", "quarantine", "parity", "verified", "points", "generations", "nonces"} <= before[STREAM].keys()
+    with closing(Ledger(rig.state / "ledger.db")) as old:
+        marked = read_mark(old.path, old.uuid, STREAM)
+    configure(rig, a=["hestai-message", "sessions"])
+    path = rig.state / "groups" / "a" / "ledger.db"
+    bring_over(rig.settings().of_group("a"), "test")
+    assert {stream: all_rows(path, stream) for stream in before} == before
+    assert not all_rows(rig.state / "ledger.db", STREAM)
+    with closing(Ledger(path)) as new:
+        assert read_mark(path, new.uuid, STREAM) == marked > 0
+    assert (doubt(path, STREAM), bool(doubt(rig.state / "ledger.db", STREAM))) == ("", True)
+    command(rig, "run", "--once", "--dual", "--group", "a")
+    assert told(rig, "parity", "hestai-message")["verdict"] == "equal"
 
 
 @pytest.mark.parametrize("way", ["back", "third"])
@@ -568,8 +613,12 @@ def test_a_service_for_each_group(rig: Rig, tmp_path: Path) -> None:
     [start] = [row for row in (units / "hestai-bridge-test@.service").read_text().splitlines() if "ExecStart" in row]
     assert start.endswith('"run" "--dual" --group %i')
     assert rig.run("service", "status", "--dual", env=env).returncode == 0
+    for group in "ab":
+        command(rig, "run", "--once", "--group", group)
+    configure(rig, a=["hestai-message", "sessions", "hestai-inbox"])
     assert rig.run("service", "uninstall", env=env).returncode == 0
-    assert not [*units.iterdir()]
+    assert not [*units.iterdir()], "also those that bridge.toml names no more"
     asked = [row for row in log.read_text().splitlines() if "able" in row]
     names = ["hestai-bridge-test.service", "hestai-bridge-test@a.service", "hestai-bridge-test@b.service"]
-    assert asked == [f"--user {verb} --now {name}" for verb in ("enable", "disable") for name in names]
+    assert asked[:3] == [f"--user enable --now {name}" for name in names]
+    assert sorted(asked[3:]) == sorted(f"--user disable --now {name}" for name in names)
