@@ -69,9 +69,6 @@ def copy_rows(origin: Ledger, to: Ledger, streams: Collection[str], key: str) ->
         if to.rows("SELECT 1 FROM origin.sqlite_master WHERE name = 'stream_names'"):
             to.write("INSERT OR REPLACE INTO main.stream_names SELECT * FROM origin.stream_names WHERE key = ?", (key,))
         to.write("UPDATE main.nonces SET place = '' WHERE " + _CHOSEN)
-        begun = to.rows("SELECT name FROM origin.identity WHERE name LIKE 'begun %'")
-        for name in {str(name) for (name,) in begun} & {f"begun {stream}" for stream in streams}:
-            to.write("INSERT OR REPLACE INTO main.identity VALUES (?, ?)", (name, to.birth))
         to.write("INSERT OR REPLACE INTO main.identity VALUES (?, ?)", (f"moving {key}", origin.uuid.decode()))
     for stream in streams:
         if count := read_mark(origin.path, origin.uuid, stream):
