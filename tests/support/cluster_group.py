@@ -32,6 +32,14 @@ class ClusterGroup(ServerGroup):
             self.put_between()
             assert self.board is not None
             self.buses = {port: self.board.front(bus, port) for port, bus in self.buses.items()}
+        self.ids = dict[int, str]()
+        try:
+            self._begin()
+        except BaseException:
+            self.close()
+            raise
+
+    def _begin(self) -> None:
         for port in self.ports:
             self.start_server(port)
         self.ids = {port: self.says(port, "CLUSTER", "MYID") for port in self.ports}

@@ -28,13 +28,20 @@ class SentinelGroup(ServerGroup):
         if switchboard:
             self.put_between()
         self.sentinel_ports = [free_port() for _ in range(sentinels)]
+        try:
+            self._begin()
+        except BaseException:
+            self.close()
+            raise
+
+    def _begin(self) -> None:
         for port in self.ports:
             self.start_server(port, of=self.ports[0] if port != self.ports[0] else 0)
         for port in self.ports[1:]:
-            wait_until(partial(self.is_linked, port), "a replica", 20)
+            wait_until(partial(self.is_linked, port), "a replica")
         for port in self.sentinel_ports:
             self._start_sentinel(port)
-        wait_until(self._agree, "the Sentinels", 20)
+        wait_until(self._agree, "the Sentinels")
 
     def _agree(self) -> bool:
         """Whether every Sentinel knows all replicas and all other Sentinels."""
