@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from bridge.core.groups import GROUPS
+
 if TYPE_CHECKING:
     from bridge.core.config import Settings
     from bridge.core.errors import BridgeError
@@ -110,29 +112,33 @@ class Options:
         found = [part for part in settings.parts() if any(mapping.name in chosen for mapping in part.mappings)]
         return [replace(self, group=part.group) for part in found]
 
-    def bring_over(self, names: Iterable[str] = (), *, really: bool = True) -> None:
-        """Brings over what other groups' ledgers know of these mappings, where bridge.toml has moved them.
+    def bring_over(self) -> None:
+        """Brings mappings that bridge.toml has moved over to a command's group, for a command that changes something.
 
-        If not `really`, that of none of the mappings of these names, or of any, is missing here is made sure instead:
-        what this group's ledger tells of one that is not brought over would be wrong. Raises BridgeError where one is,
-        and as `bridge.continuity.group_moves.bring_over`.
+        Raises as `bridge.continuity.group_moves.bring_over`.
         """
         settings = self.as_written()
-        if not settings.groups and not (settings.home / "groups").exists():
-            return
-        from bridge.continuity.group_moves import bring_over, waiting_moves
-        from bridge.core.errors import BridgeError
+        if settings.groups or (settings.home / GROUPS).exists():
+            from bridge.continuity.group_moves import bring_over
 
-        if really:
             for said in bring_over(settings, who()):
                 click.echo(f"bridge: {said}", err=True)
+
+    def must_have(self, names: Iterable[str] = ()) -> None:
+        """Makes sure that a command tells of no mapping, of these names or any, that its group has yet to bring over.
+
+        What the group's ledger tells of a mapping that waits would be wrong. Raises BridgeError where one waits.
+        """
+        settings = self.as_written()
+        if not settings.groups and not (settings.home / GROUPS).exists():
             return
+        from bridge.continuity.group_moves import waiting_moves
+        from bridge.core.errors import BridgeError
+
         wanted = {name.partition(":")[0] for name in names}
         for name, move in waiting_moves(settings).items():
             if not wanted or name in wanted:
-                group = f" --group {settings.group}" if settings.group else ""
-                hint = "" if move.error else f"stop both processes; the next `bridge run{group}` brings it over"
-                raise BridgeError(move.said, where=name, hint=hint)
+                raise BridgeError(move.said, where=name, hint=move.hint(settings.group))
 
     def log(self, log_format: str = "text") -> None:
         """Sets up a command's log on stderr, as verbose as the global options say."""

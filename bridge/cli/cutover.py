@@ -72,12 +72,17 @@ def rollback(options: Options, **flags: Any) -> int:
 def _in_each(options: Options, to: str, **flags: Any) -> int:
     """Cuts a component over, or back, in each group that has a mapping which it uses."""
 
-    def run(part: Options) -> int:
-        part.bring_over([flags["mapping"]] if flags["mapping"] else [], really=flags["execute"])
+    names = (flags["mapping"],) if flags["mapping"] else ()
+
+    def run(part: Options, names: tuple[str, ...]) -> int:
+        if flags["execute"]:
+            part.bring_over()
+        else:
+            part.must_have(names)
         return _run(part, to, **flags)
 
     parts = _using(options, flags["component"], flags["mapping"])
-    return run(parts[0]) if len(parts) == 1 else in_each(parts, run)
+    return run(parts[0], names) if len(parts) == 1 else in_each([(part, names) for part in parts], run)
 
 
 def _using(options: Options, component: str, mapping: str | None) -> list[Options]:

@@ -40,38 +40,38 @@ def each_group(
         def wrapped(options: Options, **rest: Any) -> Any:
             given = rest.get(names) if names else None
             wanted = [given] if isinstance(given, str) else [*(given or ())]
-            parts = options.parts(wanted)
-            if len(parts) == 1:
-                parts[0].bring_over(wanted, really=changes(rest))
-                return function(parts[0], **rest)
-            if single or (alone and rest.get(alone)):
-                named = ", ".join(part.group or "(none)" for part in parts)
+            parts = shares(options, wanted)
+            if len(parts) > 1 and (single or (alone and rest.get(alone))):
+                named = ", ".join(part.group or "(none)" for part, _ in parts)
                 hint = f"name a mapping{' or a group: --group NAME' if not alone else ', or say --group NAME'}"
                 raise ConfigError(f"there are several groups: {named}", hint=hint)
-            several = isinstance(given, tuple) and given
 
-            def run(part: Options) -> Any:
-                mine = {names: those_of(part, wanted)} if several else {}
-                part.bring_over(those_of(part, wanted), really=changes(rest))
-                return function(part, **{**rest, **mine})
+            def run(part: Options, mine: tuple[str, ...]) -> Any:
+                if changes(rest):
+                    part.bring_over()
+                else:
+                    part.must_have(mine)
+                return function(part, **{**rest, **({names: mine} if isinstance(given, tuple) else {})})
 
-            return in_each(parts, run)
+            return run(*parts[0]) if len(parts) == 1 else in_each(parts, run)
 
         return wrapped
 
     return decorate
 
 
-def in_each(parts: Sequence[Options], run: Callable[[Options], int | None]) -> int:
-    """Runs a verb in each of these groups, joins the JSON documents, and returns the worst exit code.
+def in_each(
+    parts: Sequence[tuple[Options, tuple[str, ...]]], run: Callable[[Options, tuple[str, ...]], int | None]
+) -> int:
+    """Runs a verb in each of these groups, with its share of the named mappings, and returns the worst exit code.
 
-    What fails in a group is told, and the others go on: they have other ledgers.
+    The JSON documents of all become one. What fails in a group is told, and the others go on: they have other ledgers.
     """
     codes: list[int | None] = []
     with collected() as documents:
-        for part in parts:
+        for part, mine in parts:
             try:
-                codes.append(run(part))
+                codes.append(run(part, mine))
             except BridgeError as error:
                 complain(error)
                 codes.append(error.exit_code)
@@ -80,10 +80,19 @@ def in_each(parts: Sequence[Options], run: Callable[[Options], int | None]) -> i
     return worst(codes)
 
 
-def those_of(part: Options, names: Iterable[str]) -> tuple[str, ...]:
-    """Returns those of the mappings of these names that a group has; of a mapping with many, also streams of it."""
-    mine = {mapping.name for mapping in part.as_written().mappings}
-    return tuple(name for name in names if name in mine or name.partition(":")[0] in mine)
+def shares(options: Options, names: Sequence[str]) -> list[tuple[Options, tuple[str, ...]]]:
+    """Shares the mappings that a verb names, or streams of them, out to the groups that have them.
+
+    Without names to all groups, each with none. Raises ConfigError: several groups, and none has a mapping of a name.
+    """
+    parts = options.parts(names)
+    if len(parts) == 1:
+        return [(parts[0], tuple(names))]
+    found = []
+    for part in parts:
+        mine = {mapping.name for mapping in part.as_written().mappings}
+        found.append((part, tuple(name for name in names if name in mine or name.partition(":")[0] in mine)))
+    return found
 
 
 def worst(codes: Iterable[int | None]) -> int:
@@ -93,7 +102,7 @@ def worst(codes: Iterable[int | None]) -> int:
 
 
 def joined(documents: Sequence[object]) -> object:
-    """Joins the JSON documents of several groups into one of the same shape.
+    """Joins the JSON documents that a verb emitted in several groups into one of the same shape.
 
     Lists are put together, and objects key by key; of other values that differ the first stands.
     """

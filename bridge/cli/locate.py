@@ -32,7 +32,7 @@ def command(options: Options, what: str) -> None:
     parts, places, errors = options.parts(), list[MessagePlace](), list[BridgeError]()
     for part in parts:
         try:
-            part.bring_over(really=False)
+            part.must_have()
             settings = part.settings()
             if len(parts) > 1 and not (settings.state_dir / "ledger.db").exists():
                 continue

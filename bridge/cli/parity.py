@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bridge.cli.common import Options, complain, emit, emit_line, mapping_names, of_root, verb, who
-from bridge.cli.each_group import those_of
+from bridge.cli.each_group import shares
 from bridge.cli.parity_screen import print_hosts, print_results
 
 if TYPE_CHECKING:
@@ -70,8 +70,7 @@ def command(
     if full and not watch:
         raise click.UsageError("--full goes with --watch; without, everything is read anyway")
     with ExitStack() as opened:
-        groups = options.parts(mappings)
-        parts = [_part(group, mappings if len(groups) == 1 else those_of(group, mappings), opened) for group in groups]
+        parts = [_part(group, names, opened) for group, names in shares(options, mappings)]
         if history:
             return _history(options, parts)
         return _prove(options, parts, html=html, watch=watch, full=full, max_rate=max_rate)
@@ -79,7 +78,7 @@ def command(
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """The mappings of one group, or all where there are no groups, with the group's ledger, if that can be opened.
+    """What parity compares of one group, or of all without groups: the mappings, and the ledger if it can be opened.
 
     `why`: why it cannot.
     """
@@ -124,7 +123,7 @@ class _Runners:
 
     @property
     def unkept(self) -> str:
-        """Why a ledger did not take its run of parity; empty where all did."""
+        """Why the ledger of a group did not take its run of parity; empty where all did."""
         return next((runner.unkept for runner in self._runners if runner.unkept), "")
 
 

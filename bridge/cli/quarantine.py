@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bridge.cli.common import Options, Verbs, emit, emit_line, mapping_names, options, verb
-from bridge.cli.each_group import each_group, those_of
+from bridge.cli.each_group import each_group, shares
 from bridge.core.model import as_json
 from bridge.core.wording import counted
 
@@ -39,18 +39,20 @@ def list_(given: Options, mappings: tuple[str, ...], everything: bool) -> None:
     from bridge.cli.screen import console, safe
     from bridge.core.model import shown
 
-    parts = given.parts(mappings)
+    parts = shares(given, mappings)
     if given.as_json:
         emit(
             [
                 _facts(mapping, quarantined_message) | group | {"begins": as_json(quarantined_message.raw)}
-                for part in parts for group in [{"group": part.group} if len(parts) > 1 else {}]
-                for mapping, quarantined_message in _found(part, mappings, everything)
+                for part, names in parts for group in [{"group": part.group} if len(parts) > 1 else {}]
+                for mapping, quarantined_message in _found(part, names, everything)
             ]
         )  # fmt: skip
         return
     out, total = console(), 0
-    for part, (_, quarantined) in [(group, found) for group in parts for found in _found(group, mappings, everything)]:
+    for part, (_, quarantined) in [
+        (group, found) for group, names in parts for found in _found(group, names, everything)
+    ]:
         total += 1
         gone = f" (now {quarantined.retried})" if quarantined.retried else ""
         number = f"{quarantined.number}" + (f" --group {part.group or chr(34) * 2}" if len(parts) > 1 else "")
@@ -194,7 +196,7 @@ def acknowledge(given: Options, numbers: tuple[int, ...], everything: bool, reas
 @verb
 def export(given: Options, mappings: tuple[str, ...], everything: bool) -> None:
     """All of it on stdout, one JSON object a line, with every byte that was kept."""
-    every = (found for part in given.parts(mappings) for found in _found(part, mappings, everything, whole=True))
+    every = (found for part, names in shares(given, mappings) for found in _found(part, names, everything, whole=True))
     for mapping, quarantined in every:
         emit_line(_facts(mapping, quarantined) | {"raw": as_json(quarantined.raw)})
 
@@ -212,9 +214,9 @@ def _found(
 ) -> Iterator[tuple[Mapping, QuarantinedMessage]]:
     from bridge.ledger.quarantine import quarantined
 
-    part.bring_over(those_of(part, mappings), really=False)
+    part.must_have(mappings)
     settings = part.settings()
-    chosen = settings.chosen(those_of(part, mappings))
+    chosen = settings.chosen(mappings)
     if not (settings.state_dir / "ledger.db").exists():
         return
     with _ledger(settings) as ledger:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bridge.cli.common import Options, emit, emit_line, mapping_names, of_root, verb
-from bridge.cli.each_group import those_of, worst
+from bridge.cli.each_group import shares, worst
 from bridge.cli.status_screen import components_of, screen
 from bridge.core.wording import counted
 
@@ -52,7 +52,7 @@ def command(options: Options, mappings: tuple[str, ...], watch: bool) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """One look at the mappings of a group, or at all where there are no groups: their status, and its headline."""
+    """A look of `bridge status` at the mappings of a group, or at all without groups: status, headline, components."""
 
     group: str
     found: Status
@@ -62,16 +62,16 @@ class _Look:
 
     @property
     def exit_code(self) -> int:
-        """The exit code of `bridge status`, if it were of this look alone."""
+        """The exit code of `bridge status`, as if it had looked at this group alone."""
         return 5 if self.found.redis_error else 3 if self.level == "bad" else 0
 
     @property
     def name(self) -> str:
-        """The name of the group, for people."""
+        """The name for people of the group that `bridge status` looked at."""
         return f"group {self.group}" if self.group else "in no group"
 
     def document(self) -> dict[str, Any]:
-        """The JSON of the look."""
+        """The JSON of what `bridge status` saw of a group."""
         from bridge.engine.status_json import to_json
 
         told = to_json(self.found, self.said, self.level)
@@ -83,10 +83,9 @@ def _looks(options: Options, mappings: tuple[str, ...]) -> list[_Look]:
     from bridge.engine.headline import headline
     from bridge.engine.status import sample
 
-    looks, groups = [], options.parts(mappings)
-    for group in groups:
+    looks = []
+    for group, names in shares(options, mappings):
         settings = of_root(group.settings())
-        names = mappings if len(groups) == 1 else those_of(group, mappings)
         settings = replace(settings, mappings=tuple(settings.chosen(names)))
         found = sample(settings, time.time)
         said, level = headline(found)

@@ -188,7 +188,7 @@ def _mapping(mapping: MappingStatus, found: Status, *, wide: bool) -> list[objec
 def _laid_out(
     rows: list[tuple[str, ...]], notes: list[tuple[str, str]], *, wide: bool, what: str = "file"
 ) -> list[object]:
-    """Lays out the rows of both directions, and the notes below them, for a wide or a narrow screen."""
+    """Lays out for `bridge status` the rows of both directions, and notes below, on a wide or a narrow screen."""
     from rich.table import Table
 
     from bridge.cli.screen import safe

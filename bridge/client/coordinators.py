@@ -105,7 +105,7 @@ class Coordinators:
             self._stop.wait(TICK / 4)
 
     def _listen(self) -> None:
-        """Has those coordinators asked at once whose component Redis announced a change of (Pub/Sub)."""
+        """Has a component's thread ask at once the coordinators of streams of which Redis announced a change."""
         try:
             if self._announced is None:
                 if time.monotonic() < self._subscribe_at or not self._all:

@@ -147,7 +147,7 @@ class LogSet:
     # -- which streams there are -----------------------------------------------------------------------------
 
     def _find(self, *, first: bool = False) -> None:
-        """Opens the logs of streams that are new: those that the bridge named, that have a file, or are in Redis."""
+        """Opens for a component the logs of new streams: those that the bridge named, with a file, or in Redis."""
         self._find_at = time.monotonic() + FOUND_SECONDS
         try:
             if (path := self._settings.state_dir / "ledger.db").exists():
@@ -176,7 +176,7 @@ class LogSet:
                 self._open(log, at_end=self._at_end and first)
 
     def _scan_redis(self) -> None:
-        """Finds streams that began in Redis, where no bridge does so: the component reads Redis alone by now."""
+        """Finds for a component streams that began in Redis, as no bridge does so: it reads Redis alone by now."""
         if self._coordinators.default.reads != REDIS and self._uuid:
             return
         try:
@@ -257,7 +257,7 @@ class LogSet:
             log.acknowledge()
 
     def _turn(self, name: str) -> Generator[Message, None, None]:
-        """Yields what one stream has now, and says when the stream is to have its next turn."""
+        """Yields what one of a component's streams has now, and notes when the stream is to have its next turn."""
         log, now, gave = self._logs[name], time.monotonic(), False
         self._due.pop(name, None)
         try:
@@ -302,7 +302,7 @@ class LogSet:
         return known.epoch if known is not None else -1
 
     def _ready(self) -> list[str]:
-        """Lists the streams whose turn it is; those that pause for a switch have none."""
+        """Lists the component's streams whose turn it is; those that pause for a switch have none."""
         now, found = time.monotonic(), []
         for name, log in list(self._logs.items()):
             if log.pauses():
@@ -320,7 +320,7 @@ class LogSet:
         return found
 
     def _wait(self) -> None:
-        """Waits a moment for news of any stream: for a file that changed, or an entry that came."""
+        """Has a component wait a moment for news of any of its streams: a changed file, or an entry that came."""
         try:
             _, logs = self._family.catalog.sweep()
         except SourceError as error:

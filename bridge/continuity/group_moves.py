@@ -17,7 +17,7 @@ from pathlib import Path
 from bridge.core.config import Settings
 from bridge.core.errors import BridgeError, LedgerError
 from bridge.core.failpoints import failpoint
-from bridge.core.groups import BRING_OVER, GROUPS
+from bridge.core.groups import BRING_OVER, GROUPS, run_command
 from bridge.core.mapping import Mapping
 from bridge.core.state_directory import state_lock
 from bridge.ledger.journal import note
@@ -60,8 +60,12 @@ class WaitingMove:
 
     @property
     def said(self) -> str:
-        """Says in words that the mapping waits."""
+        """Says in words that a mapping waits to be brought over to its group."""
         return self.error or f"not brought over from {self.origin} yet"
+
+    def hint(self, group: str) -> str:
+        """Says what brings a waiting mapping over to its `group`; nothing where a ledger must be mended first."""
+        return "" if self.error else f"stop both processes; the next `{run_command(group)}` brings it over"
 
 
 def waiting_moves(settings: Settings) -> dict[str, WaitingMove]:
@@ -174,7 +178,7 @@ class _Move:
         self._own, self._others = own, others
 
     def make(self, who: str) -> str | None:
-        """Makes the move, or goes on with one that was killed; returns the group it was made from, if it was made.
+        """Moves a mapping to its group, or goes on with a killed move; returns the group it came from, if it came.
 
         Raises as `bring_over`.
         """
@@ -205,7 +209,7 @@ class _Move:
         return group if origin is not self._own else None
 
     def _origin(self) -> tuple[str, Ledger]:
-        """Finds the ledger that counts; where there are copies alone, that of the owner in Redis, or the own one.
+        """Finds the ledger that counts for a moving mapping; of copies alone, that of the owner in Redis, or the own.
 
         Raises BridgeError: two ledgers count.
         """
@@ -240,7 +244,7 @@ class _Move:
                 )
 
     def _hand_over(self, ledger: Ledger, streams: list[str]) -> None:
-        """Tells Redis the new owner of what a ledger owns, and ends the lease of its process, which was killed."""
+        """Tells Redis the new owner of a moving mapping's streams, and ends the lease of a killed process."""
         for stream in streams:
             connection, keys = self._servers.to(stream), Keys.of(stream)
             hand_over(connection, keys, ledger.uuid, self._own.uuid)

@@ -291,7 +291,7 @@ class Switcher:
         )
 
     def _await_replicas(self, seconds: float) -> None:
-        """Waits until as many replicas as are wanted know what the switch changed in Redis: group, position, modes.
+        """Has a switch wait until as many replicas as are wanted know what it changed: group, position, modes.
 
         It was changed over the switch's own connection, whose writes alone are waited for.
         Raises ReplicasBehind, RedisLost.
@@ -355,7 +355,7 @@ class Switcher:
         return pending
 
     def _held(self, step: SwitchStep, token: str, bookmark: Bookmark, alive: list[ComponentWorker]) -> bool:
-        """Whether a switch of reads may write the component's bookmark: locks it if no process of it reads files now.
+        """Whether the switch of a component's reads may write its bookmark, which it locks if none of it reads files.
 
         Raises BridgeError: a process holds the bookmark and does not answer.
         """

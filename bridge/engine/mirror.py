@@ -291,7 +291,7 @@ class Mirror:
         return bool(found or self._announced.waits or self._removed.suspects or self._removed.uncounted)
 
     def _await_replicas(self) -> None:
-        """Waits until as many replicas as are wanted have the entries that the mirror read, before a file has them.
+        """Has the mirror wait until as many replicas as are wanted have the entries that it read, before a file has.
 
         Raises ReplicasBehind, NotYet, RedisLost, RedisRefused.
         """

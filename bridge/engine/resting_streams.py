@@ -44,7 +44,7 @@ class RestingStreams:
         self._review_at = self._away_until = 0.0
 
     def doubt(self) -> None:
-        """Has all streams at rest looked at, as Redis was away and may hold other data than before."""
+        """Has forward look at all streams at rest again, as Redis was away and may hold other data than before."""
         self.close()
         if self._redis is not None:
             self._redis.begin_anew()
@@ -57,7 +57,7 @@ class RestingStreams:
         self._links = None
 
     def review(self, ledger: Ledger, attended: Callable[[str], bool]) -> tuple[list[str], bool]:
-        """Looks at some streams at rest: those not looked at since Redis was away, else the next in turn.
+        """Looks for forward at some streams at rest: those not seen since Redis was away, else the next in turn.
 
         Returns the logs of those that are not as the ledger knows them, and whether more are to be looked at at once.
         """

@@ -212,8 +212,7 @@ def sample(
                 found = _mapping(shared, ledger, links.get(mapping.stream.key), status, mirrors=mirrors)
             found.outboxes = boxes.get(mapping.name, {})
             if (move := elsewhere.get(mapping.name)) is not None:
-                found.error = move.said
-                found.hint = "" if move.error else "stop both: the next start of this one does it"
+                found.error, found.hint = move.said, move.hint(settings.group)
             if (lost := away.get(mapping.stream.key)) is not None and not found.error:
                 found.error, found.hint = lost.what, lost.hint
             status.mappings.append(found)

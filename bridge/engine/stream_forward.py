@@ -59,16 +59,16 @@ class StreamForward:
 
     @property
     def carried(self) -> int:
-        """How many lines of the mapping's logs were made into entries."""
+        """How many lines of a mapping's logs forward made into entries of its streams."""
         return self.sessions.forward.messages
 
     @property
     def attached(self) -> bool:
-        """Whether Redis was there at the last try: a stream was attended to, or none needed it."""
+        """Whether forward of many streams reached Redis at its last try: it attended to a stream, or none needed it."""
         return self._swept and not self._lost
 
     def leave_replaced(self) -> None:
-        """Ends, from another thread, what waits for a master that was replaced by an election."""
+        """Ends, from another thread, what forward of many streams awaits of a master that an election replaced."""
         self.sessions.leave_replaced()
 
     def folders(self) -> set[Path]:
@@ -83,7 +83,7 @@ class StreamForward:
         return {root / name for name in names} | {(root / self.sessions.mapping.source.path).parent}
 
     def run(self, ledger: Ledger) -> None:
-        """Carries the logs until the stop event. Raises Unfit where a server cannot be used."""
+        """Carries a mapping's logs into their streams until the stop event. Raises Unfit: a server cannot be used."""
         pause = Backoff()
         while not self._stop.is_set():
             try:
@@ -110,7 +110,7 @@ class StreamForward:
     # -- which streams are due -------------------------------------------------------------------------------
 
     def _look(self, ledger: Ledger) -> None:
-        """Sweeps over all files, names the streams of new logs, and finds the streams that must be attended to."""
+        """Has forward sweep over all files, name the streams of new logs, and find streams that it must attend to."""
         if self.family is None or self._resting is None:
             self.family = StreamFamily(self.sessions.mapping, self._settings, ledger)
             self._resting = RestingStreams(self.family, self._settings, self._sweep)
@@ -181,7 +181,7 @@ class StreamForward:
         return there
 
     def _review(self, ledger: Ledger) -> bool:
-        """Has those streams at rest attended to that are not as the ledger knows them; returns whether more may be."""
+        """Has forward attend to streams at rest that are not as the ledger knows them; returns whether more may be."""
         if self._resting is None or self.family is None:
             return False
         changed, more = self._resting.review(ledger, lambda log: self.sessions.of(log) is not None)
@@ -189,7 +189,7 @@ class StreamForward:
         return more
 
     def _heard(self, paths: set[str]) -> None:
-        """Has the logs attended to whose files changed, by the events of the file system, and by the mirror's wish."""
+        """Has forward attend to logs whose files changed, by the file system's events, and as the mirror wishes."""
         family = self.family
         if wanted := self.sessions.wanted():
             self._due = dict.fromkeys([*wanted, *self._due])
@@ -215,7 +215,7 @@ class StreamForward:
     # -- attending -------------------------------------------------------------------------------------------
 
     def _attend(self, ledger: Ledger) -> bool:
-        """Attends once to each stream that is due or has a session; returns whether any has more to carry at once."""
+        """Has forward attend once to each stream that is due or has a session; returns whether any has more at once."""
         family = self.family
         if family is None:
             return False
@@ -249,7 +249,7 @@ class StreamForward:
         return self._settings.redis_url.startswith("cluster")
 
     def _turn(self, session: StreamSession, ledger: Ledger) -> bool:
-        """Carries some batches of one log; returns whether there is more. Raises as `Forward.step` does."""
+        """Has forward carry some batches of one log; returns whether there is more. Raises as `Forward.step` does."""
         forward, now = session.forward, time.monotonic()
         if now >= session.look_at:
             session.look_at = now + self._sweep
@@ -292,7 +292,7 @@ class StreamForward:
             self._troubles.note(ledger, session.forward.worker, as_bridge_error(error))
 
     def _let_rest(self, ledger: Ledger) -> None:
-        """Closes the sessions of streams that have nothing to carry for a while, at once where there are too many."""
+        """Has forward close sessions of streams with nothing to carry for a while, at once where there are too many."""
         now, held = time.monotonic(), self.sessions.all()
         spare = len(held) + len(self._due) - MOST
         for session in sorted(held, key=_used) if spare > 0 else held:
@@ -303,7 +303,7 @@ class StreamForward:
                 spare -= 1
 
     def _next(self) -> float:
-        """Returns when a stream that is attended to is to go on next, in seconds of the monotonic clock."""
+        """Returns when forward is to go on with a stream that it attends to, in seconds of the monotonic clock."""
         return min((min(s.step_at, s.look_at) for s in self.sessions.all()), default=time.monotonic() + self._sweep)
 
 

@@ -82,16 +82,16 @@ class StreamMirror:
 
     @property
     def carried(self) -> int:
-        """How many entries of the mapping's streams were made into lines."""
+        """How many entries of a mapping's streams the mirror made into lines."""
         return self.sessions.mirror.messages
 
     def leave_replaced(self) -> None:
-        """Ends, from another thread, the wait for news from a master that was replaced by an election."""
+        """Ends, from another thread, the mirror's wait for news from a master that an election replaced."""
         if (news := self._news) is not None and news.replaced():
             news.interrupt()
 
     def interrupt(self) -> None:
-        """Ends, from another thread, the wait for news."""
+        """Ends, from another thread, the mirror's wait for news of its streams."""
         if (news := self._news) is not None:
             news.interrupt()
 
@@ -137,7 +137,7 @@ class StreamMirror:
         self._news = None
 
     def _meet(self, ledger: Ledger) -> None:
-        """Takes up streams that forward has met for the first time, and drops retired ones."""
+        """Has the mirror take up streams that forward has met for the first time, and drop retired ones."""
         family = self._forward.family
         if family is None:
             return
@@ -150,7 +150,7 @@ class StreamMirror:
                 self._cursors[key], self._logs[key] = cursor, log
 
     def _hear(self) -> None:
-        """Waits for news of the streams that are not being mirrored. Raises RedisLost, RedisRefused."""
+        """Has the mirror wait for news of streams that are not being mirrored. Raises RedisLost, RedisRefused."""
         family, now = self._forward.family, time.monotonic()
         if family is None:
             return
@@ -260,7 +260,7 @@ class StreamMirror:
         return Mirror(session.context, ledger, self._troubles, time.time, dial)
 
     def _let_rest(self, log: str) -> None:
-        """Saves the cursor of a stream in the ledger, and lets forward's thread close the stream's session."""
+        """Saves the mirror's cursor of a stream in the ledger, and lets forward's thread close the stream's session."""
         session = self.sessions.of(log)
         del self._used[log]
         if session is None:

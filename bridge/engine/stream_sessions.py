@@ -45,7 +45,7 @@ class StreamSession:
 
     @property
     def catalog(self) -> LogCatalog:
-        """The catalog of the session's log."""
+        """The catalog of the log whose stream the session attends to."""
         assert isinstance(self.context.catalog, LogCatalog)
         return self.context.catalog
 
@@ -131,7 +131,7 @@ class StreamSessions:
         return True
 
     def end(self) -> None:
-        """Closes all sessions, as the process ends: both threads are done."""
+        """Closes the sessions of all streams, as the process ends: both threads are done."""
         for session in self.all():
             session.mirrors = False
             self.close(session)
@@ -149,7 +149,7 @@ class StreamSessions:
         return {name: count + self._counted.get(name, 0) for name, count in now.items()}
 
     def leave_replaced(self) -> None:
-        """Ends, from another thread, what waits for a master that was replaced by an election."""
+        """Ends, from another thread, what sessions of streams await of a master that an election replaced."""
         for session in self.all():
             session.forward.leave_replaced()
             if (mirror := session.mirror) is not None:

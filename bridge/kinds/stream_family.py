@@ -79,7 +79,7 @@ class StreamFamily:
         return sorted(self._names)
 
     def learn(self, ledger: Ledger) -> None:
-        """Takes over the names that the bridge has fixed in the ledger since. Raises LedgerError."""
+        """Takes over the names of streams that the bridge has fixed in the ledger since. Raises LedgerError."""
         for log, name in fixed_names(ledger, self.mapping.stream.key).items():
             if log not in self._fixed:
                 self._fixed.add(log)
@@ -149,7 +149,7 @@ class StreamFamily:
         return self._by_name.get(self._name_in(key)) if key.startswith(before) and key.endswith(behind) else None
 
     def knows(self, key: str) -> bool:
-        """Whether this key is that of a stream of the mapping."""
+        """Whether a key of Redis is that of a known stream of the mapping."""
         return self._name_in(key) in self._by_name
 
     def _name_in(self, key: str) -> str:
@@ -255,7 +255,7 @@ def with_streams(settings: Settings, *, fix_at: float | None = None) -> Settings
 
 
 def _opened(path: Path, *, create: bool) -> Ledger | None:
-    """Opens the ledger to look up names; None where there is none, or it is damaged, which others report."""
+    """Opens the ledger to look up names of streams; None: there is none, or it is damaged, which others report."""
     try:
         return Ledger(path, create=create) if create or path.exists() else None
     except LedgerError:
@@ -289,15 +289,15 @@ class StreamsInRedis:
         """The keys of streams that have such a name, and are of no log."""
 
     def some(self, servers: Connections, times: int) -> list[str]:
-        """Takes up streams among the next keys; returns their logs. Raises RedisLost, RedisRefused, SourceError."""
+        """Takes up a mapping's streams among the next keys of Redis; returns their logs. Raises as `whole`."""
         return [log for key in self._scan.some(servers, times) if (log := self._taken(key, servers)) is not None]
 
     def whole(self, servers: Connections) -> list[str]:
-        """Takes up streams among all keys; returns their logs. Raises RedisLost, RedisRefused, SourceError."""
+        """Takes up a mapping's streams among all keys; returns logs. Raises RedisLost, RedisRefused, SourceError."""
         return [log for key in self._scan.whole(servers) if (log := self._taken(key, servers)) is not None]
 
     def begin_anew(self) -> None:
-        """Forgets where the round through all keys was, as the connections to the servers are other ones by now."""
+        """Begins the search for a mapping's streams in Redis anew, as the connections are other ones by now."""
         self._scan.begin_anew()
 
     def _taken(self, key: str, servers: Connections) -> str | None:

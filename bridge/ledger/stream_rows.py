@@ -37,7 +37,7 @@ def has_moved(ledger: Ledger, key: str) -> None:
 
 
 def copy_rows(origin: Ledger, to: Ledger, streams: Collection[str], key: str) -> None:
-    """Copies the rows of these streams into another ledger, in one transaction; an earlier copy of them goes.
+    """Copies a ledger's rows of these streams into another ledger, in one transaction, over an earlier copy.
 
     `key` is their mapping's `stream.key`, under which the copy is noted as one until `has_moved`. The processes that
     carried the streams count as such that did so with the new ledger. What the other ledger has by itself, such as a

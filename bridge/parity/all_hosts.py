@@ -133,21 +133,32 @@ def _of_stream(settings: Settings, mapping: Mapping, stream: str, connection: Co
     return _judged(proof, run, connection, limited=mapping.retention.limited)
 
 
+def why_not(run: dict[str, Any], added: int, length: int, *, limited: bool) -> str:
+    """Says why the last verdict that a host's heartbeat tells does not hold any more; empty: it holds. Pure.
+
+    `added` and `length`: how many entries were ever added to what it compared, and how many are there. `limited`:
+    entries are trimmed on purpose.
+    """
+    verdict, there = str(run["verdict"]), "added" in run
+    if verdict == "inconclusive":
+        return "the last run there could not tell"
+    if verdict != "equal":
+        return ""
+    if time.time() - float(run["at"]) > LASTS:
+        return "it was proved more than a day ago: `bridge parity` there"
+    if there and added < int(run["added"]):
+        return "the stream has fewer entries than were proved: `bridge parity` there"
+    if there and not limited and added - length != int(run["added"]) - int(run.get("length", 0)):
+        return "entries were removed since: `bridge parity` there"
+    return ""
+
+
 def _judged(proof: HostProof, run: dict[str, Any], connection: Connection, *, limited: bool) -> HostProof:
     """Judges whether what a bridge has proved of its stream holds still. `limited`: entries are trimmed on purpose."""
     last = parse_id(str(run["position"]["entry"]).encode())
     since = sum(1 for _ in islice(entries(connection, proof.stream.encode(), after(last)), MOST_SINCE))
-    info = stream_info(connection, proof.stream.encode())
-    verdict, why = str(run["verdict"]), ""
-    gone = (info.added - info.length) - (int(run.get("added", 0)) - int(run.get("length", 0)))
-    if verdict == "inconclusive":
-        why = "the last run there could not tell"
-    elif verdict == "equal" and time.time() - float(run["at"]) > LASTS:
-        why = "it was proved more than a day ago: `bridge parity` there"
-    elif verdict == "equal" and "added" in run and info.added < int(run["added"]):
-        why = "the stream has fewer entries than were proved: `bridge parity` there"
-    elif verdict == "equal" and "added" in run and gone and not limited:
-        why = "entries were removed since: `bridge parity` there"
+    info, verdict = stream_info(connection, proof.stream.encode()), str(run["verdict"])
+    why = why_not(run, info.added, info.length, limited=limited)
     return replace(
         proof, verdict="inconclusive" if why else verdict, why=why, at=float(run["at"]),
         compared=int(run["compared"]), differences=int(run["differences"]), since=since,

@@ -6,7 +6,6 @@ A heartbeat tells the worst of the last verdicts of a mapping's streams, and sum
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ from bridge.core.mapping import Mapping
 from bridge.core.mapping_sections import INSTANCE, NAME
 from bridge.core.model import paired, shown
 from bridge.core.wording import counted
-from bridge.parity.all_hosts import LASTS, SCANNED, HostProof
+from bridge.parity.all_hosts import SCANNED, HostProof, why_not
 from bridge.streams.connect import Connection
 from bridge.streams.dial import Connections
 from bridge.streams.heartbeat import heartbeat_if_told
@@ -77,7 +76,7 @@ _INFO = b""
 
 
 def _claimed(written: str, connection: Connection) -> Iterator[tuple[str, dict[bytes, Any]]]:
-    """Yields the streams of such a key that bridges have claimed on a server, with their metadata and XINFO STREAM."""
+    """Yields the streams of such a key that bridges of any host claimed on a server, with metadata and XINFO STREAM."""
     parts = re.split("|".join(map(re.escape, (INSTANCE, NAME))), written)
     pattern = "bridge:{" + "*".join(re.sub(r"([*?\\\[\]])", r"\\\1", part) for part in parts) + "}:meta"
     cursor, seen = b"0", set[bytes]()
@@ -107,7 +106,7 @@ def _looked_at(names: list[bytes], connection: Connection) -> Iterator[tuple[str
 
 
 def _judged(settings: Settings, mapping: Mapping, there: HostStreams) -> HostProof:
-    """Judges whether what a bridge has proved of its streams of a mapping holds still."""
+    """Judges whether what a host's bridge has proved of its streams of a mapping holds still."""
     proof = HostProof(mapping.name, there.key, there.instance, there.host, "inconclusive")
     if not there.streams:
         return replace(proof, why="no bridge has claimed any")
@@ -120,17 +119,9 @@ def _judged(settings: Settings, mapping: Mapping, there: HostStreams) -> HostPro
     run = beat.get("parity", {}).get(mapping.name)
     if run is None or run.get("stream") != there.key or "streams" not in run:
         return replace(proof, why="nothing was proved of it yet: `bridge parity` there")
-    verdict, why, since = str(run["verdict"]), "", max(0, there.added - int(run["added"]))
-    gone = (there.added - there.length) - (int(run["added"]) - int(run["length"]))
-    if verdict == "inconclusive":
-        why = "the last run there could not tell of all streams"
-    elif verdict == "equal" and int(run["streams"]) < there.streams:
+    verdict, since = str(run["verdict"]), max(0, there.added - int(run["added"]))
+    why = why_not(run, there.added, there.length, limited=mapping.retention.limited)
+    if verdict == "equal" and int(run["streams"]) < there.streams:
         why = f"{counted(there.streams - int(run['streams']), 'stream')} never compared: `bridge parity` there"
-    elif verdict == "equal" and time.time() - float(run["at"]) > LASTS:
-        why = "it was proved more than a day ago: `bridge parity` there"
-    elif verdict == "equal" and there.added < int(run["added"]):
-        why = "the streams have fewer entries than were proved: `bridge parity` there"
-    elif verdict == "equal" and gone and not mapping.retention.limited:
-        why = "entries were removed since: `bridge parity` there"
     return replace(proof, verdict="inconclusive" if why else verdict, why=why, at=float(run["at"]),
                    compared=int(run["compared"]), differences=int(run["differences"]), since=since)  # fmt: skip

@@ -93,7 +93,7 @@ def refused(error: Exception | str, where: str) -> RedisRefused | RedisLost | Un
 
 
 def kept(connection: Connection) -> bool:
-    """Takes no connection back: whoever closes one that nobody lent hangs up."""
+    """Takes no connection to Redis back: whoever closes one that nobody lent hangs up."""
     return False
 
 

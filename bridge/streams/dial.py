@@ -115,7 +115,7 @@ class Connections:
         return self._open[node]
 
     def lending(self, key: str | bytes) -> Callable[[], Connection]:
-        """Returns the function that dials the server of a key, or takes a connection that was closed since.
+        """Returns the function that dials the Redis server of a key, or lends a connection again that was closed.
 
         For a command that looks at thousands of streams, one after another, and closes what it was lent once, when it
         needs it no more. In a cluster it always dials.

@@ -30,7 +30,7 @@ class StreamNews:
         """The streams of which a server refused to tell, in the last request, and why."""
 
     def ask(self, cursors: Mapping[bytes, bytes], block_ms: int) -> list[bytes]:
-        """Asks which streams have entries behind their cursor, and waits for one, `block_ms` at most, where it can be.
+        """Asks Redis which streams have entries behind their cursor, and waits for one, `block_ms` at most, if it can.
 
         `cursors` are entry IDs as Redis writes them, by stream. Raises RedisLost, RedisRefused.
         """
@@ -72,16 +72,16 @@ class StreamNews:
 
     @property
     def waits(self) -> bool:
-        """Whether a request waits for news by itself: where it does not, the caller does between two of them."""
+        """Whether a request for news of streams waits on the server; else the caller waits between two requests."""
         return self._single and not self.refused
 
     def interrupt(self) -> None:
-        """Ends, from another thread, the wait for news."""
+        """Ends, from another thread, the wait for news of streams."""
         if (connection := self._blocked) is not None:
             connection.interrupt()
 
     def replaced(self) -> bool:
-        """Whether another master was elected since the one that is asked, as far as its Sentinels were looked at."""
+        """Whether another master was elected than the one asked for news of streams, as far as its Sentinels tell."""
         connection = self._blocked
         if connection is None:
             return False

@@ -21,7 +21,7 @@ class StreamScan:
         self._left: list[tuple[Connection, bytes]] = []
 
     def some(self, servers: Connections, times: int) -> Iterator[str]:
-        """Looks on `times` times, from where the call before ended, and yields the keys of streams.
+        """Scans Redis on, `times` times, from where the call before ended, and yields the keys of streams.
 
         A key may come more than once. Raises RedisLost, RedisRefused.
         """
@@ -31,13 +31,13 @@ class StreamScan:
             yield from self._next()
 
     def whole(self, servers: Connections) -> Iterator[str]:
-        """Looks at all keys once, and yields those of streams. Raises RedisLost, RedisRefused."""
+        """Scans all keys of Redis once, and yields those of streams. Raises RedisLost, RedisRefused."""
         self._left = [(connection, b"0") for connection in servers.everywhere(self._before)]
         while self._left:
             yield from self._next()
 
     def begin_anew(self) -> None:
-        """Forgets where the round was, as the connections to the servers are other ones by now."""
+        """Begins the scan for streams anew, as the connections to the servers are other ones by now."""
         self._left = []
 
     def _next(self) -> Iterator[str]:

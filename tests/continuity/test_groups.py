@@ -592,6 +592,11 @@ def test_a_group_must_be_named(rig: Rig) -> None:
     done = rig.run("run", "--once", "--group", "a")
     assert (done.returncode, "there is no port 65536" in done.stderr) == (2, True), done.stderr
     configure(rig, a=["hestai-message", "hestai-inbox"], b=["sessions"])
+    for words in ("quarantine list nobody", "status nobody", "parity nobody", "files nobody", "trim nobody --group a"):
+        done = rig.run(*words.split())
+        assert (done.returncode, "there is no mapping 'nobody' here" in done.stderr) == (2, True), (
+            f"{words} {done.stderr}"
+        )
     done = rig.run("run", "--once", "--group", "aa")
     assert (done.returncode, "did you mean 'a'?" in done.stderr) == (2, True), done.stderr
 

@@ -173,6 +173,18 @@ def test_a_host_that_left_its_files_alone(hosts: Hosts, tmp_path: Path) -> None:
     assert (done.returncode, "this is the stream of bridge 'c'" in done.stderr) == (1, True), done
 
 
+Told = tuple[str, dict[str, tuple[str, int, int, str]]]
+"""The verdict of all hosts, and of each its verdict, entries compared, entries since, and why it is inconclusive."""
+
+
+def told_by(host: Rig) -> Told:
+    """What `parity --all-hosts` tells on a host."""
+    found = json.loads(host.run("parity", "--all-hosts", "--json").stdout)
+    return found["verdict"], {
+        row["instance"]: (row["verdict"], row["compared"], row["since"], row["why"]) for row in found["hosts"]
+    }
+
+
 def test_what_all_hosts_have_proved(hosts: Hosts) -> None:
     """`parity --all-hosts` joins the last verdicts of all hosts whose bridges run; a silent one leaves it inconclusive."""
     own_streams(hosts)
@@ -181,11 +193,8 @@ def test_what_all_hosts_have_proved(hosts: Hosts) -> None:
     assert (done.returncode, json.loads(done.stdout)["hosts"][0]["why"]) == (4, "no bridge has claimed it"), done
     children = {name: rig.ready(rig.start()) for name, rig in hosts.items()}
 
-    def told(name: str = "a") -> tuple[str, dict[str, tuple[str, int, int, str]]]:
-        found = json.loads(hosts[name].run(*asked).stdout)
-        return found["verdict"], {
-            row["instance"]: (row["verdict"], row["compared"], row["since"], row["why"]) for row in found["hosts"]
-        }
+    def told(name: str = "a") -> Told:
+        return told_by(hosts[name])
 
     wait_until(lambda: [*told()[1]] == ["a", "b"], lambda: str(told()))
     why = "nothing was proved of it yet: `bridge parity` there"
@@ -269,11 +278,8 @@ def test_what_all_hosts_have_proved_of_many_streams(hosts: Hosts) -> None:
     assert (done.returncode, json.loads(done.stdout)["hosts"][0]["why"]) == (4, "no bridge has claimed any"), done
     children = {name: rig.ready(rig.start()) for name, rig in hosts.items()}
 
-    def told(name: str = "a") -> tuple[str, dict[str, tuple[str, int, int, str]]]:
-        found = json.loads(hosts[name].run(*asked).stdout)
-        return found["verdict"], {
-            row["instance"]: (row["verdict"], row["compared"], row["since"], row["why"]) for row in found["hosts"]
-        }
+    def told(name: str = "a") -> Told:
+        return told_by(hosts[name])
 
     for rig in hosts.values():
         wait_until(lambda rig=rig: rig.run("parity").returncode == 0, rig.said)  # type: ignore[misc]

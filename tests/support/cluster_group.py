@@ -33,11 +33,7 @@ class ClusterGroup(ServerGroup):
             assert self.board is not None
             self.buses = {port: self.board.front(bus, port) for port, bus in self.buses.items()}
         self.ids = dict[int, str]()
-        try:
-            self._begin()
-        except BaseException:
-            self.close()
-            raise
+        self.bring_up()
 
     def _begin(self) -> None:
         for port in self.ports:

@@ -28,11 +28,7 @@ class SentinelGroup(ServerGroup):
         if switchboard:
             self.put_between()
         self.sentinel_ports = [free_port() for _ in range(sentinels)]
-        try:
-            self._begin()
-        except BaseException:
-            self.close()
-            raise
+        self.bring_up()
 
     def _begin(self) -> None:
         for port in self.ports:

@@ -119,6 +119,17 @@ class ServerGroup:
             if process.poll() is None:
                 self.thaw(port)
 
+    def bring_up(self) -> None:
+        """Starts the servers of the group, and ends those that run if not all of it comes up."""
+        try:
+            self._begin()
+        except BaseException:
+            self.close()
+            raise
+
+    def _begin(self) -> None:
+        raise NotImplementedError
+
     def freeze(self, port: int) -> None:
         """Stops a process of the group, which goes on with `thaw` as if nothing had been."""
         self.processes[port].send_signal(signal.SIGSTOP)

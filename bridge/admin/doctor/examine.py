@@ -51,9 +51,7 @@ def examine(whole: Settings, parts: Sequence[Settings]) -> list[Finding]:
 def _look_at_moves(parts: Sequence[Settings]) -> Finding:
     """Makes the doctor's finding on mappings that bridge.toml has moved to another group, and that wait there."""
     waits: list[Judgement] = [
-        ("bad", f"{name} is not carried: {move.said}",
-         "" if move.error else
-         "stop both; the next `bridge run" + (f" --group {settings.group}`" if settings.group else "`") + " does it")
+        ("bad", f"{name} is not carried: {move.said}", move.hint(settings.group))
         for settings in parts for name, move in waiting_moves(settings).items()
     ]  # fmt: skip
     named = ", ".join(settings.group for settings in parts if settings.group) or "none"
