@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from bridge.core.errors import SourceError
 from bridge.files.folder_listing import stat_of
 from bridge.files.generation import Generation, GenerationRecord, open_regular
 from bridge.files.generation_index import GenerationIndex
@@ -85,15 +86,22 @@ class ClosedGenerations:
             self._find()
             self._marks = marks
         opened = opened | {generation.number for generation in self.held}
+        failed: SourceError | None = None
         for number, path in [*self._lying.items()]:
             record = self._register.known[number]
             if number in opened or (record.device, record.inode) in inodes:
                 continue
-            now = stat_of(path)
+            try:
+                now = stat_of(path)
+            except SourceError as error:
+                failed = error
+                continue
             if now is None or (now.st_dev, now.st_ino) != (record.device, record.inode):  # the folder changed as well
                 self._marks = None
             elif now.st_size > record.at.offset:
                 self._open(record, path)
+        if failed is not None:  # once all others were looked at: this one may have grown
+            raise failed
 
     def _find(self) -> None:
         """Notes which rotated pieces are closed generations; a packed piece is left out, as nobody writes to it."""
