@@ -16,7 +16,7 @@ from typing import Any
 
 from bridge.core.errors import BridgeError
 from bridge.core.model import Fingerprint, Position
-from bridge.files.generation import GenerationRecord
+from bridge.files.generation_record import GenerationRecord
 
 LONGEST_BOOKMARK = 1 << 17
 """Bytes that a bookmark may hold before it is rewritten as one line."""

@@ -12,7 +12,8 @@ from bridge.core.codecs.multiline import MultilineCodec
 from bridge.core.logger import logger
 from bridge.core.model import Fingerprint, Position, hex_digest
 from bridge.files.closed_generations import KEPT_LATE
-from bridge.files.generation import TAIL, Generation, GenerationRecord
+from bridge.files.generation import TAIL, Generation
+from bridge.files.generation_record import GenerationRecord
 from bridge.files.lines import grouped, split
 from bridge.files.tail import Tail
 from bridge.kinds.mapping_context import MappingContext

@@ -11,7 +11,7 @@ from bridge.client.file_reader import FileReader
 from bridge.client.message import Message, made
 from bridge.core.errors import ConfigError
 from bridge.core.model import Fingerprint, Position, format_id, paired
-from bridge.files.generation import GenerationRecord
+from bridge.files.generation_record import GenerationRecord
 from bridge.kinds.mapping_context import MappingContext
 from bridge.streams.component_groups import group_of
 from bridge.streams.connect import Connection

@@ -6,7 +6,7 @@ import json
 import time
 
 from bridge.core.model import Checkpoint
-from bridge.files.generation import GenerationRecord
+from bridge.files.generation_record import GenerationRecord
 from bridge.kinds.mapping_context import MappingContext
 from bridge.ledger.journal import note
 from bridge.ledger.retired import retire

@@ -32,7 +32,8 @@ from bridge.core.model import (
 from bridge.cutover.line_cursor import LineCursor, Where
 from bridge.files.closed_generations import KEPT_LATE
 from bridge.files.content import HEAD_BYTES
-from bridge.files.generation import TAIL, Generation, GenerationRecord
+from bridge.files.generation import TAIL, Generation
+from bridge.files.generation_record import GenerationRecord
 from bridge.files.tail import Tail
 from bridge.kinds.mapping_context import MappingContext
 from bridge.ledger.quarantine import still_aside

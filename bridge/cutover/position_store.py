@@ -10,7 +10,7 @@ from bridge.core.errors import BridgeError, ConfigError
 from bridge.core.model import ZERO_ID, EntryId, format_id, parse_id
 from bridge.cutover.gate import SwitchStep
 from bridge.cutover.position import FilePosition, PositionTranslator, StreamPosition, fingerprint
-from bridge.files.generation import GenerationRecord
+from bridge.files.generation_record import GenerationRecord
 from bridge.files.lines import begins_line
 from bridge.kinds.mapping_context import MappingContext
 from bridge.ledger.store import Ledger

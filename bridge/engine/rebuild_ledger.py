@@ -17,7 +17,7 @@ from bridge.core.model import NO_BYTES, Checkpoint, EntryId, Fingerprint, Positi
 from bridge.engine.rebuild_plan import RebuildPlan
 from bridge.engine.unclaimed_lines import UnclaimedLine, no_messages, pieces_of, unclaimed
 from bridge.files.folder import MessageFolder
-from bridge.files.generation import GenerationRecord
+from bridge.files.generation_record import GenerationRecord
 from bridge.kinds.log.carried_before import Places
 from bridge.kinds.mapping_context import MappingContext
 from bridge.kinds.spool import folder_recovery

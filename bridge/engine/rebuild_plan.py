@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from bridge.core.errors import BridgeError
 from bridge.core.model import ZERO_ID, EntryId, format_id
-from bridge.files.generation import GenerationRecord
+from bridge.files.generation_record import GenerationRecord
 from bridge.kinds.mapping_context import MappingContext
 from bridge.kinds.spool import folder_recovery
 from bridge.ledger.quarantine import QuarantinedMessage

@@ -15,7 +15,7 @@ from threading import RLock
 from bridge.files.content_form import SUFFIXES
 from bridge.files.content_look import look_at_content
 from bridge.files.folder_listing import ABSENT, FolderListing, leads_out, stat_of
-from bridge.files.generation import GenerationRecord
+from bridge.files.generation_record import GenerationRecord
 from bridge.files.known_inodes import KnownInodes
 from bridge.files.name_patterns import NamePatterns
 from bridge.files.named_file import Identity, NamedFile

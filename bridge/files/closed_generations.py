@@ -9,9 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bridge.core.errors import SourceError
+from bridge.files.content_form import SUFFIXES
 from bridge.files.folder_listing import stat_of
-from bridge.files.generation import Generation, GenerationRecord, open_regular
+from bridge.files.generation import Generation, open_regular
 from bridge.files.generation_index import GenerationIndex
+from bridge.files.generation_record import UNREAD, GenerationRecord
 from bridge.files.source_paths import PathsProvider
 
 KEPT_LATE = 4
@@ -30,6 +32,8 @@ class ClosedGenerations:
         self._register = register
         self._lying: dict[int, Path] = {}
         """The paths of closed generations that are not packed, by number."""
+        self._strangers: set[tuple[int, int, int, int]] = set()
+        """Packed pieces that were looked into and stay unknown: device, inode, size and mtime in ns of each."""
         self._marks: tuple[int, ...] | None = None
 
     def add(self, done: Generation) -> None:
@@ -38,6 +42,19 @@ class ClosedGenerations:
         self._marks = None
         while len(self.held) > KEPT_LATE:
             self.held.pop(0).close()
+
+    def note_read(self) -> bool:
+        """Notes in the index how far the held closed generations were read, to be called while nothing is on its way.
+
+        What was read since and was not sent is not to be read again: the mirror's lines, and what is in quarantine.
+        Returns whether there was any.
+        """
+        before = len(self._register.news)
+        for generation in [generation for generation in self.held if generation.content is not None]:
+            if generation.read_to > self._register.known[generation.number].at.offset:
+                ended = generation.known(closed=True)
+                self._register.amend(generation.number, ended.at, ended.packed)
+        return len(self._register.news) > before
 
     def drop_replaced(self) -> None:
         """Closes the files of closed generations that hold another content by now, copied over them in place.
@@ -48,31 +65,36 @@ class ClosedGenerations:
             self.held.remove(generation)
             generation.close()
 
-    def mend(self, opened: set[tuple[int, int]], say_once: Callable[[str, str], None]) -> None:
-        """Opens a closed generation whose compressed file was damaged and is whole now, to go on where it ended.
+    def reopen_packed(self, chain: list[Generation], say_once: Callable[[str, str], None] | None = None) -> None:
+        """Opens the closed generations whose compressed files hold more than was carried, to go on where they ended.
 
-        `opened` are the inodes of the generations that are read. Says of a file that was never carried and is no newer
-        that it is left alone. Raises SourceError.
+        Such a file was damaged and is whole now, or its writer went on until it was compressed. `chain` are the
+        generations that are read. Where `say_once` is given, says of a file that was never carried and is no newer that
+        it is left alone. Raises SourceError.
         """
         rotated, fresh = self._survey.take()
-        held = {generation.identity for generation in self.held} | opened
-        matched = self._register.match(rotated)
-        for file in [*rotated, *([fresh] if fresh else [])]:
+        opened, register = [*self.held, *chain], self._register
+        numbers = {generation.identity: generation.number for generation in opened}
+        matched = register.match(rotated)
+        files = self._survey.in_age_order(rotated, register.seen(rotated, opened, matched)) + ([fresh] if fresh else [])
+        matched |= register.match_continued(files, matched, numbers)
+        for file in files:
             record = matched.get(file)
-            anew = record is not None and record.number in self._register.anew  # else the file is unchanged
-            if record is not None and anew and file.identity not in held and file.place(record.at) and file.grown():
-                file.number = record.number
+            if record is None:
+                unknown = file is not fresh and file.identity not in numbers
+                if say_once is not None and unknown and file.read(1, 0):
+                    say_once(file.path.name, "was never carried, and is no newer than what was; it is left alone")
+            elif record.packed == UNREAD and record.number not in numbers.values() and file.place(record.at):
+                file.becomes(record)
                 self.held.append(file)
                 continue
-            if file is not fresh and record is None and file.identity not in held and file.read(1, 0):
-                say_once(file.path.name, "was never carried, and is no newer than what was; it is left alone")
             file.close()
 
-    def watch(self, opened: set[int], inodes: set[tuple[int, int]]) -> None:
-        """Opens the closed generations whose files have grown, however many rotations ago; but none of `opened`.
+    def watch(self, chain: list[Generation], inodes: set[tuple[int, int]]) -> None:
+        """Opens the closed generations whose files have grown, however many rotations ago; but none of `chain`.
 
-        `opened` holds the numbers of those that are read again. `inodes` are those of all files that are open: a file
-        that is one generation is no other, even if its inode was reused.
+        `chain` are the generations that are read. `inodes` are those of all files that are open: a file that is one
+        generation is no other, even if its inode was reused.
 
         A file that holds what was carried and more is the generation, wherever it lies; none is held open for that:
         each is looked at. Raises SourceError.
@@ -83,9 +105,10 @@ class ClosedGenerations:
             generation.close()
         marks = self._survey.marks()
         if marks != self._marks or 0 in marks:
-            self._find()
-            self._marks = marks
-        opened = opened | {generation.number for generation in self.held}
+            if (strangers := self._find(inodes)) - self._strangers:
+                self.reopen_packed(chain)
+            self._strangers, self._marks = strangers, marks
+        opened = {generation.number for generation in (*chain, *self.held)}
         failed: SourceError | None = None
         for number, path in [*self._lying.items()]:
             record = self._register.known[number]
@@ -103,14 +126,22 @@ class ClosedGenerations:
         if failed is not None:  # once all others were looked at: this one may have grown
             raise failed
 
-    def _find(self) -> None:
-        """Notes which rotated pieces are closed generations; a packed piece is left out, as nobody writes to it."""
+    def _find(self, inodes: set[tuple[int, int]]) -> set[tuple[int, int, int, int]]:
+        """Notes which rotated pieces are closed generations that may grow; finds the packed ones that are not known.
+
+        Returns device, inode, size and mtime in ns of each; not of those that are open, by their `inodes`. A packed
+        piece that is known does not grow, as nobody writes to it.
+        """
         lying = self._survey.rotated_names()
-        ended = {
-            (known.device, known.inode): known.number
-            for known in self._register.known.values() if known.closed and not known.packed
-        }  # fmt: skip
+        closed = [known for known in self._register.known.values() if known.closed]
+        ended = {(known.device, known.inode): known.number for known in closed if not known.packed}
+        carried = {(known.device, known.inode) for known in closed if known.packed and known.packed != UNREAD}
         self._lying = {ended[identity]: path for identity, path in lying.items() if identity in ended}
+        return {
+            (*identity, now.st_size, now.st_mtime_ns) for identity, path in lying.items()
+            if path.name.endswith(SUFFIXES) and identity not in carried and identity not in inodes
+            and (now := stat_of(path)) is not None
+        }  # fmt: skip
 
     def _open(self, record: GenerationRecord, path: Path) -> None:
         file = open_regular(path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 from zlib import crc32
@@ -15,6 +15,7 @@ from bridge.core.model import Fingerprint, hex_digest
 from bridge.files.content import HEAD_BYTES, Content, PackedContent, PlainContent
 from bridge.files.content_form import HEAD, packing_of
 from bridge.files.descriptor_pool import POOL, DeletedWhileParked, PooledFile
+from bridge.files.generation_record import UNREAD, GenerationRecord
 
 T = TypeVar("T")
 
@@ -24,48 +25,8 @@ COMPARED = 1 << 18
 Bookmark = tuple[int, bytes, tuple[int, int]]
 """The place of a generation's reader, the bytes before it, and what is known of the CRC-32 of all before."""
 
-
-@dataclass(frozen=True, slots=True)
-class GenerationRecord:
-    """The record of a generation that the ledger keeps: what its file is recognised by, and how far it was carried.
-
-    `packed`: size and mtime of the compressed file that holds it, when it was recognised in one. `born`: when its file
-    was made, and `written`, when it was written to last, in ns since 1970; 0 where nobody can tell. `decided` is what
-    put it behind the generation before, as `bridge.files.piece_age` has it; empty where that was not written down.
-    `rewrites` is the generation whose file this one's took the place of, 0 for none; while it is `in_doubt` nobody has
-    found out yet which of its lines were carried as that one's.
-    """
-
-    number: int
-    device: int
-    inode: int
-    at: Fingerprint
-    closed: bool = False
-    packed: tuple[int, int] | None = None
-    born: int = 0
-    written: int = 0
-    decided: str = ""
-    rewrites: int = 0
-    in_doubt: bool = False
-    crc: int = -1
-    """The CRC-32 of the bytes before `at.offset`; -1 where that is not known."""
-
-    def at_place(self, at: Fingerprint) -> GenerationRecord:
-        """Returns a generation's record as one that was carried up to another place, whose CRC-32 nobody knows."""
-        return replace(self, at=at, crc=-1)
-
-    def reopened(self, at: Fingerprint) -> GenerationRecord:
-        """Returns a generation's record as one that is not closed, and was carried up to `at`."""
-        return replace(self.at_place(at), closed=False, packed=None)
-
-    def may_be_read(self, low: int, newest: int) -> bool:
-        """Whether more bytes may come of a generation: not of old or packed ones that are closed, below `low`.
-
-        Nor of one that was empty, which nothing but its inode tells, unless it is the newest.
-        """
-        if not self.at.head_len and (self.closed or self.number != newest):
-            return False
-        return not self.closed or (not self.packed and self.number >= low)
+LINE_LOOK = 1 << 16
+"""How many bytes before damage are searched for the end of a line."""
 
 
 @dataclass(slots=True, eq=False)
@@ -121,8 +82,9 @@ class Generation:
     def known(self, *, closed: bool = False) -> GenerationRecord:
         """Makes the record of a generation, as the ledger keeps it, from its file and reader."""
         written = self.packed[1] if self.packed else self.seen_written
+        packed = UNREAD if closed and self.packed and self.holds_more(self.read_to) else self.packed
         return GenerationRecord(
-            self.number, *self.identity, self.fingerprint(), closed, self.packed, self.born, written, self.decided,
+            self.number, *self.identity, self.fingerprint(), closed, packed, self.born, written, self.decided,
             self.rewrites, self.in_doubt, self.summed[1] if self.summed[0] == self.read_to else -1,
         )  # fmt: skip
 
@@ -186,6 +148,11 @@ class Generation:
     def grown(self) -> bool:
         """Whether a generation's file holds anything behind the reader's place."""
         return self._asked(lambda content: bool(content.read(1, self.read_to)), gone=False)
+
+    def holds_more(self, offset: int) -> bool:
+        """Whether a generation's compressed file holds what can be carried behind an offset: of damage, whole lines."""
+        rest = self.read(LINE_LOOK, offset)
+        return bool(rest) and (b"\n" in rest or self.content is None or not self.content.damage())
 
     def left(self, offset: int | None = None) -> int:
         """Returns how many bytes on disk lie behind a generation's reader, or `offset`; of a compressed file about."""

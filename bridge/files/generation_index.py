@@ -8,7 +8,8 @@ from dataclasses import replace
 
 from bridge.core.model import Fingerprint
 from bridge.files.content import HEAD_BYTES
-from bridge.files.generation import Generation, GenerationRecord
+from bridge.files.generation import Generation
+from bridge.files.generation_record import UNREAD, GenerationRecord
 from bridge.files.piece_age import tells_age
 
 SHORT = 1 << 20
@@ -32,8 +33,6 @@ class GenerationIndex:
         for record in known:
             tell(record)
         self.news: list[GenerationRecord] = []
-        self.anew: set[int] = set()
-        """The numbers of closed generations that were recognised in a compressed file, and were not before."""
 
     def note(self, generation: Generation, *, closed: bool = False) -> None:
         """Notes in the index what a generation is known by now, as news for the ledger."""
@@ -61,9 +60,15 @@ class GenerationIndex:
         self.known[record.number] = record
         self._tell(record)
 
-    def amend(self, number: int, at: Fingerprint) -> None:
-        """Extends a generation's record in the index to the further fingerprint `at`, as news for the ledger."""
-        self._keep(self.known[number].at_place(at))
+    def amend(self, number: int, at: Fingerprint, packed: tuple[int, int] | None = None) -> None:
+        """Moves a generation's record in the index to the fingerprint `at`, as news for the ledger.
+
+        `packed`: the compressed file in which the generation was read; there is more in it where `at` lies before.
+        """
+        known = self.known[number]
+        if known.packed:
+            packed = UNREAD if known.closed and at.offset < known.at.offset else packed or known.packed
+        self._keep(replace(known.at_place(at), packed=known.packed and packed))
         self.news.append(self.known[number])
 
     def match(self, files: list[Generation]) -> dict[Generation, GenerationRecord]:
@@ -87,22 +92,52 @@ class GenerationIndex:
                     found[generation] = self._recognised(generation, free.pop(record.number))
         return found
 
+    def match_continued(
+        self, ordered: list[Generation], matched: dict[Generation, GenerationRecord], opened: dict[tuple[int, int], int]
+    ) -> dict[Generation, GenerationRecord]:
+        """Matches compressed files with short closed generations in the index that they hold and go on from.
+
+        Two short generations may well begin alike. So a file counts where it holds all of one, and stands in order of
+        age between those before and after: `ordered` are all files, oldest first, some `matched`, some `opened` as the
+        generations of these numbers. A new generation would stand behind all that are known.
+        """
+        numbers = [matched[file].number if file in matched else opened.get(file.identity, 0) for file in ordered]
+        free = {
+            number: record for number, record in self.known.items()
+            if record.closed and record.at.head_len and number not in numbers and number not in opened.values()
+            and not self.is_replaced(number)
+        }  # fmt: skip
+        found: dict[Generation, GenerationRecord] = {}
+        for i, file in enumerate(ordered):
+            if numbers[i] or file.packed is None:
+                continue
+            before, after = max(numbers[:i], default=0), min(filter(None, numbers[i:]), default=0)
+            record = next((free[n] for n in sorted(free) if before < n < after and _goes_on_from(file, free[n])), None)
+            if record is not None:
+                numbers[i] = record.number
+                found[file] = self._recognised(file, free.pop(record.number))
+        return found
+
     def was_seen(self, file: Generation) -> bool:
         """Whether the generation index has a generation with the device, inode and time of birth of a file."""
         return any(same_inode(file, record) and record.at.head_len for record in self.known.values())
 
-    def seen(self, files: list[Generation], held: list[Generation]) -> Callable[[Generation], tuple[int, int] | None]:
+    def seen(
+        self, files: list[Generation], held: list[Generation],
+        matched: dict[Generation, GenerationRecord] | None = None,
+    ) -> Callable[[Generation], tuple[int, int] | None]:  # fmt: skip
         """Makes a function that looks up a file in the generation index: its number, and when it was written to last.
 
-        `held` are the generations that are open. A file that was made anew since, restored or unpacked, has another
-        time; and so has one to which its writer went on writing after it was rotated, and others after it: what counts
-        is when it was written to last as far as the index knows.
+        `held` are the generations that are open, `matched` the files' records where the caller has matched them. A file
+        that was made anew since, restored or unpacked, has another time; and so has one to which its writer went on
+        writing after it was rotated, and others after it: what counts is when it was written to last as far as the
+        index knows.
         """
         opened = {generation.identity: generation.number for generation in held}
-        matched = self.match(files)
+        known = matched if matched is not None else self.match(files)
 
         def seen(file: Generation) -> tuple[int, int] | None:
-            record, written = matched.get(file) or self.known.get(opened.get(file.identity, 0)), file.written()
+            record, written = known.get(file) or self.known.get(opened.get(file.identity, 0)), file.written()
             return None if record is None else (record.number, min(written, record.written or written))
 
         return seen
@@ -294,18 +329,19 @@ class GenerationIndex:
     def _recognised(self, generation: Generation, record: GenerationRecord) -> GenerationRecord:
         """Notes in the index where a closed generation was found, if in another file than before; returns its record.
 
-        The next look knows the generation by that file, so that a compressed one is not unpacked again.
+        The next look knows the generation by that file, so that a compressed one is not unpacked again, unless it holds
+        more than was carried.
         """
-        found = (*generation.identity, generation.packed, generation.born)
-        if found != (record.device, record.inode, record.packed, record.born):
-            if generation.packed is not None and not _remembered(generation, record):
-                self.anew.add(record.number)
-            record = replace(
-                record, device=found[0], inode=found[1], packed=generation.packed, born=generation.born
-            )  # fmt: skip
-            self._keep(record)
-            self.news.append(record)
-        return record
+        if _remembered(generation, record):
+            return record
+        packed = UNREAD if generation.packed and generation.holds_more(record.at.offset) else generation.packed
+        found = replace(
+            record, device=generation.identity[0], inode=generation.identity[1], packed=packed, born=generation.born
+        )
+        if found != record:
+            self._keep(found)
+            self.news.append(found)
+        return found
 
 
 def _remembered(generation: Generation, record: GenerationRecord) -> bool:
@@ -313,6 +349,11 @@ def _remembered(generation: Generation, record: GenerationRecord) -> bool:
         return False
     known = record.packed, (record.device, record.inode)
     return bool(generation.packed) and (generation.packed, generation.identity) == known
+
+
+def _goes_on_from(file: Generation, record: GenerationRecord) -> bool:
+    """Whether a file holds all that was carried of a generation in the index, as far as its CRC-32 tells."""
+    return file.holds(record.at) and (record.crc < 0 or file.sum_of(0, record.at.offset) == record.crc)
 
 
 def same_inode(generation: Generation, record: GenerationRecord) -> bool:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from bridge.core.errors import SourceError
 from bridge.files.birth_time import born
-from bridge.files.generation import GenerationRecord, open_regular
+from bridge.files.generation import open_regular
+from bridge.files.generation_record import GenerationRecord
 
 Identity = tuple[int, int]
 """A file's device and inode."""

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from bridge.files.catalog import Catalog
-from bridge.files.generation import GenerationRecord
+from bridge.files.generation_record import GenerationRecord
 from bridge.files.name_patterns import NamePatterns
 from bridge.files.named_file import Identity, NamedFile
 

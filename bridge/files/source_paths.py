@@ -12,7 +12,8 @@ from bridge.core.model import Fingerprint
 from bridge.files.catalog import Catalog
 from bridge.files.content import HEAD_BYTES, Content
 from bridge.files.folder_listing import stat_of
-from bridge.files.generation import TAIL, Generation, GenerationRecord, is_copy, open_regular
+from bridge.files.generation import TAIL, Generation, is_copy, open_regular
+from bridge.files.generation_record import GenerationRecord
 from bridge.files.piece_age import Piece, TimeSpan, contradicted, in_age_order, tells_age
 from bridge.files.piece_times import Times, span_of
 

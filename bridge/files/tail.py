@@ -15,8 +15,9 @@ from bridge.core.errors import SourceError
 from bridge.core.model import Fingerprint
 from bridge.files.catalog import Catalog
 from bridge.files.closed_generations import KEPT_LATE, ClosedGenerations
-from bridge.files.generation import TAIL, Generation, GenerationRecord, shut
+from bridge.files.generation import TAIL, Generation, shut
 from bridge.files.generation_index import GenerationIndex
+from bridge.files.generation_record import GenerationRecord
 from bridge.files.piece_times import Times
 from bridge.files.source_paths import GROWING, SURVEYS, PathsProvider, same
 
@@ -34,13 +35,13 @@ class Tail:
         self._catalog, self._survey = catalog, PathsProvider(catalog, name, self._say_once, times)
         self._ignored, self.register = set[str](), GenerationIndex(known, partial(catalog.claim, name))
         self._chain, self._absent = list[Generation](), tuple[int, ...]()
-        self._finished = ClosedGenerations(self._survey, self.register)
+        self.finished = ClosedGenerations(self._survey, self.register)
         self.owed: Callable[[], object] | None = None  # called before the next look; raises SourceError
 
     @property
     def _late(self) -> list[Generation]:
         """The finished generations of the tail's source that are open."""
-        return self._finished.held
+        return self.finished.held
 
     @property
     def news(self) -> list[GenerationRecord]:
@@ -130,7 +131,7 @@ class Tail:
 
     def watch_finished(self) -> None:
         """Makes the tail open finished generations whose files have grown, however long ago. Called under the lock."""
-        self._finished.watch({generation.number for generation in self._chain}, self._inodes())
+        self.finished.watch(self._chain, self._inodes())
 
     def introduce(self, generation: Generation, *, closed: bool = False) -> None:
         """Notes for the tail the first bytes of a generation numbered when empty, before a line of it is sent."""
@@ -143,7 +144,7 @@ class Tail:
         """Closes every file of the tail that is open."""
         with self.lock:
             shut([*self._chain, *self._late])
-            self._chain, self._finished.held = [], []
+            self._chain, self.finished.held = [], []
 
     def peek(self, generation: Generation, limit: int) -> bytes:
         """Reads up to `limit` bytes behind the reader of a tail's generation; none of other content: look again."""
@@ -173,7 +174,7 @@ class Tail:
             return self._end(self._chain.pop(0)) if len(self._chain) > 1 else None
 
     def _end(self, done: Generation) -> GenerationRecord:
-        self._finished.add(done)
+        self.finished.add(done)
         return self.register.record(done, closed=True)
 
     def seek(self, number: int, at: Fingerprint) -> None:
@@ -183,7 +184,7 @@ class Tail:
                 self._chain.remove(ended)
                 self.news.append(self._end(ended))
             back = [generation for generation in self._late if generation.number >= number]
-            self._finished.held = [generation for generation in self._late if generation.number < number]
+            self.finished.held = [generation for generation in self._late if generation.number < number]
             self._chain += back
             held = {generation.number for generation in self._chain}
             for record in self.records():
@@ -226,9 +227,9 @@ class Tail:
             self._late.remove(other)
             other.close()
 
-    def amend(self, number: int, at: Fingerprint) -> None:
-        """Extends the tail's record of a generation to the further fingerprint `at`, as news for the ledger."""
-        self.register.amend(number, at)
+    def amend(self, number: int, at: Fingerprint, packed: tuple[int, int] | None = None) -> None:
+        """Moves the tail's record of a generation to the fingerprint `at`, as `GenerationIndex.amend` does."""
+        self.register.amend(number, at, packed)
 
     def confirmed(self, generation: Generation) -> GenerationRecord:
         """Records for the tail that Redis has confirmed a generation's bytes up to the reader's place."""
@@ -277,7 +278,7 @@ class Tail:
             end = self.register.known[lost].at.offset
             self._say_once(f"generation {lost}", f"is gone; if anything stood in it behind byte {end}, it was not read")
         if met:
-            self._finished.mend({generation.identity for generation in self._chain}, self._say_once)
+            self.finished.reopen_packed(self._chain, self._say_once)
 
     def _skipped(self, last: Generation) -> bool:
         """Whether a rotated file with content is younger than all generations that the tail knows, but for `last`."""
@@ -289,7 +290,7 @@ class Tail:
     def _files(self) -> tuple[list[Generation], Generation | None]:
         """Opens the tail's rotated files, oldest first, without mere copies; and the file at the source's path."""
         rotated, fresh = self._survey.take()
-        self._finished.drop_replaced()
+        self.finished.drop_replaced()
         held = [*self._chain, *self._late]
         rotated = self._survey.without_copies(rotated, fresh, held, self.register.was_seen)
         return self._survey.in_age_order(rotated, self.register.seen(rotated, held)), fresh

@@ -12,7 +12,7 @@ from bridge.core.errors import BridgeError, SourceError
 from bridge.core.globs import is_glob
 from bridge.core.mapping import Mapping
 from bridge.core.model import Checkpoint, Origin, Position, Row
-from bridge.files.generation import GenerationRecord
+from bridge.files.generation_record import GenerationRecord
 from bridge.files.lines import Lines
 from bridge.kinds.source_counts import SourceCounts
 from bridge.kinds.source_files import SourceFiles, SourceLag

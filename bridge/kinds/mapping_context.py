@@ -17,7 +17,7 @@ from bridge.core.model import Checkpoint, Position, paired
 from bridge.files.artifact_digest import DigestThread
 from bridge.files.catalog import Catalog
 from bridge.files.folder import MessageFolder
-from bridge.files.generation import GenerationRecord
+from bridge.files.generation_record import GenerationRecord
 from bridge.files.log_catalog import SharedCatalog
 from bridge.files.tail import Tail
 from bridge.kinds.direction_stats import DirectionStats

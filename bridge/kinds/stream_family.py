@@ -22,7 +22,8 @@ from bridge.core.mapping_sections import NAME
 from bridge.core.model import Checkpoint, paired
 from bridge.core.stream_names import candidates, log_named, names_of
 from bridge.files.birth_time import born
-from bridge.files.generation import GenerationRecord, open_regular
+from bridge.files.generation import open_regular
+from bridge.files.generation_record import GenerationRecord
 from bridge.kinds.mapping_context import catalog_of_all
 from bridge.ledger.sources import all_generations
 from bridge.ledger.store import Ledger

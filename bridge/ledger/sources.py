@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bridge.core.model import ZERO_ID, EntryId, Fingerprint, Position, format_id, parse_id
-from bridge.files.generation import GenerationRecord
+from bridge.files.generation_record import GenerationRecord
 from bridge.ledger.staleness_mark import read_mark
 from bridge.ledger.store import Ledger
 

@@ -23,8 +23,9 @@ from bridge.engine.account.inventory import account_of
 from bridge.engine.status import sample
 from bridge.files.catalog import Catalog
 from bridge.files.folder_listing import FolderListing
-from bridge.files.generation import Generation, GenerationRecord
+from bridge.files.generation import Generation
 from bridge.files.generation_index import GenerationIndex
+from bridge.files.generation_record import GenerationRecord
 from bridge.files.temporary_names import leftover
 from bridge.kinds.kind import SourceBatch
 from bridge.kinds.log.line_reader import ReadLines

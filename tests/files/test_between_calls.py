@@ -15,7 +15,7 @@ import pytest
 
 from bridge.files.catalog import Catalog
 from bridge.files.descriptor_pool import POOL
-from bridge.files.generation import GenerationRecord
+from bridge.files.generation_record import GenerationRecord
 from bridge.files.tail import Tail
 
 SOAK = bool(os.environ.get("BRIDGE_SOAK"))

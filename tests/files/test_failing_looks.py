@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import os
 import shutil
 import sys
@@ -211,6 +212,59 @@ def test_a_closed_generation_that_grew(tmp_path: Path, monkeypatch: pytest.Monke
             look()
         [grown] = tail.late()
         assert tail.peek(grown, 1 << 10) == lines(99), f"call {number}"
+        tail.close()
+    assert failed > 2
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+@pytest.mark.parametrize("length", [1, 100])
+def test_a_packed_generation_that_grew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, length: int, restarts: bool
+) -> None:
+    """Written to and packed at once, long after its rotation: however a look fails, the lines are found in the end."""
+    failing, number, reached, failed = Failing(monkeypatch), 0, 0, 0
+    while reached >= number:
+        number += 1
+        log = tmp_path / f"{number}" / "l"
+        log.parent.mkdir()
+        tail = Tail(Catalog(log.parent, "l", ("l.*",)), "l", [])
+        for turn in range(KEPT_LATE + 2):
+            log.write_bytes(lines(*range(1000 * turn, 1000 * turn + length)))
+            assert read(tail) == log.read_bytes()
+            shift(log)
+            log.rename(log.with_name("l.1"))
+        log.write_bytes(lines(9000))
+        assert read(tail) == lines(9000)
+        tail.watch_finished()
+        if number % 2:  # then the next look does not know where the piece was
+            shift(log)
+        piece = log.with_name(f"l.{KEPT_LATE + 2 + number % 2}")
+        piece.with_name(f"{piece.name}.gz").write_bytes(gzip.compress(piece.read_bytes() + lines(9999)))
+        piece.unlink()
+
+        def look(tail: Tail) -> None:
+            tail.look()
+            tail.watch_finished()
+
+        failing.arm(number)
+        said = _failed(partial(look, tail))
+        reached = failing.made
+        failing.arm(0)
+        if restarts:
+            known = tail.records()
+            tail.close()
+            tail = Tail(Catalog(log.parent, "l", ("l.*",)), "l", known)
+        if said or restarts:
+            failed += said
+            look(tail)
+        [grown] = tail.late()
+        assert tail.peek(grown, 1 << 10) == lines(9999), f"call {number}"
+        tail.advance(grown, lines(9999))
+        tail.amend(grown.number, (done := grown.known(closed=True)).at, done.packed)
+        again = Tail(Catalog(log.parent, "l", ("l.*",)), "l", tail.records())
+        look(again)
+        assert not again.late()
+        again.close()
         tail.close()
     assert failed > 2
 

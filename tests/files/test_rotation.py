@@ -5,8 +5,10 @@ from __future__ import annotations
 import gzip
 import os
 import shutil
+import signal
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -14,10 +16,12 @@ import pytest
 from bridge.engine.forward import Forward
 from bridge.files.birth_time import born
 from bridge.files.generation import Generation
+from bridge.files.generation_record import UNREAD
 from bridge.files.tail import Tail
 from bridge.kinds.log import unfinished_write
 from bridge.kinds.log.line_reader import LineReader
 from bridge.kinds.mapping_context import MappingContext
+from bridge.ledger.sources import generations_of
 from bridge.ledger.store import Ledger
 from bridge.ledger.troubles import Troubles
 from bridge.streams.connect import Connection
@@ -121,6 +125,44 @@ def test_writer_still_on_the_old_descriptor(rig: Rig, follow: Follow) -> None:
         assert sorted(rig.datas()[20:]) == sorted(names("d", 5) + names("later", 5))
     else:
         follow.carried(wanted + names("d", 5) + names("later", 5))
+
+
+@pytest.mark.parametrize("turns", [1, 3, 7])
+@pytest.mark.parametrize("length", [5, 2000])
+@pytest.mark.parametrize("more", ["lines", "unended", "nothing to carry"])
+def test_written_to_and_packed_at_once(one_rig: Rig, live: bool, turns: int, length: int, more: str) -> None:
+    """What a writer added to a rotated piece just before it was packed is carried; nothing is unaccounted, nor looked into for ever."""
+    rig, follow = one_rig, Follow(one_rig, live)
+    wanted = names("a", length)
+    rig.append(*wanted)
+    follow.carried(wanted)
+    with rig.log.open("ab", buffering=0) as old:
+        for turn in range(turns):
+            rotate(rig)
+            rig.append(*names(f"b{turn}", 5))
+            wanted += names(f"b{turn}", 5)
+            follow.carried(wanted)
+        if live:
+            rig.children[-1].send_signal(signal.SIGSTOP)
+        late = [] if more == "nothing to carry" else names("late", 5)
+        rest = {"lines": b"", "unended": line(b"never ended")[:-1], "nothing to carry": b"\n\n\n"}[more]
+        old.write(b"".join(map(line, late)) + rest)
+    pack(rig.root / f"messages.log.{turns}")
+    if live:
+        rig.children[-1].send_signal(signal.SIGCONT)
+    wanted += late
+    follow.carried(wanted)
+    rotate(rig)
+    rig.append(*names("c", 5))
+    wanted += names("c", 5)
+    follow.carried(wanted)
+    if live:
+        rig.stop(rig.children[-1])
+    rig.once()
+    assert rig.datas() == wanted
+    with closing(Ledger(rig.state / "ledger.db")) as ledger:
+        assert not [known for known in generations_of(ledger, STREAM, "messages.log") if known.packed == UNREAD]
+    rig.check_account()
 
 
 def test_rotated_twice_under_a_writer_on_the_old_descriptor(rig: Rig) -> None:

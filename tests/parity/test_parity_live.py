@@ -17,7 +17,7 @@ import pytest
 
 from bridge.engine.batch_encoder import Batch, BatchEncoder
 from bridge.engine.run import Process
-from bridge.files.generation import GenerationRecord
+from bridge.files.generation_record import GenerationRecord
 from bridge.files.tail import Tail
 from bridge.kinds import provenance
 from bridge.kinds.log import target as append

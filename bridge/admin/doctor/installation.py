@@ -24,7 +24,7 @@ from bridge.core.groups import run_command
 from bridge.core.model import Checkpoint, EntryId, Origin, Position, format_id, paired, parse_origin
 from bridge.core.state_directory import lock_holder
 from bridge.core.wording import counted, duration, size
-from bridge.files.generation import GenerationRecord
+from bridge.files.generation_record import GenerationRecord
 from bridge.ledger.heartbeat import SILENT_AFTER, heartbeat
 from bridge.ledger.parity_runs import ParityRun, runs
 from bridge.ledger.retired import retired

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +19,8 @@ from bridge.core.logger import logger
 from bridge.core.model import Checkpoint
 from bridge.engine.account.standing import ACTIVE, ASIDE, LINK, PIECE, WAITING, FilesAccount, FileStanding
 from bridge.engine.account.unknown_files import UnknownFiles, is_known_by
-from bridge.files.generation import GenerationRecord, open_regular
+from bridge.files.generation import open_regular
+from bridge.files.generation_record import UNREAD, GenerationRecord
 from bridge.files.named_file import FileStamp, NamedFile
 from bridge.files.piece_age import bare
 from bridge.kinds.mapping_context import MappingContext
@@ -324,6 +325,15 @@ class Accountant:
         finally:
             file.close()
 
+    def _unread(self, listed: NamedFile, known: GenerationRecord) -> int:
+        """Counts the bytes of a compressed file of the account behind those that were carried."""
+        with suppress(SourceError):  # whoever carries it reports the error
+            file = open_regular(self._catalog.root / listed.name)
+            if file is not None:
+                with closing(file):
+                    return max(0, file.size() - known.at.offset)
+        return 0
+
     def _explained(self, listed: NamedFile, *, patient: bool, trusted: bool = True) -> FileStanding:
         """Finds the standing of a file in the account that was changed since it was carried, or was never carried.
 
@@ -344,12 +354,14 @@ class Accountant:
                 reads.number, *listed.identity, reads.fingerprint(), decided=reads.decided
             )
             return self._standing(listed, standing, "", record)
-        if known is not None and (known.packed or listed.facts[2] <= known.at.offset):
+        unread = known is not None and known.packed == UNREAD
+        if known is not None and not unread and (known.packed or listed.facts[2] <= known.at.offset):
             return self._standing(listed, PIECE, "", known)  # parity reports what was changed in it
         if (patient or (known is None and bare(listed.name) != listed.name)) and self._is_young(listed):
             return self._standing(listed, WAITING, "it was written to a moment ago")
         if known is not None:
-            return self._standing(listed, UNACCOUNTED, "it was written to after it was carried, and is not read", known)
+            late = self._standing(listed, UNACCOUNTED, "it was written to after it was carried, and is not read", known)
+            return replace(late, behind=self._unread(listed, known)) if unread else late
         if listed.facts[2] == 0:
             return self._standing(listed, PIECE, "it is empty")
         try:

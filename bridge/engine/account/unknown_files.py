@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from bridge.core.model import Fingerprint, hex_digest
 from bridge.engine.account.standing import PIECE
 from bridge.files.content_form import SUFFIXES
-from bridge.files.generation import TAIL, Generation, GenerationRecord, is_copy, open_regular
+from bridge.files.generation import TAIL, Generation, is_copy, open_regular
+from bridge.files.generation_record import GenerationRecord
 from bridge.files.named_file import NamedFile
 from bridge.files.piece_age import bare
 from bridge.kinds.mapping_context import MappingContext

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bridge.core.errors import SourceError
-from bridge.files.generation import Generation, GenerationRecord
+from bridge.files.generation import Generation
+from bridge.files.generation_record import GenerationRecord
 from bridge.kinds.log.followed import FollowedFiles
 from bridge.kinds.log.line_reader import LineReader, ReadLines
 
@@ -39,7 +40,7 @@ class GenerationWalk:
                 return None
             if last and self._tail.current() is not generation:
                 continue
-            self._end(generation)
+            self.end(generation)
             if last or (record := self._tail.finish()) is None:
                 return None
             left = (size := generation.size()) - generation.read_to
@@ -51,12 +52,13 @@ class GenerationWalk:
             self._reader.note_skip()
         return None
 
-    def _end(self, generation: Generation) -> None:
+    def end(self, generation: Generation) -> None:
         """Reports damage of a log's compressed generation that was read to its end, if there is any.
 
-        An unfinished last line, which will never be ended, goes into quarantine where nothing is damaged.
+        An unfinished last line, which will never be ended, goes into quarantine where nothing is damaged. Does nothing
+        while the file is written still.
         """
-        if generation.content is None or generation.packed is None:
+        if generation.content is None or generation.packed is None or generation.content.settling():
             return
         damage = generation.content.damage()
         if damage and generation.number not in self._damage:

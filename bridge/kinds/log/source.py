@@ -12,7 +12,8 @@ from bridge.core.errors import LedgerError
 from bridge.core.logger import logger
 from bridge.core.mapping import Mapping
 from bridge.core.model import Checkpoint, Fingerprint, Origin, Position
-from bridge.files.generation import Generation, GenerationRecord
+from bridge.files.generation import Generation
+from bridge.files.generation_record import GenerationRecord
 from bridge.files.tail import Tail
 from bridge.kinds.kind import HistoryHead, MergedHistory, Source, SourceBatch
 from bridge.kinds.log.dual_write import DualWrittenLines
@@ -203,10 +204,8 @@ class LogSource(Source):
             if batch is not None:
                 return batch
         late = self.tail.late()
-        if late and self._walk.ended:
-            return (
-                self.cursor_batch()
-            )  # the ends of generations go first, else they would overwrite how far those are carried since
+        if late and self._walk.ended:  # the ends go first: they would overwrite how far those are carried since
+            return self.cursor_batch()
         if self.tail.news:
             self.files.take_news()
         for generation in late:
@@ -214,6 +213,10 @@ class LogSource(Source):
                 batch = self._batch_of(read, read.fits(limit), late=True)
                 if batch is not None:
                     return batch
+            if not self._reader.settling:
+                self._walk.end(generation)
+        if not self._under_way and self.tail.finished.note_read():
+            self.files.take_news()
         return None
 
     @property
@@ -353,7 +356,7 @@ class LogSource(Source):
         if batch.ended is not None:
             self.progress.late_stored[batch.position.generation] = stored
             self._closed.append(batch.ended)
-            self.tail.amend(batch.ended.number, batch.ended.at)
+            self.tail.amend(batch.ended.number, batch.ended.at, batch.ended.packed)
         else:
             self.progress.stored = stored
         for known in batch.closing:

@@ -20,7 +20,7 @@ from bridge.core.globs import translated
 from bridge.core.mapping import Mapping
 from bridge.files.birth_time import born
 from bridge.files.folder_listing import leads_out
-from bridge.files.generation import GenerationRecord
+from bridge.files.generation_record import GenerationRecord
 from bridge.files.piece_names import PieceNames
 from bridge.files.temporary_names import leftover
 from bridge.ledger.sources import generations_by_inode

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from bridge.files.generation import GenerationRecord
+from bridge.files.generation_record import GenerationRecord
 from bridge.ledger.edits import CarriedSpan
 from bridge.parity.log.generations import FilePieces, RecordedGeneration
 
