@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bridge.core.errors import SourceError
-from bridge.files.content_form import SUFFIXES
 from bridge.files.folder_listing import stat_of
 from bridge.files.generation import Generation, open_regular
 from bridge.files.generation_index import GenerationIndex
@@ -33,7 +32,7 @@ class ClosedGenerations:
         self._lying: dict[int, Path] = {}
         """The paths of closed generations that are not packed, by number."""
         self._strangers: set[tuple[int, int, int, int]] = set()
-        """Packed pieces that were looked into and stay unknown: device, inode, size and mtime in ns of each."""
+        """Pieces that were looked into and stay unexplained: device, inode, size and mtime in ns of each."""
         self._marks: tuple[int, ...] | None = None
 
     def add(self, done: Generation) -> None:
@@ -127,20 +126,18 @@ class ClosedGenerations:
             raise failed
 
     def _find(self, inodes: set[tuple[int, int]]) -> set[tuple[int, int, int, int]]:
-        """Notes which rotated pieces are closed generations that may grow; finds the packed ones that are not known.
+        """Notes which rotated pieces are closed generations that may grow; finds those that no record explains.
 
         Returns device, inode, size and mtime in ns of each; not of those that are open, by their `inodes`. A packed
-        piece that is known does not grow, as nobody writes to it.
+        piece that was carried whole does not grow, as nobody writes to it.
         """
-        lying = self._survey.rotated_names()
-        closed = [known for known in self._register.known.values() if known.closed]
-        ended = {(known.device, known.inode): known.number for known in closed if not known.packed}
-        carried = {(known.device, known.inode) for known in closed if known.packed and known.packed != UNREAD}
+        lying, records = self._survey.rotated_names(), [*self._register.known.values()]
+        ended = {(known.device, known.inode): known.number for known in records if known.closed and not known.packed}
+        explained = {(known.device, known.inode) for known in records if known.packed != UNREAD} | inodes
         self._lying = {ended[identity]: path for identity, path in lying.items() if identity in ended}
         return {
             (*identity, now.st_size, now.st_mtime_ns) for identity, path in lying.items()
-            if path.name.endswith(SUFFIXES) and identity not in carried and identity not in inodes
-            and (now := stat_of(path)) is not None
+            if identity not in explained and (now := stat_of(path)) is not None
         }  # fmt: skip
 
     def _open(self, record: GenerationRecord, path: Path) -> None:
