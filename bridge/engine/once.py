@@ -11,14 +11,17 @@ from threading import Event
 
 from bridge.continuity.renamed_instance import check_instance
 from bridge.core.config import Settings
-from bridge.core.errors import BridgeError, NotYet, TargetError
+from bridge.core.errors import BridgeError, NotYet, RedisLost, RedisRefused, SourceError, TargetError
+from bridge.core.logger import logger
 from bridge.core.mapping import Mapping
 from bridge.engine.account.inventory import account_of
 from bridge.engine.mirror import Mirror
 from bridge.engine.run import RETRY
+from bridge.engine.streams_at_rest import resting_logs
 from bridge.engine.worker import carrier_of
 from bridge.kinds.carrier import Carrier, as_stayed, may_pass
 from bridge.kinds.mapping_context import MappingContext
+from bridge.kinds.stream_family import StreamFamily
 from bridge.ledger.heartbeat import forget_troubles, save_heartbeat
 from bridge.ledger.quarantine import quarantine_counts
 from bridge.ledger.retired import retired
@@ -26,7 +29,7 @@ from bridge.ledger.sources import stream_memory
 from bridge.ledger.store import CARRYING_CACHE_KIB, Ledger
 from bridge.ledger.switch_requests import lapse
 from bridge.ledger.troubles import Troubles
-from bridge.streams.dial import Backoff, dialler
+from bridge.streams.dial import Backoff, Connections, dialler
 from bridge.streams.writer import Conflict
 
 
@@ -64,8 +67,11 @@ def once(settings: Settings, *, dual: bool, stop: Event) -> list[OnceReport]:
     troubles = Troubles(time.time)
     try:
         check_instance(ledger, settings)
+        resting = {key for mapping in settings.families.values() for key in _resting(mapping, settings, ledger, dual)}
         done = [
             _drain(MappingContext(mapping, settings), settings, ledger, troubles, dual, stop)
+            if mapping.stream.key not in resting
+            else OnceReport(mapping.name, 0, 0, _quarantined(ledger, mapping), ())
             for mapping in settings.mappings
             if mapping.stream.key not in over
         ]
@@ -74,6 +80,23 @@ def once(settings: Settings, *, dual: bool, stop: Event) -> list[OnceReport]:
         return done
     finally:
         ledger.close()
+
+
+def _resting(mapping: Mapping, settings: Settings, ledger: Ledger, dual: bool) -> set[str]:
+    """Finds the streams of a mapping with many that `--once` has nothing to do for; none where that cannot be told."""
+    try:
+        with closing(Connections(settings)) as links:
+            family = StreamFamily(mapping, settings, ledger)
+            family.catalog.sweep()
+            mirrors = dual and mapping.mirror is not None
+            return {family.of(log).stream.key for log in resting_logs(family, links, ledger, mirrors=mirrors)}
+    except (SourceError, RedisLost, RedisRefused) as error:  # whoever attends to the streams says why
+        logger.debug("%s: its streams at rest cannot be told: %s", mapping.name, error)
+        return set()
+
+
+def _quarantined(ledger: Ledger, mapping: Mapping) -> int:
+    return sum(count for _, _, count in quarantine_counts(ledger, mapping.stream.key))
 
 
 def bring_over(settings: Settings, mapping: Mapping, stop: Event) -> OnceReport:
@@ -150,8 +173,7 @@ def _drain(
     if any(not isinstance(error, NotYet) for error in errors):  # the mirror waits for forward: that tells nothing
         errors = [error for error in errors if not isinstance(error, NotYet)]
     unique = {str(error): error for error in errors}
-    aside = sum(count for _, _, count in quarantine_counts(ledger, shared.mapping.stream.key))
-    mirrored = mirror.carried if mirror else 0
+    aside, mirrored = _quarantined(ledger, shared.mapping), mirror.carried if mirror else 0
     return OnceReport(shared.mapping.name, forward.carried, mirrored, aside, tuple(unique.values()), unaccounted)
 
 

@@ -9,20 +9,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from bridge.continuity.lost_entries import missing_entries, what_was_lost
 from bridge.core.config import Settings
 from bridge.core.errors import BridgeError, RedisLost, RedisRefused
 from bridge.core.logger import logger
-from bridge.core.mapping import Mapping
-from bridge.core.model import ZERO_ID
+from bridge.engine.streams_at_rest import standing_logs
 from bridge.kinds.stream_family import StreamFamily, StreamsInRedis, carried_logs
-from bridge.ledger.seen_entries import all_seen
-from bridge.ledger.sources import sources_of, stream_memory
 from bridge.ledger.store import Ledger
 from bridge.streams.dial import Connections
-from bridge.streams.keys import Keys
-from bridge.streams.layout import is_owner
-from bridge.streams.stream_metadata import read_stream
 
 SCANS = 10
 """Times in a sweep that Redis is asked for some of its keys, to find streams that began there."""
@@ -72,9 +65,10 @@ class RestingStreams:
                 some = self._in_turn()
                 if some and self._was_away(links, some[0]):
                     return [], True
+            resting = [log for log in some if not attended(log)]
+            standing = {log for log, _ in standing_logs(self._family, links, ledger, resting)}
+            changed = [log for log in resting if log not in standing]
             for log in some:
-                if not attended(log) and not self._stands(links, self._family.of(log), ledger):
-                    changed.append(log)
                 self._unreviewed.pop(log, None)
         except RedisLost as error:
             self._lost(error)
@@ -125,27 +119,3 @@ class RestingStreams:
             self.doubt()
             return True
         return False
-
-    @staticmethod
-    def _stands(links: Connections, mapping: Mapping, ledger: Ledger) -> bool:
-        """Whether a stream is ours and has lost nothing of what the ledger knows; entries may have come.
-
-        Where a server refuses to tell, it is not: forward, which attends to it then, says why. Raises RedisLost.
-        """
-        keys, stream = Keys.of(mapping.stream.key), mapping.stream.key
-        memory = stream_memory(ledger, stream)
-        if memory is None:
-            return True  # it was never carried: what its files hold makes it due
-        connection = links.to(stream)
-        try:
-            info, books = read_stream(connection, keys)
-            owner = books.meta.get(b"owner")
-            if owner is None or not is_owner(owner, ledger.uuid):
-                return False
-            if what_was_lost(memory, sources_of(ledger, stream), info, books):
-                return False
-            return not missing_entries(connection, keys, sorted(all_seen(ledger, stream))[-1:], info, ZERO_ID)[0]
-        except RedisLost:
-            raise
-        except BridgeError:
-            return False

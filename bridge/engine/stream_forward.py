@@ -12,15 +12,14 @@ from bridge.core.config import Settings
 from bridge.core.errors import BridgeError, LedgerError, RedisLost, SourceError, Unfit, as_bridge_error
 from bridge.core.failpoints import failpoint
 from bridge.core.logger import logger
-from bridge.core.model import Checkpoint
 from bridge.engine.resting_streams import RestingStreams
 from bridge.engine.stream_sessions import StreamSession, StreamSessions
+from bridge.engine.streams_at_rest import busy_logs
 from bridge.files.named_file import NamedFile
 from bridge.kinds.stream_family import StreamFamily
 from bridge.ledger.retired import retired
-from bridge.ledger.sources import mirror_cursors, sources_of
 from bridge.ledger.store import Ledger
-from bridge.ledger.stream_names import naming_streams, waiting_streams
+from bridge.ledger.stream_names import waiting_streams
 from bridge.ledger.troubles import Troubles
 from bridge.streams.dial import Backoff
 from bridge.streams.writer import Conflict
@@ -135,10 +134,7 @@ class StreamForward:
             by_log[self._owner(listed.log or "")].append(listed)
         logs = {self._owner(log) for log in self._changed_logs}
         if first:
-            waiting |= naming_streams(ledger)
-            met = mirror_cursors(ledger)
-            logs = {log for log in logs if not self._rests(log, ledger)}
-            logs |= {log for log in family.logs if family.of(log).stream.key not in met}
+            logs = busy_logs(family, ledger, logs)
             resting.doubt()
         for log in {*logs, *(log for log in family.logs if family.of(log).stream.key in waiting)}:
             if log not in family or family.of(log).stream.key in self._over:
@@ -154,31 +150,6 @@ class StreamForward:
         """Returns the log into whose stream a file goes that the catalog has as a log: itself, but for late pieces."""
         late = self.family.catalog.late_of if self.family is not None else {}
         return next((name for name, mine in late.items() if log in mine.values()), log)
-
-    def _rests(self, log: str, ledger: Ledger) -> bool:
-        """Whether a log's files are all carried, and unchanged, by catalog and ledger."""
-        family = self.family
-        if family is None or log not in family:
-            return False
-        memory = sources_of(ledger, family.of(log).stream.key).get(log)
-        if memory is None or not memory.stored or memory.refill is not None:
-            return False
-        position, there = Checkpoint.from_json(memory.stored).position, False
-        for listed in family.catalog.of_logs([log]):
-            known = family.catalog.known(listed)
-            if listed.of or listed.aside:
-                continue
-            if known is None or listed.facts is None:
-                return False
-            _, _, size, written, _ = listed.facts
-            if known.packed:
-                stands = known.closed and known.packed == (size, written)
-            else:
-                stands = size == known.at.offset and written == known.written
-            if not stands:
-                return False
-            there = there or position == (known.number, size)
-        return there
 
     def _review(self, ledger: Ledger) -> bool:
         """Has forward attend to streams at rest that are not as the ledger knows them; returns whether more may be."""

@@ -64,3 +64,11 @@ def waiting_streams(ledger: Ledger, since: float) -> set[str]:
 def naming_streams(ledger: Ledger) -> set[str]:
     """Lists the streams whose lines named artifacts of which Redis is to be told yet."""
     return {str(stream) for (stream,) in ledger.rows("SELECT DISTINCT stream FROM mentions")}
+
+
+def troubled_streams(ledger: Ledger) -> set[str]:
+    """Lists the streams of which the ledger has files, or stretches of files, that nothing explains."""
+    return {
+        str(stream) for (stream,) in ledger.rows(
+            "SELECT DISTINCT stream FROM pieces WHERE standing IN ('unaccounted', 'skipped')")
+    }  # fmt: skip

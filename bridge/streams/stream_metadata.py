@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from bridge.core.errors import NotYet
-from bridge.core.model import Checkpoint, EntryId, paired, parse_id
+from bridge.core.errors import BridgeError, NotYet
+from bridge.core.model import Checkpoint, EntryId, format_id, paired, parse_id
 from bridge.streams.connect import Connection, Refusal, Reply, refused
 from bridge.streams.keys import Keys
 from bridge.streams.layout import NO_GENERATION, NO_SOURCE, check_layout
@@ -76,6 +76,36 @@ def read_stream(connection: Connection, keys: Keys) -> tuple[StreamInfo, StreamM
     if paired(meta) != books.meta:
         raise NotYet("the stream was replaced as it was read", where=where)
     return to_info(found[0], keys.stream), books
+
+
+def read_streams(
+    connection: Connection, streams: Sequence[tuple[Keys, EntryId]]
+) -> list[tuple[StreamInfo, StreamMetadata, list[bytes]] | BridgeError]:
+    """Reads of several streams what `read_stream` does, each as of one moment, in one write; watches none of them.
+
+    With each comes an entry by its ID: its fields, empty where it is not there. In the place of a stream that cannot be
+    read stands what `read_stream` would raise. Raises RedisLost.
+    """
+    asked = []
+    for keys, entry in streams:
+        commands = (pack("XINFO", "STREAM", keys.stream), *_reads_of_books(keys),
+                    pack("XRANGE", keys.stream, format_id(entry), format_id(entry)))  # fmt: skip
+        asked.append((pack("MULTI"), *commands, pack("EXEC")))
+    connection.send(b"".join(command for commands in asked for command in commands))
+    found: list[tuple[StreamInfo, StreamMetadata, list[bytes]] | BridgeError] = []
+    replies = [[connection.read() for _ in commands] for commands in asked]
+    for (keys, _), (*_, reply) in zip(streams, replies, strict=True):
+        where = keys.stream.decode(errors="replace")
+        rest = [reply] if isinstance(reply, Refusal) else reply[1:]
+        try:
+            for refusal in rest:
+                if isinstance(refusal, Refusal):
+                    raise refused(refusal, where)
+            info, *books, entries = reply
+            found.append((to_info(info, keys.stream), _books(keys, books), entries[0][1] if entries else []))
+        except BridgeError as error:
+            found.append(error)
+    return found
 
 
 def _reads_of_books(keys: Keys) -> list[bytes]:

@@ -14,6 +14,7 @@ import pytest
 from bridge import open_log
 from bridge.admin.acl_rules import users
 from bridge.kinds.stream_family import with_streams
+from bridge.streams.keys import Keys
 from tests.admin.test_acl_rules import give, refused
 from tests.support.many import KEY, Sessions, SessionWriters
 from tests.support.rig import Rig, line, wait_until
@@ -450,3 +451,41 @@ def test_streams_named_after_the_bridge(rig: Rig) -> None:
         done = rig.run(*args, "--redis", rig.url)
         assert (done.returncode, "has carried streams of" in done.stderr) == (2, True), done
     assert rig.redis.call("KEYS", f"{KEY}:renamed*") == []
+
+
+def test_once_leaves_streams_at_rest_alone(one_rig: Rig) -> None:
+    """`run --once` attends to the streams for which there is something to do on either side, and to no other."""
+    rig = one_rig
+    sessions = Sessions(rig, [f"s{n}" for n in range(30)])
+    for name in sessions.names:
+        sessions.append(name, f"f-{name}")
+
+    def dialled() -> int:
+        """How many connections a run made, beside this one."""
+        before = stat(rig, "total_connections_received")
+        done = rig.run("run", "--once", "--dual", "--redis", rig.url)
+        assert done.returncode == 0, done.stderr
+        return stat(rig, "total_connections_received") - before
+
+    assert dialled() >= 30
+    assert dialled() <= 3
+    sessions.append("s3", "f-late")
+    sessions.add("s4", "r-late")
+    sessions.log("s5").unlink()
+    sessions.file_born["s5"].clear()
+    rig.redis.call("DEL", sessions.stream("s6"))
+    few = dialled()
+    assert few < 30, few
+    assert sessions.in_stream("s3") == [b"f-s3", b"f-late"]
+    assert sessions.in_file("s4") == [b"f-s4", b"r-late"]
+    assert sessions.in_stream("s6") == [b"f-s6"], "what Redis lost is sent again"
+    rig.redis.call("HSET", Keys.of(sessions.stream("s7")).meta, "owner", "somebody")
+    done = rig.run("run", "--once", "--dual", "--redis", rig.url)
+    assert done.returncode != 0
+    assert "s7" in done.stderr
+
+
+def stat(rig: Rig, name: str) -> int:
+    """A figure of INFO stats."""
+    told = dict(row.split(":", 1) for row in rig.redis.call("INFO", "stats").decode().splitlines() if ":" in row)
+    return int(told[name])
