@@ -54,7 +54,7 @@ def command(options: Options, mappings: tuple[str, ...], dry_run: bool, max_rate
     It can be stopped at any time and goes on from there. `bridge run` goes on behind its last line. Exits 1 if not all
     could be read.
     """
-    settings = of_root(options.settings())
+    settings = of_root(options.settings() if dry_run or mappings else options.as_written())
     options.log(settings.log_format)
     chosen = settings.chosen(mappings)
     if dry_run:

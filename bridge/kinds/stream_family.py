@@ -7,7 +7,8 @@ bridge will.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from itertools import islice
@@ -28,14 +29,18 @@ from bridge.kinds.mapping_context import catalog_of_all
 from bridge.ledger.sources import all_generations
 from bridge.ledger.store import Ledger
 from bridge.ledger.stream_names import fix_names, fixed_names
+from bridge.streams.connect import Connection
 from bridge.streams.dial import Connections
 from bridge.streams.keys import Keys
 from bridge.streams.layout import NO_SOURCE, others_stream
 from bridge.streams.resp import pack
 from bridge.streams.stream_scan import StreamScan
 
-Carried = Callable[[str], Collection[str]]
-"""Tells of which logs a stream has lines, by the stream's key."""
+Carried = Callable[[Sequence[str]], list[set[str]]]
+"""Tells of which logs each of several streams has lines, by the streams' keys."""
+
+ASKED_AT_ONCE = 500
+"""Streams of which a server is asked in one write."""
 
 LOOKED_AT = 2
 """Names besides the first that a log's stream may have had before the ledger was lost, and is looked for under."""
@@ -44,9 +49,18 @@ LOOKED_AT = 2
 def carried_logs(servers: Connections) -> Carried:
     """Makes the function that asks Redis of which logs a stream has lines. It raises RedisLost, RedisRefused."""
 
-    def carried(key: str) -> Collection[str]:
-        fields = servers.to(key).call("HKEYS", Keys.of(key).checkpoint)
-        return {os.fsdecode(field) for field in fields if field != NO_SOURCE}
+    def carried(keys: Sequence[str]) -> list[set[str]]:
+        by_server: dict[Connection, list[str]] = defaultdict(list)
+        found: dict[str, set[str]] = {}
+        for key in keys:
+            by_server[servers.to(key)].append(key)
+        for connection, mine in by_server.items():
+            for begin in range(0, len(mine), ASKED_AT_ONCE):
+                some = mine[begin : begin + ASKED_AT_ONCE]
+                replies = connection.calls(*(pack("HKEYS", Keys.of(key).checkpoint) for key in some))
+                for key, fields in zip(some, replies, strict=True):
+                    found[key] = {os.fsdecode(field) for field in fields if field != NO_SOURCE}
+        return [found[key] for key in keys]
 
     return carried
 
@@ -123,20 +137,36 @@ class StreamFamily:
         late = {name for mine in self.catalog.late_of.values() for name in mine.values()}
         new = sorted({*self.catalog.logs()} - self._names.keys() - late)
         named: dict[str, str] = {}
+        known, taken = dict[str, set[str]](), set[str]()
+        if carried is not None:  # of all at once, as far as they will be asked for, it seems
+            keys = [self._key_of(name) for log in new for name in islice(self._candidates(log), LOOKED_AT + 1)]
+            known = dict(zip(keys, carried(keys), strict=True))
         for log in new:
-            named[log] = self._free(log, carried, named.values())
+            named[log] = self._free(log, carried, known, taken)
+            taken.add(named[log])
         self._names |= named
         self._by_name |= {name: log for log, name in named.items()}
         return new
 
-    def _free(self, log: str, carried: Carried | None, others: Collection[str]) -> str:
-        glob, taken = self.mapping.source.path, self._elsewhere | {*others}
-        free = (name for name in candidates(glob, log) if name not in self._by_name and name not in taken)
+    def _candidates(self, log: str) -> Iterator[str]:
+        """Yields the names that a log's stream may have, as far as no other stream has them."""
+        names = candidates(self.mapping.source.path, log)
+        return (name for name in names if name not in self._by_name and name not in self._elsewhere)
+
+    def _key_of(self, name: str) -> str:
+        return self.mapping.stream.of_log(name).key
+
+    def _free(
+        self, log: str, carried: Carried | None, known: dict[str, set[str]], others: Collection[str]
+    ) -> str:  # fmt: skip
+        """Chooses the name of a log's stream, beside `others`; `known`: of which logs some streams have lines."""
+        free = (name for name in self._candidates(log) if name not in others)
         if carried is None:
             return next(free)
         first: str | None = None
         for number, name in enumerate(free):
-            logs = carried(self.mapping.stream.of_log(name).key)
+            key = self._key_of(name)
+            logs = known[key] if key in known else carried([key])[0]
             if log in logs:
                 return name
             first = name if first is None and not logs else first
