@@ -27,7 +27,7 @@ from bridge.kinds.mapping_context import MappingContext
 from bridge.kinds.resume import Reconciliation
 from bridge.ledger.artifact_mentions import naming_lines
 from bridge.ledger.seen_entries import all_seen, save_seen
-from bridge.ledger.sources import StreamMemory, save_stream, sources_of, stream_memory
+from bridge.ledger.sources import OwnStretch, StreamMemory, pass_own, save_stream, sources_of, stream_memory
 from bridge.ledger.store import Ledger
 from bridge.ledger.troubles import Troubles
 from bridge.streams.connect import Connection
@@ -74,6 +74,8 @@ class Forward(Carrier):
         self.batch = BATCH
         self._memory, self._since, self._remember_at = StreamMemory(), 0, 0.0
         self._dirty = False
+        self._own: OwnStretch | None = None
+        """The stretch of entries sent last that are all forward's, until the ledger knows that the mirror may pass."""
         self._discovery = SourceDiscovery(shared, ledger, troubles, clock, self._sources, self._scheduler, dial)
         self._resume_points = ResumePoints(shared, ledger, self._discovery, self._placed, self._moved, self._scheduler)
 
@@ -123,7 +125,7 @@ class Forward(Carrier):
         """Drops forward's connection and the batch under way; the next `attach` asks Redis which lines it has."""
         if self._connection is not None:
             self._connection.close()
-        self._connection, self._sender, self._compared = None, None, None
+        self._connection, self._sender, self._compared, self._own = None, None, None, None
         self._placed.clear()
         self._ahead.clear()
         self._scheduler.forget()
@@ -137,6 +139,7 @@ class Forward(Carrier):
     def _compare(self, connection: Connection) -> None:
         if self._sender is not None:
             self._sender.quiet()
+        self._own = None  # entries of it may be lost
         sender = self._begin_sending(connection)
         self.look()
         memory = stream_memory(self._ledger, self._stream)
@@ -344,6 +347,9 @@ class Forward(Carrier):
         self._dirty = True
         if committed.first is not None and committed.last is not None:
             self.shared.sighted.note("forward", committed.last, batch.last_fields())
+            if (behind := committed.behind) is not None:
+                before = self._own if self._own and self._own.last == behind else OwnStretch(behind, behind, 0)
+                self._own = OwnStretch(before.behind, committed.last, before.entries + committed.count)
             self.span = (self.span[0] if self.span else committed.first, committed.last)
 
     def _save(self, info: StreamInfo) -> None:
@@ -354,6 +360,13 @@ class Forward(Carrier):
         for name in self._moved & self._placed & self._sources.keys():
             self._sources[name].remember()
         self._ledger.after_commit(self._moved.clear)
+        if self._own is not None:
+            pass_own(self._ledger, self._stream, self._own)
+
+    @property
+    def passing(self) -> bool:
+        """Whether forward is about to move the mirror's cursor over its own entries. May be asked by any thread."""
+        return self._own is not None
 
     def _remember(self) -> None:
         """Asks Redis what the stream holds, and saves in the ledger how far that confirms the lines forward sent."""
@@ -382,4 +395,4 @@ class Forward(Carrier):
         failpoint("forward.checkpoint.after")
         logger.debug("%s: %d lines carried since the start", self.worker, self.carried)
         self._memory, self._since = StreamMemory(info.last_id, info.added), 0
-        self._dirty = False
+        self._dirty, self._own = False, None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from threading import Event
 
 from bridge.core.config import Settings
@@ -17,13 +18,13 @@ from bridge.core.errors import (
     as_bridge_error,
 )
 from bridge.core.logger import logger
-from bridge.core.model import format_id
+from bridge.core.model import format_id, parse_id
 from bridge.engine.mirror import Mirror
 from bridge.engine.stream_forward import StreamForward
 from bridge.engine.stream_sessions import StreamSession, StreamSessions
 from bridge.ledger.ranges import streams_begun
 from bridge.ledger.retired import retired
-from bridge.ledger.sources import mirror_cursors
+from bridge.ledger.sources import mirror_cursors, stream_memory
 from bridge.ledger.store import Ledger
 from bridge.ledger.troubles import Troubles
 from bridge.streams.dial import Backoff, dialler
@@ -44,6 +45,9 @@ STEPS, IDLE_STEPS, LATER = 16, 2, 0.3
 
 After these it looks again `LATER` seconds later, if there is a reason.
 """
+
+PASSING = 0.1
+"""Seconds between two looks whether forward has moved the mirror's cursor over its own entries."""
 
 WAIT_MS, WAIT_MS_OF_A_STREAM = 100, 0.2
 """Milliseconds that a request for news waits, and how much longer for each stream that it names: it is not for free."""
@@ -73,6 +77,8 @@ class StreamMirror:
         self._hear_at = 0.0
         self._due: dict[str, float] = {}
         """The logs whose streams are to be mirrored, and when in seconds of the monotonic clock."""
+        self._fresh: set[str] = set()
+        """Those of them of which a server said that there is news: it may be forward's own."""
         self._used: dict[str, float] = {}
         """The logs whose streams the mirror is connected to, and when it last found entries there."""
         self._later: dict[str, float] = {}
@@ -168,6 +174,7 @@ class StreamMirror:
         found = news.ask(asked, int(wait * 1000))
         for stream in found:
             self._due[self._logs[stream]] = 0.0
+            self._fresh.add(self._logs[stream])
         for stream in news.refused:
             self._due[self._logs[stream]] = time.monotonic() + 1.0  # the mirror of that stream says what is wrong
         self._hear_at = time.monotonic() + PAUSE_OF_A_STREAM * len(asked)
@@ -177,6 +184,7 @@ class StreamMirror:
     def _mirror_due(self, ledger: Ledger) -> None:
         """Mirrors the streams that are due, each for some steps, and lets those rest that had no news for a while."""
         now = time.monotonic()
+        self._pass_own(ledger, now)
         for log in [log for log, at in self._later.items() if at <= now]:
             self._due.setdefault(log, self._later.pop(log))
         for log in [log for log, at in self._due.items() if at <= now]:
@@ -195,6 +203,26 @@ class StreamMirror:
         for log, used in sorted(self._used.items(), key=lambda row: row[1]):
             if log not in self._due and log not in self._later and (now - used > IDLE or len(self._used) > MOST):
                 self._let_rest(log)
+
+    def _pass_own(self, ledger: Ledger, now: float) -> None:
+        """Leaves streams alone whose news are forward's own entries: forward moves the mirror's cursor over them.
+
+        It knows that as it writes where nobody else may meanwhile, as with history.
+        """
+        for log in [log for log in self._fresh if self._due.get(log, 0.0) <= now]:
+            session, family = self.sessions.of(log), self._forward.family
+            if session is not None and session.forward.passing:
+                self._due[log] = now + PASSING
+                continue
+            self._fresh.discard(log)
+            if family is None or log not in self._due:
+                continue
+            key = family.of(log).stream.key
+            with suppress(LedgerError):  # the mirror of that stream meets it, and says so
+                memory = stream_memory(ledger, key)
+                if memory is not None and memory.mirror_cursor > parse_id(self._cursors[key.encode()]):
+                    self._cursors[key.encode()] = format_id(memory.mirror_cursor)
+                    del self._due[log]
 
     def _mirror(self, session: StreamSession, ledger: Ledger) -> float | None:
         """Mirrors one stream; returns after how many seconds it is to be gone on with, None: when there is news."""

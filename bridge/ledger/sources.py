@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from bridge.core.model import ZERO_ID, EntryId, Fingerprint, Position, format_id, parse_id
 from bridge.files.generation_record import GenerationRecord
@@ -111,6 +111,28 @@ def save_mirror_cursor(ledger: Ledger, stream: str, cursor: EntryId, seen: Mirro
         "UPDATE streams SET mirror_cursor = ?, mirror_seen = ?, mirror_ours = ?,"
         " mirror_gone = coalesce(?, mirror_gone) WHERE stream = ?",
         (format_id(cursor).decode(), *counts, stream),
+    )
+
+
+class OwnStretch(NamedTuple):
+    """A stretch of a stream in which all `entries` are forward's: behind the ID `behind` and up to `last`."""
+
+    behind: EntryId
+    last: EntryId
+    entries: int
+
+
+def pass_own(ledger: Ledger, stream: str, own: OwnStretch) -> None:
+    """Moves the mirror's cursor of a stream, in the ledger, over entries that are all forward's, if it stands there.
+
+    So the mirror need not read them. Counts go on, or begin where the stream does.
+    """
+    ledger.write(
+        "UPDATE streams SET mirror_cursor = ?,"
+        " mirror_seen = CASE WHEN mirror_cursor = '0-0' THEN coalesce(mirror_seen, 0) ELSE mirror_seen END + ?,"
+        " mirror_ours = coalesce(mirror_ours, 0) + ?"
+        " WHERE stream = ? AND mirror_cursor = ?",
+        (format_id(own.last).decode(), own.entries, own.entries, stream, format_id(own.behind).decode()),
     )
 
 

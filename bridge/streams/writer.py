@@ -87,11 +87,16 @@ class Transaction:
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """A batch of the stream writer that is in the stream: first and last entry ID, None when it held no entries."""
+    """A batch of the stream writer that is in the stream: first and last entry ID, None when it held no entries.
+
+    `behind`: the stream's last ID before it, so that all entries from there to `last` are this batch's; None: others
+    may have written between.
+    """
 
     first: EntryId | None
     last: EntryId | None
     count: int
+    behind: EntryId | None = None
 
 
 class Watch(NamedTuple):
@@ -152,6 +157,7 @@ class StreamWriter:
         self._read_again: Watch | None = None
         self._staged: Transaction | None = None
         self._executed: Transaction | None = None
+        self._behind: EntryId | None = None
         self._unsent: list[bytes] = []
         self._owed = 0
 
@@ -206,6 +212,7 @@ class StreamWriter:
             self._arm = self._armed = None
             raise StaleId(armed.last_id)
         self._executed, self._armed = batch, None
+        self._behind = armed.last_id if batch.watch_stream else None
         again = self._arming(batch.arm)
         self._connection.send(b"".join((pack("EXEC"), again, *self._waiting())))
 
@@ -222,7 +229,8 @@ class StreamWriter:
         lines = None if errors else self._connection.read_array_lines(batch.count, 1 + extra)
         landed = None
         if lines is not None and batch.count and lines[2 * batch.count + 1] == b":1":
-            landed = Committed(parse_id(lines[2]), parse_id(lines[2 * batch.count]), batch.count)
+            first, last = parse_id(lines[2]), parse_id(lines[2 * batch.count])
+            landed = Committed(first, last, batch.count, self._behind)
         elif lines is not None and not batch.count:
             landed = Committed(None, None, 0)
         if landed is not None:
