@@ -136,7 +136,7 @@ class StreamForward:
         if first:
             logs = busy_logs(family, ledger, logs)
             resting.doubt()
-        for log in {*logs, *(log for log in family.logs if family.of(log).stream.key in waiting)}:
+        for log in {*logs, *filter(None, map(family.log_of, waiting))}:
             if log not in family or family.of(log).stream.key in self._over:
                 continue
             if (session := self.sessions.of(log)) is not None:

@@ -74,6 +74,7 @@ class StreamMirror:
         """Up to which entry each stream is mirrored, by its key, as Redis writes both."""
         self._logs: dict[bytes, str] = {}
         """The log of each of these streams."""
+        self._over: dict[str, float] = {}
         self._hear_at = 0.0
         self._due: dict[str, float] = {}
         """The logs whose streams are to be mirrored, and when in seconds of the monotonic clock."""
@@ -148,11 +149,14 @@ class StreamMirror:
         if family is None:
             return
         over = retired(ledger)
+        if over == self._over and len(self._logs) == len(family):
+            return
+        self._over = over
         for stream, cursor in mirror_cursors(ledger).items():
             key, log = stream.encode(), family.log_of(stream)
             if log is None or stream in over:
                 self._cursors.pop(key, None)
-            elif key not in self._logs:
+            elif key not in self._cursors:
                 self._cursors[key], self._logs[key] = cursor, log
 
     def _hear(self) -> None:

@@ -118,6 +118,9 @@ class StreamFamily:
         """Returns the name of a log's stream. Raises KeyError: it has none."""
         return self._names[log]
 
+    def __len__(self) -> int:
+        return len(self._names)
+
     def __contains__(self, log: str) -> bool:
         return log in self._names
 
