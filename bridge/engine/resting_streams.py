@@ -16,6 +16,7 @@ from bridge.engine.streams_at_rest import standing_logs
 from bridge.kinds.stream_family import StreamFamily, StreamsInRedis, carried_logs
 from bridge.ledger.store import Ledger
 from bridge.streams.dial import Connections
+from bridge.streams.entry_budget import EntryBudget
 
 SCANS = 10
 """Times in a sweep that Redis is asked for some of its keys, to find streams that began there."""
@@ -33,6 +34,7 @@ class RestingStreams:
         self._unreviewed: dict[str, None] = {}
         self._rolling: list[str] = []
         self._links: Connections | None = None
+        self._budget = EntryBudget()
         self._redis: StreamsInRedis | None = None
         self._review_at = self._away_until = 0.0
 
@@ -59,7 +61,7 @@ class RestingStreams:
             return [], False
         some = list(self._unreviewed)[:REVIEWS]
         try:
-            links = self._links = self._links or Connections(self._settings)
+            links = self._links = self._links or Connections(self._settings, budget=self._budget)
             if not some:
                 self._review_at = now + self._sweep
                 some = self._in_turn()
@@ -89,7 +91,7 @@ class RestingStreams:
         if time.monotonic() < self._away_until:
             return
         try:
-            links = self._links = self._links or Connections(self._settings)
+            links = self._links = self._links or Connections(self._settings, budget=self._budget)
             redis = self._redis = self._redis or StreamsInRedis(family, ledger.uuid)
             before = len(redis.strange)
             if not family.knows_names:  # the ledger that knew them may have been lost: first what Redis knows

@@ -28,6 +28,7 @@ from bridge.ledger.sources import mirror_cursors, stream_memory
 from bridge.ledger.store import Ledger
 from bridge.ledger.troubles import Troubles
 from bridge.streams.dial import Backoff, dialler
+from bridge.streams.entry_budget import EntryBudget
 from bridge.streams.stream_news import StreamNews
 
 AGAIN, PATIENT = 0.005, 0.5
@@ -86,6 +87,7 @@ class StreamMirror:
         """The logs whose streams the mirror looks at once more, and when, though there may be no news."""
         self._pauses: dict[str, Backoff] = {}
         self._news: StreamNews | None = None
+        self._budget = EntryBudget()
 
     @property
     def carried(self) -> int:
@@ -174,7 +176,7 @@ class StreamMirror:
         wait = min(
             (WAIT_MS + WAIT_MS_OF_A_STREAM * len(asked)) / 1000, max(0.0, until - now), 0.5 if self._used else 9.9
         )
-        news = self._news = self._news or StreamNews(self._settings, timeout=WAIT_MS_OF_A_STREAM * len(asked) + 10.0)
+        news = self._news = self._news or self._asker(len(asked))
         found = news.ask(asked, int(wait * 1000))
         for stream in found:
             self._due[self._logs[stream]] = 0.0
@@ -184,6 +186,9 @@ class StreamMirror:
         self._hear_at = time.monotonic() + PAUSE_OF_A_STREAM * len(asked)
         if not found and not (news.waits and asked):
             self._stop.wait(wait)
+
+    def _asker(self, streams: int) -> StreamNews:
+        return StreamNews(self._settings, timeout=WAIT_MS_OF_A_STREAM * streams + 10.0, budget=self._budget)
 
     def _mirror_due(self, ledger: Ledger) -> None:
         """Mirrors the streams that are due, each for some steps, and lets those rest that had no news for a while."""

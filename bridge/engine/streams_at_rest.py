@@ -23,8 +23,8 @@ from bridge.streams.layout import is_owner
 from bridge.streams.reader import StreamInfo
 from bridge.streams.stream_metadata import read_streams
 
-AT_ONCE = 100
-"""Streams that are asked for in one write."""
+AT_ONCE, ENTRIES = 100, 3
+"""Streams that are asked for in one write, and entries that come with each, whose length nobody knows."""
 
 
 def busy_logs(family: StreamFamily, ledger: Ledger, logs: Iterable[str]) -> set[str]:
@@ -65,13 +65,21 @@ def standing_logs(
     for log in logs:
         by_server[links.to(family.of(log).stream.key)].append(log)
     for connection, mine in by_server.items():
-        for begin in range(0, len(mine), AT_ONCE):
-            yield from _standing(family, connection, ledger, mine[begin : begin + AT_ONCE])
+        budget = connection.budget
+        at_once = max(1, min(AT_ONCE, budget.most // ENTRIES))
+        for begin in range(0, len(mine), at_once):
+            some = mine[begin : begin + at_once]
+            try:
+                found = _standing(family, connection, ledger, some)
+            except RedisLost as error:
+                raise budget.lost(ENTRIES * len(some), error) from None
+            yield from found
 
 
 def _standing(
     family: StreamFamily, connection: Connection, ledger: Ledger, logs: list[str]
-) -> Iterator[tuple[str, StreamInfo]]:
+) -> list[tuple[str, StreamInfo]]:
+    standing: list[tuple[str, StreamInfo]] = []
     streams = [family.of(log).stream.key for log in logs]
     seen = [sorted(all_seen(ledger, stream))[-1:] for stream in streams]
     asked = [(Keys.of(stream), last[0][0] if last else ZERO_ID) for stream, last in zip(streams, seen, strict=True)]
@@ -81,7 +89,7 @@ def _standing(
         if isinstance(read, RedisLost):
             raise read
         if memory is None:
-            yield log, StreamInfo(ZERO_ID, 0, 0)  # it was never carried: what its files hold makes it due
+            standing.append((log, StreamInfo(ZERO_ID, 0, 0)))  # never carried: what its files hold makes it due
             continue
         if isinstance(read, BridgeError):
             continue
@@ -99,7 +107,8 @@ def _standing(
                 raise
             except BridgeError:
                 continue
-        yield log, info
+        standing.append((log, info))
+    return standing
 
 
 def _is_carried(family: StreamFamily, log: str, ledger: Ledger) -> bool:

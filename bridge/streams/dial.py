@@ -92,16 +92,19 @@ def dialler(
 class Connections:
     """The connections of a command that looks at several streams: one to each server that serves any of them.
 
+    `budget` bounds the pages of entries of all of them, also of those that came before; by default one of their own.
     Where there is one server, all streams are looked at over one connection. `close` closes all.
     """
 
-    def __init__(self, settings: Settings, *, timeout: float = 5.0, may_start: bool = True) -> None:
+    def __init__(
+        self, settings: Settings, *, timeout: float = 5.0, may_start: bool = True, budget: EntryBudget | None = None
+    ) -> None:
         self._settings, self._timeout, self._may_start = settings, timeout, may_start
         self._cluster = cluster_of(settings, timeout=timeout)
         self._slots: list[SlotRange] | None = None
         self._open: dict[Node | None, Connection] = {}
         self._lent: list[Connection] = []
-        self._budget = EntryBudget()
+        self._budget = budget or EntryBudget()
         self._ended = False
 
     def to(self, key: str | bytes) -> Connection:
@@ -111,7 +114,9 @@ class Connections:
         """
         node = self._node(key_slot(key.encode() if isinstance(key, str) else key))
         if node not in self._open:
-            self._open[node] = dialler(self._settings, key, timeout=self._timeout, may_start=self._may_start)()
+            self._open[node] = dialler(
+                self._settings, key, timeout=self._timeout, may_start=self._may_start, budget=self._budget
+            )()
         return self._open[node]
 
     def lending(self, key: str | bytes) -> Callable[[], Connection]:

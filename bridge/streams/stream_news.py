@@ -9,6 +9,7 @@ from bridge.core.config import Settings
 from bridge.core.errors import BridgeError, RedisLost
 from bridge.streams.connect import Connection, Refusal, refused
 from bridge.streams.dial import Connections
+from bridge.streams.entry_budget import EntryBudget
 from bridge.streams.resp import pack
 
 ASKED_AT_ONCE = 500
@@ -22,8 +23,14 @@ class StreamNews:
     and where one of the keys is no stream, each stream is asked by itself, and nobody waits.
     """
 
-    def __init__(self, settings: Settings, *, timeout: float) -> None:
-        self._servers = Connections(settings, timeout=timeout)
+    def __init__(self, settings: Settings, *, timeout: float, budget: EntryBudget | None = None) -> None:
+        """Makes an object to ask for news. `budget`: a reply has an entry for each stream with news, at most so many.
+
+        Where a server cuts long replies, fewer streams are asked for at once, and nobody waits.
+        """
+        self._budget = budget or EntryBudget()
+        self._servers = Connections(settings, timeout=timeout, budget=self._budget)
+        self._whole = True
         self._single = not settings.redis_url.startswith("cluster")
         self._blocked: Connection | None = None
         self.refused: dict[bytes, BridgeError] = {}
@@ -37,12 +44,16 @@ class StreamNews:
         self.refused = {}
         if not cursors:
             return []
-        if self._single:
+        self._whole = len(cursors) <= self._budget.most
+        if self._single and self._whole:
             connection = self._blocked = self._servers.to(next(iter(cursors)))
             head = pack("XREAD", "COUNT", 1, "BLOCK", max(1, block_ms), "STREAMS").partition(b"\r\n")[2]
             parts = [b"$%d\r\n%b\r\n" % (len(part), part) for part in (*cursors, *cursors.values())]
             connection.send(b"".join((b"*%d\r\n" % (6 + len(parts)), head, *parts)))
-            found = connection.read()
+            try:
+                found = connection.read()
+            except RedisLost as error:
+                raise self._budget.lost(len(cursors), error) from None
             if not isinstance(found, Refusal):
                 return [row[0] for row in found or ()]
             if "WRONGTYPE" not in str(found):
@@ -54,13 +65,17 @@ class StreamNews:
         for stream in cursors:
             by_server[self._servers.to(stream)].append(stream)
         news: list[bytes] = []
+        at_once = max(1, min(ASKED_AT_ONCE, self._budget.most))
         for connection, streams in by_server.items():
-            for at in range(0, len(streams), ASKED_AT_ONCE):
-                some = streams[at : at + ASKED_AT_ONCE]
+            for at in range(0, len(streams), at_once):
+                some = streams[at : at + at_once]
                 asked = [pack("XREAD", "COUNT", 1, "STREAMS", name, cursors[name]) for name in some]
                 connection.send(b"".join(asked))
                 for name in some:
-                    found = connection.read()
+                    try:
+                        found = connection.read()
+                    except RedisLost as lost:
+                        raise self._budget.lost(len(some), lost) from None
                     if isinstance(found, Refusal):
                         self.refused[name] = refused(found, name.decode(errors="replace"))
                     elif found:
@@ -73,7 +88,7 @@ class StreamNews:
     @property
     def waits(self) -> bool:
         """Whether a request for news of streams waits on the server; else the caller waits between two requests."""
-        return self._single and not self.refused
+        return self._single and self._whole and not self.refused
 
     def interrupt(self) -> None:
         """Ends, from another thread, the wait for news of streams."""

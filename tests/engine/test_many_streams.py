@@ -489,3 +489,26 @@ def stat(rig: Rig, name: str) -> int:
     """A figure of INFO stats."""
     told = dict(row.split(":", 1) for row in rig.redis.call("INFO", "stats").decode().splitlines() if ":" in row)
     return int(told[name])
+
+
+def test_at_rest_on_a_server_that_cuts_long_replies(one_rig: Rig) -> None:
+    """Where a server gives only so many bytes at once, fewer streams at rest are asked for, and new ones get names."""
+    rig = one_rig
+    sessions = Sessions(rig, [f"s{n}" for n in range(41)])
+    for name in sessions.names[:40]:
+        sessions.append(name, f"f-{name}-" + "x" * 50_000)
+    assert rig.run("run", "--once", "--dual", "--redis", rig.url).returncode == 0
+    rig.redis.call("CONFIG", "SET", "client-output-buffer-limit", "normal 500kb 0 0")
+    rig.redis.call("DEL", sessions.stream("s7"))
+    for name in sessions.names[10:40]:
+        sessions.add(name, f"r-{name}-" + "x" * 50_000)
+    child = rig.ready(rig.start())
+    wait_until(lambda: all(len(sessions.in_file(name)) == 2 for name in sessions.names[10:40]), rig.said, 20)
+    sessions.append("s40", "f-new")
+    wait_until(lambda: sessions.in_stream("s40") == [b"f-new"], lambda: rig.said()[-3000:], 20)
+    wait_until(lambda: rig.redis.call("XLEN", sessions.stream("s7")) == 1, lambda: rig.said()[-3000:], 20)
+    assert rig.run("run", "--once", "--dual", "--redis", rig.url).returncode != 0, "the lock is held"
+    rig.stop(child)
+    assert rig.run("run", "--once", "--dual", "--redis", rig.url).returncode == 0
+    rig.redis.call("CONFIG", "SET", "client-output-buffer-limit", "normal 0 0 0")
+    equal(rig)
