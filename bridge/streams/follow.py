@@ -11,6 +11,7 @@ from bridge.core.errors import RedisLost, RedisRefused
 from bridge.core.model import EntryId, before, format_id, paired
 from bridge.streams.connect import Connection
 from bridge.streams.dial import Connections
+from bridge.streams.entry_budget import EntryBudget
 from bridge.streams.keys import Keys
 from bridge.streams.reader import BlockingReader, Entry, entries, entries_back, stream_info
 from bridge.streams.stream_news import StreamNews
@@ -103,9 +104,10 @@ def follow_all(
 
     `cursors` are the entries behind which each stream is followed. Where Redis is lost, it connects again and says so.
     """
-    tries = 0
+    tries, budget = 0, EntryBudget()
     while True:
-        news, servers = StreamNews(settings, timeout=FOLLOW_BLOCK_MS / 1000 + 10.0), Connections(settings)
+        servers = Connections(settings, budget=budget)
+        news = StreamNews(settings, timeout=FOLLOW_BLOCK_MS / 1000 + 10.0, budget=budget)
         try:
             while True:
                 found = news.ask({stream: format_id(at) for stream, at in cursors.items()}, FOLLOW_BLOCK_MS)
