@@ -82,7 +82,8 @@ def _import(options: Options, mappings: tuple[str, ...], max_rate: float | None)
         if path.exists():
             with closing(Ledger(path, create=True)) as ledger:
                 check_instance(ledger, settings)
-                over = {mapping.name for mapping in chosen if mapping.stream.key in retired(ledger)}
+                ended = retired(ledger)
+                over = {mapping.name for mapping in chosen if mapping.stream.key in ended}
         chosen = [mapping for mapping in chosen if mapping.name not in over]
         if not chosen:
             raise BridgeError("is retired: its files are not carried any more", where=", ".join(sorted(over)))
