@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,10 +19,13 @@ from bridge.kinds.mapping_context import MappingContext
 from bridge.ledger.retired import retired
 from bridge.ledger.store import Ledger
 from bridge.streams.component_groups import ComponentWorker, announced_positions, asked_last, group_of, workers_of
-from bridge.streams.components import READS, REDIS, WRITES, ComponentModes
+from bridge.streams.components import FIRST_COMPONENTS, READS, REDIS, WRITES, ComponentModes
 from bridge.streams.connect import Connection
 from bridge.streams.dial import Connections
+from bridge.streams.foreseen_reads import foreseeing
+from bridge.streams.keys import Keys
 from bridge.streams.reader import groups_of
+from bridge.streams.resp import pack
 
 MOST_COUNTED = 1000
 """The most unread entries that are counted one by one, where Redis tells no lag."""
@@ -97,9 +101,9 @@ def component_statuses(
     Retired mappings are left out. Raises RedisLost, RedisRefused.
     """
     found, over = [], retired(ledger)
-    for mapping in settings.mappings:
-        if mapping.stream.key in over:
-            continue
+    mappings = [mapping for mapping in settings.mappings if mapping.stream.key not in over]
+    streams = [mapping.stream.key for mapping in mappings]
+    for mapping, _ in zip(mappings, foreseeing(streams, servers.to, _reads), strict=True):
         shared = MappingContext(mapping, settings)
         try:
             connection = servers.to(shared.keys.stream)
@@ -123,6 +127,11 @@ def component_statuses(
         finally:
             shared.close()
     return found
+
+
+def _reads(keys: Keys) -> list[Sequence[bytes]]:
+    """Makes the writes by which the components of one stream are looked for, for `foreseeing`."""
+    return [[pack("HGETALL", key)] for key in (keys.positions, keys.components, FIRST_COMPONENTS)]
 
 
 def _has_bookmark(settings: Settings, component: str, mapping: str) -> bool:

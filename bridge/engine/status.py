@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,9 +35,12 @@ from bridge.ledger.switch_requests import unsettled
 from bridge.ledger.trim_points import last_report
 from bridge.streams.connect import Connection
 from bridge.streams.dial import Connections, dialler
+from bridge.streams.foreseen_reads import foreseeing
+from bridge.streams.keys import Keys
 from bridge.streams.layout import OWN_STREAMS, is_owner, others_stream
-from bridge.streams.reader import GroupInfo, groups_of, stream_info
-from bridge.streams.stream_metadata import read_metadata
+from bridge.streams.reader import GroupInfo, StreamInfo, groups_of, stream_info
+from bridge.streams.resp import pack
+from bridge.streams.stream_metadata import read_metadata, reads_of_metadata
 
 
 @dataclass(slots=True)
@@ -207,7 +210,8 @@ def sample(
                 hint = "a running bridge sees to it within two minutes, and the next `bridge cutover` at once"
                 status.troubles[f"switch of {component}"] = Trouble(said, hint, since)
         elsewhere, boxes = waiting_moves(settings), waiting_of_all(settings.home)
-        for mapping in settings.mappings:
+        streams = [mapping.stream.key for mapping in settings.mappings]
+        for mapping, _ in zip(settings.mappings, foreseeing(streams, links.get, _reads), strict=True):
             with closing(MappingContext(mapping, settings)) as shared:
                 found = _mapping(shared, ledger, links.get(mapping.stream.key), status, mirrors=mirrors)
             found.outboxes = boxes.get(mapping.name, {})
@@ -266,9 +270,12 @@ def _mapping(
         found.mirror.cursor = memory.mirror_cursor
     if connection is not None:
         try:
+            info = stream_info(connection, shared.keys.stream)
             if found.mirror is not None and mirrors:
-                found.mirror.behind = stream_behind(connection, shared.keys.stream, found.mirror.cursor)
-            found.size = stream_size(connection, shared.keys.stream)
+                news = info.last_id > found.mirror.cursor
+                cursor, stream = found.mirror.cursor, shared.keys.stream
+                found.mirror.behind = stream_behind(connection, stream, cursor) if news else Lag(0, 0, None)
+            found.size = stream_size(connection, shared.keys.stream, info)
             books = read_metadata(connection, shared.keys)
             owner = books.meta.get(b"owner")
             found.owner = (owner or b"").decode(errors="replace")
@@ -299,14 +306,26 @@ def _mapping(
     return found
 
 
-def stream_size(connection: Connection, stream: bytes) -> StreamSize:
+def stream_size(connection: Connection, stream: bytes, info: StreamInfo) -> StreamSize:
     """Asks Redis for the status of a stream: its size and consumer groups. Raises RedisLost, RedisRefused."""
-    info, used, groups = stream_info(connection, stream), None, None
+    used, groups = None, None
     with suppress(RedisRefused):
-        used = int(connection.call("MEMORY", "USAGE", stream) or 0)
+        used = int(connection.calls(_usage(stream))[0] or 0)
     with suppress(RedisRefused):
         groups = tuple(groups_of(connection, stream))
     return StreamSize(info.length, used, groups)
+
+
+def _usage(stream: bytes) -> bytes:
+    return pack("MEMORY", "USAGE", stream)
+
+
+def _reads(keys: Keys) -> list[Sequence[bytes]]:
+    """Makes the writes of a status of one stream whose replies are short, for `foreseeing`."""
+    return [
+        [pack("GET", keys.retired)], [_usage(keys.stream)], [pack("XINFO", "GROUPS", keys.stream)],
+        reads_of_metadata(keys),
+    ]  # fmt: skip
 
 
 def _rate(status: Status, worker: str) -> float | None:

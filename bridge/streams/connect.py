@@ -12,7 +12,8 @@ import secrets
 import select
 import socket
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 import hiredis
@@ -150,6 +151,8 @@ class Connection:
         self._sock: socket.socket = sock
         self._reader = hiredis.Reader()
         self._unfed = bytearray()
+        self._foreseen: dict[bytes, deque[list[Reply]]] = {}
+        self._answers: deque[Reply] = deque()
         self.received = 0
         """Bytes read from the connection so far."""
         self.give_back: Callable[[Connection], bool] = kept
@@ -213,8 +216,24 @@ class Connection:
         except OSError:
             return
 
+    def foresee(self, writes: Iterable[Sequence[bytes]]) -> None:
+        """Asks Redis in one write for what will be asked for soon: each of these writes costs no round trip then.
+
+        For a command that only looks, as an answer may be a moment old. A write is a sequence of packed commands, and
+        may stand there several times. Answers that nobody took are forgotten with the next call. Raises RedisLost.
+        """
+        self._foreseen.clear()
+        asked = [(b"".join(write), len(write)) for write in writes]
+        self.send(b"".join(buffer for buffer, _ in asked))
+        for buffer, replies in asked:
+            found = [self.read() for _ in range(replies)]
+            self._foreseen.setdefault(buffer, deque()).append(found)
+
     def send(self, buffer: bytes) -> None:
         """Writes packed commands to the Redis server. Raises RedisLost."""
+        if self._foreseen and (foreseen := self._foreseen.get(buffer)):
+            self._answers.extend(foreseen.popleft())
+            return
         try:
             self._sock.sendall(buffer)
         except OSError as error:
@@ -225,6 +244,8 @@ class Connection:
 
         Raises RedisLost.
         """
+        if self._answers:
+            return self._answers.popleft()
         reply = self._reader.gets()
         while reply is False:
             self._reader.feed(bytes(self._unfed or self._receive()))

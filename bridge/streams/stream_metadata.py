@@ -56,7 +56,7 @@ def read_metadata(connection: Connection, keys: Keys) -> StreamMetadata:
 
     Raises RedisRefused when one of the bridge's keys has another type, or holds what the bridge never wrote.
     """
-    return _books(keys, connection.calls(*_reads_of_books(keys)))
+    return _books(keys, connection.calls(*reads_of_metadata(keys)))
 
 
 def read_stream(connection: Connection, keys: Keys) -> tuple[StreamInfo, StreamMetadata]:
@@ -66,7 +66,7 @@ def read_stream(connection: Connection, keys: Keys) -> tuple[StreamInfo, StreamM
     the same data. Raises NotYet where the stream was replaced meanwhile, and what `read_metadata` raises.
     """
     where = keys.stream.decode(errors="replace")
-    asked = (pack("XINFO", "STREAM", keys.stream), *_reads_of_books(keys))
+    asked = (pack("XINFO", "STREAM", keys.stream), *reads_of_metadata(keys))
     watch = (pack("WATCH", keys.meta), pack("HGETALL", keys.meta))
     *_, found, _, meta = connection.calls(pack("UNWATCH"), pack("MULTI"), *asked, pack("EXEC"), *watch)
     for reply in found[1:]:
@@ -88,7 +88,7 @@ def read_streams(
     """
     asked = []
     for keys, entry in streams:
-        commands = (pack("XINFO", "STREAM", keys.stream), *_reads_of_books(keys),
+        commands = (pack("XINFO", "STREAM", keys.stream), *reads_of_metadata(keys),
                     pack("XRANGE", keys.stream, format_id(entry), format_id(entry)))  # fmt: skip
         asked.append((pack("MULTI"), *commands, pack("EXEC")))
     connection.send(b"".join(command for commands in asked for command in commands))
@@ -108,7 +108,8 @@ def read_streams(
     return found
 
 
-def _reads_of_books(keys: Keys) -> list[bytes]:
+def reads_of_metadata(keys: Keys) -> list[bytes]:
+    """Packs the commands by which `read_metadata` reads the stream metadata, which go out in one write."""
     hashes = (keys.meta, keys.checkpoint, keys.sources, keys.generations, keys.mirror)
     return [*(pack("HGETALL", key) for key in hashes), pack("GET", keys.floor)]
 

@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import re
+import time
 from pathlib import Path
 from threading import Thread
 
@@ -13,7 +14,10 @@ import pytest
 
 from bridge import open_log
 from bridge.admin.acl_rules import users
+from bridge.cutover.component_status import sample_component
+from bridge.engine.status import sample
 from bridge.kinds.stream_family import with_streams
+from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
 from tests.admin.test_acl_rules import give, refused
 from tests.support.many import KEY, Sessions, SessionWriters
@@ -512,3 +516,26 @@ def test_at_rest_on_a_server_that_cuts_long_replies(one_rig: Rig) -> None:
     assert rig.run("run", "--once", "--dual", "--redis", rig.url).returncode == 0
     rig.redis.call("CONFIG", "SET", "client-output-buffer-limit", "normal 0 0 0")
     equal(rig)
+
+
+def test_a_status_asks_for_many_streams_in_one_write(one_rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look at the status and at the components writes to Redis once or twice for each stream at rest, and no more."""
+    rig = one_rig
+    sessions = Sessions(rig, [f"s{n}" for n in range(30)])
+    for name in sessions.names:
+        sessions.append(name, f"f-{name}")
+    assert rig.run("run", "--once", "--dual", "--redis", rig.url).returncode == 0
+    settings = with_streams(rig.settings())
+    written, send = [], Connection.send
+
+    def counted(self: Connection, buffer: bytes) -> None:
+        if not self._foreseen.get(buffer):
+            written.append(buffer)
+        send(self, buffer)
+
+    monkeypatch.setattr(Connection, "send", counted)
+    status = sample(settings, time.time)
+    assert len(sample_component(settings)) == 0
+    assert [found.size.entries for found in status.mappings if found.size is not None] == [1] * 30
+    assert not [found.error for found in status.mappings if found.error]
+    assert len(written) < 30 + 12, [buffer[:60] for buffer in written]
