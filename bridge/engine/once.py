@@ -11,7 +11,7 @@ from threading import Event
 
 from bridge.continuity.renamed_instance import check_instance
 from bridge.core.config import Settings
-from bridge.core.errors import BridgeError, NotYet, RedisLost, RedisRefused, SourceError, TargetError
+from bridge.core.errors import BridgeError, NotYet, TargetError
 from bridge.core.logger import logger
 from bridge.core.mapping import Mapping
 from bridge.engine.account.inventory import account_of
@@ -90,7 +90,7 @@ def _resting(mapping: Mapping, settings: Settings, ledger: Ledger, dual: bool) -
             family.catalog.sweep()
             mirrors = dual and mapping.mirror is not None
             return {family.of(log).stream.key for log in resting_logs(family, links, ledger, mirrors=mirrors)}
-    except (SourceError, RedisLost, RedisRefused) as error:  # whoever attends to the streams says why
+    except (BridgeError, OSError) as error:  # whoever attends to the streams says why
         logger.debug("%s: its streams at rest cannot be told: %s", mapping.name, error)
         return set()
 

@@ -280,6 +280,8 @@ def _source(
     if current is not None and current.identity not in taken and current.size():
         newest = max(wanted, default=0)
         found = newest in wanted and f"{name} generation {newest}" not in made.missing
+        # Or nothing of the source was ever carried: all that was added to the stream stands there, and none is from it.
+        found = found or (not wanted and made.info.added == made.info.length and all(n != number for n, _ in claimed))
         if not (found and _take_newer(shared, made, name, current.identity, lines)):
             made.strangers.append(name)
     for piece in [*files, *others, *([current] if current else [])]:
@@ -296,10 +298,10 @@ def _take_newer(
     the source's path is none of these generations, and nothing is added.
     """
     known = made.generations[name]
-    tail = shared.new_tail(name, known)
+    tail, last = shared.new_tail(name, known), known[-1].number if known else 0
     try:
         tail.look()
-        newer = [generation for generation in tail.pending() if generation.number > known[-1].number]
+        newer = [generation for generation in tail.pending() if generation.number > last]
         if not any(generation.identity == current for generation in newer):
             return False
         for generation in newer:

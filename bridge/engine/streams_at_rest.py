@@ -5,15 +5,18 @@ Nobody has to attend to such a stream. Many are asked for in one write.
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from functools import partial
+from itertools import starmap
 
 from bridge.continuity.lost_entries import missing_entries, what_was_lost
 from bridge.core.errors import BridgeError, RedisLost
 from bridge.core.model import ZERO_ID, Checkpoint, digest, parse_id
 from bridge.kinds.stream_family import StreamFamily
 from bridge.ledger.seen_entries import all_seen
-from bridge.ledger.sources import mirror_cursors, sources_of, stream_memory
+from bridge.ledger.sources import SourceMemory, mirror_cursors, sources_of, stream_memory
 from bridge.ledger.store import Ledger
 from bridge.ledger.stream_names import naming_streams, troubled_streams, waiting_streams
 from bridge.streams.connect import Connection
@@ -21,7 +24,7 @@ from bridge.streams.dial import Connections
 from bridge.streams.keys import Keys
 from bridge.streams.layout import is_owner
 from bridge.streams.reader import StreamInfo
-from bridge.streams.stream_metadata import read_streams
+from bridge.streams.stream_metadata import StreamMetadata, read_streams
 
 AT_ONCE, ENTRIES = 100, 3
 """Streams that are asked for in one write, and entries that come with each, whose length nobody knows."""
@@ -97,7 +100,8 @@ def _standing(
         owner = books.meta.get(b"owner")
         if owner is None or not is_owner(owner, ledger.uuid):
             continue
-        if what_was_lost(memory, sources_of(ledger, stream), info, books):
+        sources = sources_of(ledger, stream)
+        if what_was_lost(memory, sources, info, books) or not all(starmap(partial(_agrees, books), sources.items())):
             continue
         if any(not fields or (told and digest(*fields) != told) for _, told in last):
             try:  # it may have been trimmed
@@ -109,6 +113,11 @@ def _standing(
                 continue
         standing.append((log, info))
     return standing
+
+
+def _agrees(books: StreamMetadata, name: str, source: SourceMemory) -> bool:
+    """Whether Redis has of a source at rest the checkpoint that the ledger has."""
+    return (books.checkpoint.get(os.fsencode(name)) or b"") == (source.stored or b"")
 
 
 def _is_carried(family: StreamFamily, log: str, ledger: Ledger) -> bool:

@@ -6,11 +6,13 @@ Forward and mirror run in the test's own process, step by step.
 from __future__ import annotations
 
 import shutil
+import signal
 import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -355,3 +357,26 @@ def test_a_copy_of_a_trimmed_entry_stands_as_redis_loses_its_newest(one_rig: Rig
     for _ in range(2):
         assert not rig.once().errors
     assert exchange.sides()[0] == [b"f-0", b"f-4", b"f-9"]
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_moved_before_anything_was_carried(one_rig: Rig, tmp_path: Path, mirrored: bool) -> None:
+    """Killed before its first line was sent, and its folders copied to another disk: the bridge goes on there."""
+    rig = one_rig
+    if mirrored:
+        rig.add("r-0")
+    child = rig.ready(rig.start(crash="forward.send.before:1"))
+    if mirrored:
+        wait_until(lambda: rig.messages() == [b"r-0"], rig.said)
+    rig.append("f-0", "f-1")
+    assert child.wait(20) == -signal.SIGKILL
+    shutil.copytree(rig.path, tmp_path / "another")
+    shutil.rmtree(rig.root)
+    shutil.rmtree(rig.state)
+    other = rig.at(tmp_path / "another")
+    other.start()
+    wanted = [b"f-0", b"f-1", *([b"r-0"] if mirrored else [])]
+    wait_until(lambda: sorted(other.datas()) == wanted, lambda: f"{other.datas()} {other.said()}", 40)
+    wait_until(lambda: other.parity().verdict == "equal", other.said)
+    other.stop(other.children[-1])
+    assert sorted(other.messages()) == wanted

@@ -478,8 +478,11 @@ def test_once_leaves_streams_at_rest_alone(one_rig: Rig) -> None:
     sessions.log("s5").unlink()
     sessions.file_born["s5"].clear()
     rig.redis.call("DEL", sessions.stream("s6"))
+    rig.redis.call("HDEL", Keys.of(sessions.stream("s9")).checkpoint, "sessions/s9.log")
     few = dialled()
     assert few < 30, few
+    assert rig.redis.call("HEXISTS", Keys.of(sessions.stream("s9")).checkpoint, "sessions/s9.log") == 1
+    assert len(sessions.in_stream("s9")) == 1
     assert sessions.in_stream("s3") == [b"f-s3", b"f-late"]
     assert sessions.in_file("s4") == [b"f-s4", b"r-late"]
     assert sessions.in_stream("s6") == [b"f-s6"], "what Redis lost is sent again"
