@@ -46,7 +46,7 @@ class RestingStreams:
         self._unreviewed = dict.fromkeys(self._family.logs)
 
     def close(self) -> None:
-        """Closes the connections over which resting streams are looked at."""
+        """Closes the connections to Redis over which forward looks at streams at rest."""
         if self._links is not None:
             self._links.close()
         self._links = None
@@ -82,7 +82,7 @@ class RestingStreams:
         self._away_until = time.monotonic() + self._sweep
 
     def name_new(self, ledger: Ledger) -> None:
-        """Names the streams of logs that have none yet, and takes up streams that began in Redis, where it mirrors.
+        """Names for forward the streams of new logs, and takes up streams that began in Redis, if there is a mirror.
 
         Nothing is named while Redis is away, as only Redis knows which stream an earlier ledger gave a log. Raises
         SourceError.

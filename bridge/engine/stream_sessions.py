@@ -80,7 +80,7 @@ class StreamSessions:
         return session
 
     def of(self, log: str) -> StreamSession | None:
-        """Returns the session of a log's stream; None: the stream rests."""
+        """Returns the session in which a log's stream is attended to; None: the stream rests."""
         return self._open.get(log)
 
     def all(self) -> list[StreamSession]:
@@ -109,13 +109,13 @@ class StreamSessions:
             return wanted
 
     def done(self, session: StreamSession) -> None:
-        """Lets forward's thread close a session, as the mirror's thread needs it no more."""
+        """Lets forward's thread close a stream's session, as the mirror's thread needs it no more."""
         session.mirror = None
         session.used_at = time.monotonic()
         session.mirrors = False
 
     def close(self, session: StreamSession) -> bool:
-        """Closes a session, whose stream rests from then on; False: the mirror's thread wants it. Releases its lease.
+        """Closes a stream's session and releases its lease: the stream rests; False: the mirror's thread wants it.
 
         For forward's thread.
         """

@@ -43,7 +43,7 @@ class ClosedGenerations:
             self.held.pop(0).close()
 
     def note_read(self) -> bool:
-        """Notes in the index how far the held closed generations were read, to be called while nothing is on its way.
+        """Notes in the index how far open, closed generations were read; to be called while no line is on its way.
 
         What was read since and was not sent is not to be read again: the mirror's lines, and what is in quarantine.
         Returns whether there was any.

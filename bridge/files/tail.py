@@ -256,7 +256,7 @@ class Tail:
             raise
 
     def _start(self) -> None:
-        """Looks for the first time in this process: the tail finds the ledger's generations, then what came since."""
+        """Has the tail look for the first time in a process: it finds known generations, then what came since."""
         held, met = {generation.number for generation in self._late}, bool(self.register.known)
         newest, lost = max(self.register.known, default=0), 0
         for record in self.records():

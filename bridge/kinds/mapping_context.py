@@ -37,7 +37,7 @@ class WakeUp:
         self._paths: set[str] = set()
 
     def __call__(self, path: str = "") -> None:
-        """Notes that something happened to the file at this path and wakes forward; without a path, just wakes it."""
+        """Wakes forward's thread, and tells it that something happened to the file at this path, if one is given."""
         with self._lock:
             if path:
                 self._paths.add(path)

@@ -84,7 +84,7 @@ class StreamFamily:
 
     @property
     def around(self) -> tuple[str, str]:
-        """What stands before and behind the name in the keys of the mapping's streams."""
+        """The parts of a stream's key before and behind its name, the same for all streams of the mapping."""
         before, _, behind = self.mapping.stream.key.partition(NAME)
         return before, behind
 
@@ -94,7 +94,7 @@ class StreamFamily:
         return sorted(self._names)
 
     def learn(self, ledger: Ledger) -> None:
-        """Takes over the names of streams that the bridge has fixed in the ledger since. Raises LedgerError."""
+        """Has a family of streams take over the names that the bridge has fixed in the ledger since it was made."""
         for log, name in fixed_names(ledger, self.mapping.stream.key).items():
             if log not in self._fixed:
                 self._fixed.add(log)
@@ -111,7 +111,7 @@ class StreamFamily:
         return log in self._fixed
 
     def is_plain(self, log: str) -> bool:
-        """Whether a log's stream has the name that it would have if there were no other log."""
+        """Whether the stream of a log has the name that it would have if the mapping had no other log."""
         return names_of(self.mapping.source.path, [log], ()) == {log: self._names[log]}
 
     def name_of(self, log: str) -> str:

@@ -222,12 +222,16 @@ class Connection:
         For a command that only looks, as an answer may be a moment old. A write is a sequence of packed commands, and
         may stand there several times. Answers that nobody took are forgotten with the next call. Raises RedisLost.
         """
-        self._foreseen.clear()
+        self.forget_foreseen()
         asked = [(b"".join(write), len(write)) for write in writes]
         self.send(b"".join(buffer for buffer, _ in asked))
         for buffer, replies in asked:
             found = [self.read() for _ in range(replies)]
             self._foreseen.setdefault(buffer, deque()).append(found)
+
+    def forget_foreseen(self) -> None:
+        """Forgets foreseen answers of Redis that nobody took: whoever asks from now on is answered by the server."""
+        self._foreseen.clear()
 
     def send(self, buffer: bytes) -> None:
         """Writes packed commands to the Redis server. Raises RedisLost."""

@@ -29,13 +29,13 @@ class Backoff:
         self._first, self._most, self._tries = first, most, 0
 
     def next(self) -> float:
-        """Returns the seconds to back off before the next try, which grow with each call."""
+        """Returns the seconds to back off before the next try to reach Redis, which grow with each call."""
         wait = min(self._most, self._first * 2 ** min(self._tries, 16))
         self._tries += 1
         return float(wait * random.uniform(0.5, 1.0))
 
     def reset(self) -> None:
-        """Sets the backoff to its shortest time again, after a try that worked."""
+        """Sets the time to back off before a try to reach Redis to the shortest again, after a try that worked."""
         self._tries = 0
 
 
@@ -108,7 +108,7 @@ class Connections:
         self._ended = False
 
     def to(self, key: str | bytes) -> Connection:
-        """Returns the connection to the server of a key, a new one where there is none yet.
+        """Returns a command's connection to the Redis server of a key, a new one where there is none yet.
 
         Raises RedisLost, RedisRefused.
         """
@@ -149,11 +149,11 @@ class Connections:
         return True
 
     def another(self, key: str | bytes) -> Connection:
-        """Dials the server of a key anew, for a connection that the caller closes. Raises RedisLost, RedisRefused."""
+        """Dials a key's Redis server anew: the caller closes the connection. Raises RedisLost, RedisRefused."""
         return dialler(self._settings, key, timeout=self._timeout, may_start=self._may_start)()
 
     def reach(self, keys: Iterable[str]) -> tuple[dict[str, Connection], dict[str, BridgeError]]:
-        """Returns a connection for each of the keys whose server is there, and the error of each other key.
+        """Returns a connection to the Redis server of each key whose server is there, and the error of each other key.
 
         Raises RedisLost, RedisRefused where no server of any key is there.
         """
@@ -193,7 +193,7 @@ class Connections:
         return next((part.master for part in self._slots if part.first <= slot <= part.last), None)
 
     def close(self) -> None:
-        """Closes all connections of the command."""
+        """Closes all connections to Redis of the command that looks at several streams."""
         self._ended = True
         for connection in [*self._open.values(), *self._lent]:
             connection.hang_up()

@@ -23,13 +23,19 @@ def foreseeing(
     `reads` makes the writes that whoever looks at a stream will make, as packed commands whose replies are short; one
     that is not made costs its reply, and one that is missing a round trip. What fails is left to the read itself.
     """
-    for at, stream in enumerate(streams):
-        if at % AT_ONCE == 0 and len(streams) > 1:
-            by_server: dict[Connection, list[Sequence[bytes]]] = defaultdict(list)
-            for other in streams[at : at + AT_ONCE]:
-                if (connection := connection_to(other)) is not None:
-                    by_server[connection] += reads(Keys.of(other))
-            for connection, writes in by_server.items():
-                with suppress(BridgeError):
-                    connection.foresee(writes)
-        yield stream
+    asked: set[Connection] = set()
+    try:
+        for at, stream in enumerate(streams):
+            if at % AT_ONCE == 0 and len(streams) > 1:
+                by_server: dict[Connection, list[Sequence[bytes]]] = defaultdict(list)
+                for other in streams[at : at + AT_ONCE]:
+                    if (connection := connection_to(other)) is not None:
+                        by_server[connection] += reads(Keys.of(other))
+                asked |= by_server.keys()
+                for connection, writes in by_server.items():
+                    with suppress(BridgeError):
+                        connection.foresee(writes)
+            yield stream
+    finally:  # an answer that nobody took is no later read's
+        for connection in asked:
+            connection.forget_foreseen()

@@ -179,21 +179,26 @@ def test_emptied_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert at_each_call(tmp_path, monkeypatch, arranged, lines(3)) > 5
 
 
+def rotated_long_ago(folder: Path, length: int = 1) -> tuple[Path, Tail]:
+    """A log of which one piece more was carried than are held open, each of so many lines; the log, and its tail."""
+    folder.mkdir()
+    log, tail = folder / "l", Tail(Catalog(folder, "l", ("l.*",)), "l", [])
+    for turn in range(KEPT_LATE + 2):
+        log.write_bytes(lines(*range(1000 * turn, 1000 * turn + length)))
+        assert read(tail) == log.read_bytes()
+        shift(log)
+        log.rename(log.with_name("l.1"))
+    log.write_bytes(lines(9000))
+    assert read(tail) == lines(9000)
+    return log, tail
+
+
 def test_a_closed_generation_that_grew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However a look fails at a file that was rotated long ago and grew: either it says so, or it has found the lines."""
     failing, number, reached, failed = Failing(monkeypatch), 0, 0, 0
     while reached >= number:
         number += 1
-        log = tmp_path / f"{number}" / "l"
-        log.parent.mkdir()
-        tail = Tail(Catalog(log.parent, "l", ("l.*",)), "l", [])
-        for turn in range(KEPT_LATE + 2):
-            log.write_bytes(lines(turn))
-            assert read(tail) == lines(turn)
-            shift(log)
-            log.rename(log.with_name("l.1"))
-        log.write_bytes(lines(50))
-        assert read(tail) == lines(50)
+        log, tail = rotated_long_ago(tmp_path / f"{number}")
         os.utime(log.parent, (1_700_000_000, 1_700_000_000))  # long ago: the folder's time tells of changes
         tail.watch_finished()
         with log.with_name(f"l.{KEPT_LATE + 2}").open("ab") as file:
@@ -225,16 +230,7 @@ def test_a_packed_generation_that_grew(
     failing, number, reached, failed = Failing(monkeypatch), 0, 0, 0
     while reached >= number:
         number += 1
-        log = tmp_path / f"{number}" / "l"
-        log.parent.mkdir()
-        tail = Tail(Catalog(log.parent, "l", ("l.*",)), "l", [])
-        for turn in range(KEPT_LATE + 2):
-            log.write_bytes(lines(*range(1000 * turn, 1000 * turn + length)))
-            assert read(tail) == log.read_bytes()
-            shift(log)
-            log.rename(log.with_name("l.1"))
-        log.write_bytes(lines(9000))
-        assert read(tail) == lines(9000)
+        log, tail = rotated_long_ago(tmp_path / f"{number}", length)
         tail.watch_finished()
         if number % 2:  # then the next look does not know where the piece was
             shift(log)

@@ -33,7 +33,7 @@ class ClusterGroup(ServerGroup):
             assert self.board is not None
             self.buses = {port: self.board.front(bus, port) for port, bus in self.buses.items()}
         self.ids = dict[int, str]()
-        self.bring_up()
+        self.bring_up(self._begin)
 
     def _begin(self) -> None:
         for port in self.ports:

@@ -28,7 +28,7 @@ class SentinelGroup(ServerGroup):
         if switchboard:
             self.put_between()
         self.sentinel_ports = [free_port() for _ in range(sentinels)]
-        self.bring_up()
+        self.bring_up(self._begin)
 
     def _begin(self) -> None:
         for port in self.ports:

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from bridge.core.errors import BridgeError
@@ -119,16 +120,13 @@ class ServerGroup:
             if process.poll() is None:
                 self.thaw(port)
 
-    def bring_up(self) -> None:
-        """Starts the servers of the group, and ends those that run if not all of it comes up."""
+    def bring_up(self, begin: Callable[[], None]) -> None:
+        """Starts the servers of the group by `begin`, and ends those that run if not all of it comes up."""
         try:
-            self._begin()
+            begin()
         except BaseException:
             self.close()
             raise
-
-    def _begin(self) -> None:
-        raise NotImplementedError
 
     def freeze(self, port: int) -> None:
         """Stops a process of the group, which goes on with `thaw` as if nothing had been."""
