@@ -12,7 +12,7 @@ import json
 import secrets
 from pathlib import Path
 
-from bridge.core.errors import LeaseHeld, NotOwner, NotYet
+from bridge.core.errors import BridgeError, LeaseHeld, NotOwner, NotYet
 from bridge.core.model import ZERO_ID, EntryId, paired, parse_id
 from bridge.ledger.process_nonces import nonces, note_nonce
 from bridge.ledger.retired import retired
@@ -21,7 +21,7 @@ from bridge.ledger.staleness_mark import read_mark
 from bridge.ledger.store import Ledger
 from bridge.streams import lease
 from bridge.streams.components import ComponentHash
-from bridge.streams.connect import Connection
+from bridge.streams.connect import Connection, Refusal, refused
 from bridge.streams.keys import Keys
 from bridge.streams.layout import (
     OWN_STREAMS,
@@ -37,10 +37,11 @@ from bridge.streams.layout import (
     say_alive,
 )
 from bridge.streams.lease import LeaseHolder, LeaseState
-from bridge.streams.reader import file_born
+from bridge.streams.reader import StreamInfo, file_born, to_info
 from bridge.streams.replicas import wait_for_replicas
-from bridge.streams.retired import ending_of
-from bridge.streams.stream_metadata import StreamMetadata, read_metadata
+from bridge.streams.resp import pack
+from bridge.streams.retired import ending_and_meta
+from bridge.streams.stream_metadata import StreamMetadata, read_streams
 from bridge.streams.writer import claim
 
 RENEWED = 2.0
@@ -59,14 +60,13 @@ def claim_stream(
     """
     keys, mapping, instance = components.keys, components.mapping, components.instance
     where = keys.stream.decode(errors="replace")
-    ended = ending_of(connection, keys)
+    ended, meta = ending_and_meta(connection, keys)
     if ended is not None and where not in retired(ledger):
         raise NotOwner(
             f"the stream is retired, says Redis ({ended.said()}), and this ledger does not know: nothing is carried",
             where=where,
             hint="`bridge repair` lets it know; `bridge unretire` begins the mapping again",
         )
-    meta = paired(connection.call("HGETALL", keys.meta))
     check_layout(meta, keys.stream)
     holder = meta.get(b"owner")
     if holder is None:
@@ -103,10 +103,13 @@ def claim_stream(
 
 
 def _carried(connection: Connection, keys: Keys) -> bool:
-    books = read_metadata(connection, keys)
+    found = read_streams(connection, [(keys, ZERO_ID)])[0]
+    if isinstance(found, BridgeError):
+        raise found
+    info, books, _ = found
     if books.checkpoint or books.generations or books.mirror:
         return True
-    return any(True for _ in file_born(connection, keys.stream))
+    return bool(info.length) and any(True for _ in file_born(connection, keys.stream))
 
 
 def announced(books: StreamMetadata) -> EntryId:
@@ -156,12 +159,12 @@ class StreamLease:
             return "its mark says that more was mirrored than it knows of"
         return ""
 
-    def take(self, connection: Connection, ledger: Ledger) -> None:
+    def take(self, connection: Connection, ledger: Ledger) -> int:
         """Takes ownership of the stream for this process with the lease in Redis; from here on this process carries.
 
         The lease must still be as `doubt` found it. Where Redis holds a timeline that the ledger does not know, the
         nonce is left alone, so that this process writes nothing until the timeline is compared and `take_anew` was
-        called. Raises LeaseHeld, NotYet, RedisLost, LedgerError.
+        called. Returns the server's time, in milliseconds since 1970. Raises LeaseHeld, NotYet, RedisLost, LedgerError.
         """
         found, self._found = self._found if self._found is not None else self._standing(connection).lease, None
         stream, self._settled = self._keys.stream.decode(), ""
@@ -169,9 +172,11 @@ class StreamLease:
             note_nonce(ledger, stream, self.nonce, ledger.place)
         memory = stream_memory(ledger, stream)
         timeline = memory.timeline if memory is not None else None
-        if not lease.take(connection, self._keys, LeaseHolder.of(self.nonce, self._state_dir), found, timeline):
+        now = lease.take(connection, self._keys, self._me, found, timeline)
+        if now is None:
             raise NotYet("another process claimed the stream at the same moment", where=stream)
         self._taken = True
+        return now
 
     def write(self, connection: Connection, command: str, key: bytes, *args: bytes | str) -> None:
         """Runs a command on one of the bridge's keys, if this process still has the ownership of the stream.
@@ -181,14 +186,16 @@ class StreamLease:
         if not connection.calls(lease.writing(self._keys, self.nonce, command, key, *args))[0]:
             raise NotYet("the stream was replaced", where=self._keys.stream.decode(errors="replace"))
 
-    def watch(self, connection: Connection) -> None:
+    def watch(self, connection: Connection) -> StreamInfo:
         """Watches the ownership of the stream (`meta`) while a direction reads what it decides on.
 
-        `confirm` tells of a change. Raises NotYet where this process does not carry what Redis holds.
+        `confirm` tells of a change. Returns the facts about the stream. Raises NotYet where this process does not carry
+        what Redis holds.
         """
-        lease.watch(connection, self._keys)
-        if connection.call("HGET", self._keys.meta, "nonce") != self.nonce.encode():
+        nonce, info = lease.watch(connection, self._keys)
+        if nonce != self.nonce.encode():
             raise NotYet("the stream was replaced", where=self._keys.stream.decode())
+        return info
 
     def confirm(self, connection: Connection) -> None:
         """Confirms that Redis held the same stream under this ownership since `meta` was watched.
@@ -216,7 +223,7 @@ class StreamLease:
 
     def _standing(self, connection: Connection) -> LeaseState:
         there, self._found = lease.standing(connection, self._keys), None
-        mine, holder = LeaseHolder.of(self.nonce, self._state_dir), there.holder
+        mine, holder = self._me, there.holder
         if holder is not None and holder.nonce != self.nonce and not holder.same_place(mine):
             raise LeaseHeld(
                 f"{holder.shown} carries the stream with a ledger of the same identity: standing by",
@@ -255,10 +262,31 @@ class StreamLease:
 
         False: another process took the stream over. `now` in seconds of any clock. Raises RedisLost, RedisRefused.
         """
+        return not self._renewal_due(now) or lease.renew(connection, self._keys, self._me)
+
+    def renewed_and_info(self, connection: Connection, now: float) -> tuple[bool, StreamInfo]:
+        """Renews the lease on the stream as `renewed` does, and reads the facts about the stream, in one write.
+
+        Raises RedisLost, RedisRefused.
+        """
+        due = self._renewal_due(now)
+        renewal = lease.renewing(self._keys, self._me) if due else b""
+        connection.send(renewal + pack("XINFO", "STREAM", self._keys.stream))
+        replies = [connection.read() for _ in range(1 + due)]
+        info = to_info(replies[-1], self._keys.stream)
+        if isinstance(replies[0], Refusal):
+            raise refused(replies[0], self._keys.lease.decode(errors="replace"))
+        return not due or bool(replies[0]), info
+
+    def _renewal_due(self, now: float) -> bool:
         if self._renew_at > now > self._renew_at - RENEWED:
-            return True
+            return False
         self._renew_at = now + RENEWED
-        return lease.renew(connection, self._keys, LeaseHolder.of(self.nonce, self._state_dir))
+        return True
+
+    @property
+    def _me(self) -> LeaseHolder:
+        return LeaseHolder.of(self.nonce, self._state_dir)
 
     def await_replicas(self, connection: Connection, wanted: int, seconds: float) -> None:
         """Waits until so many replicas have all that the stream holds by now, after renewing the lease on it.
@@ -268,7 +296,7 @@ class StreamLease:
         """
         if not wanted:
             return
-        if not lease.renew(connection, self._keys, LeaseHolder.of(self.nonce, self._state_dir)):
+        if not lease.renew(connection, self._keys, self._me):
             raise NotYet("another process took over", where=self._keys.stream.decode(errors="replace"))
         wait_for_replicas(connection, wanted, seconds)
 

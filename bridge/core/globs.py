@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 
@@ -16,6 +17,7 @@ def literal(path: str) -> str:
     return re.sub(r"([*?[])", r"[\1]", path)
 
 
+@functools.lru_cache(maxsize=1024)
 def translated(pattern: str) -> re.Pattern[bytes]:
     """Translates a glob into a regular expression over whole paths.
 

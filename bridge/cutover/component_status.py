@@ -19,7 +19,7 @@ from bridge.kinds.mapping_context import MappingContext
 from bridge.ledger.retired import retired
 from bridge.ledger.store import Ledger
 from bridge.streams.component_groups import ComponentWorker, announced_positions, asked_last, group_of, workers_of
-from bridge.streams.components import FIRST_COMPONENTS, READS, REDIS, WRITES, ComponentModes
+from bridge.streams.components import FIRST_COMPONENTS, READS, REDIS, WRITES, ComponentHash, ComponentModes
 from bridge.streams.connect import Connection
 from bridge.streams.dial import Connections
 from bridge.streams.foreseen_reads import foreseeing
@@ -100,32 +100,30 @@ def component_statuses(
 
     Retired mappings are left out. Raises RedisLost, RedisRefused.
     """
-    found, over = [], retired(ledger)
+    found, over, since = [], retired(ledger), _since(ledger)
     mappings = [mapping for mapping in settings.mappings if mapping.stream.key not in over]
     streams = [mapping.stream.key for mapping in mappings]
     for mapping, _ in zip(mappings, foreseeing(streams, servers.to, _reads), strict=True):
-        shared = MappingContext(mapping, settings)
-        try:
-            connection = servers.to(shared.keys.stream)
-            announced = announced_positions(connection, shared.keys)
-            names = {name.split("/")[0] for name in announced if "/" in name} | shared.components.names(connection)
-            if mapping.kind.lines:
-                names |= {name for name in settings.components if _has_bookmark(settings, name, mapping.name)}
+        keys = Keys.of(mapping.stream.key)
+        connection = servers.to(keys.stream)
+        announced = announced_positions(connection, keys)
+        names = {name.split("/")[0] for name in announced if "/" in name}
+        names |= ComponentHash(keys, mapping.name, settings.instance).names(connection)
+        if mapping.kind.lines:
+            names |= {name for name in settings.components if _has_bookmark(settings, name, mapping.name)}
+        if not names:
+            continue
+        with closing(MappingContext(mapping, settings)) as shared:
             for name in sorted(names):
                 try:
-                    found.append(_standing(name, shared, settings, ledger, connection, announced))
-                    _next(found[-1], operator)
+                    standing = _standing(name, shared, settings, connection, announced)
+                    standing.since = since.get((name, mapping.name))
+                    _next(standing, operator)
                 except RedisLost:
                     raise
                 except BridgeError as error:
-                    found = [
-                        component
-                        for component in found
-                        if (component.component, component.mapping) != (name, mapping.name)
-                    ]
-                    found.append(ComponentStatus(name, mapping.name, ComponentModes(), error=str(error)))
-        finally:
-            shared.close()
+                    standing = ComponentStatus(name, mapping.name, ComponentModes(), error=str(error))
+                found.append(standing)
     return found
 
 
@@ -139,12 +137,12 @@ def _has_bookmark(settings: Settings, component: str, mapping: str) -> bool:
 
 
 def _standing(
-    name: str, shared: MappingContext, settings: Settings, ledger: Ledger, connection: Connection,
+    name: str, shared: MappingContext, settings: Settings, connection: Connection,
     announced: dict[str, dict[str, Any]],
 ) -> ComponentStatus:  # fmt: skip
     mapping = shared.mapping
     modes, now = shared.components.read(connection, name)
-    standing = ComponentStatus(name, mapping.name, modes, since=_since(ledger, name, mapping.name))
+    standing = ComponentStatus(name, mapping.name, modes)
     standing.workers = workers_of(announced, name, now)
     beats = [
         said["at"] for who, said in announced.items() if who.startswith(f"{name}/") and isinstance(said.get("at"), int)
@@ -208,14 +206,13 @@ def _unread(shared: MappingContext, name: str, place: SourcePosition) -> int:
         tail.close()
 
 
-def _since(ledger: Ledger, component: str, mapping: str) -> float | None:
-    """Reads from the journal when a component was switched last, in seconds since 1970; None: it never was."""
-    rows = ledger.rows("SELECT at, facts FROM journal WHERE what IN ('cutover', 'rollback') ORDER BY id DESC")
-    for at, raw in rows:
-        facts = json.loads(raw)
-        if (facts.get("component"), facts.get("mapping"), facts.get("state")) == (component, mapping, "done"):
-            return float(at)
-    return None
+def _since(ledger: Ledger) -> dict[tuple[str, str], float]:
+    """Reads from the journal when each component was switched last, in seconds since 1970, by component and mapping."""
+    rows = ledger.rows("SELECT at, facts FROM journal WHERE what IN ('cutover', 'rollback') ORDER BY id")
+    told = [(at, json.loads(raw)) for at, raw in rows]
+    return {
+        (facts.get("component"), facts.get("mapping")): float(at) for at, facts in told if facts.get("state") == "done"
+    }
 
 
 def _next(component: ComponentStatus, operator: Operator) -> None:

@@ -32,8 +32,8 @@ from bridge.ledger.sources import SourceMemory, StreamMemory
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
 from bridge.streams.reader import StreamInfo, existing, file_born
-from bridge.streams.stream_metadata import StreamMetadata, read_stream
-from bridge.streams.trim import TrimmedSource, TrimState, read_trimmed, trimmed_to
+from bridge.streams.stream_metadata import StreamMetadata
+from bridge.streams.trim import TrimmedSource, TrimState, read_all, trimmed_to
 
 
 def in_words(compared: Reconciliation, stream: str) -> list[str]:
@@ -95,8 +95,7 @@ def reconcile_checkpoints(
     has to be vouched for. `kept` is what was trimmed on purpose, as the ledger has it: never is anything sent from
     below that. `known`, by names, tells whether a source knows what its checkpoint says was sent.
     """
-    info, books = read_stream(connection, keys)
-    now = read_trimmed(connection, keys)
+    info, books, now = read_all(connection, keys)
     forked, standing_seen = missing_entries(connection, keys, seen, info, now.floor)
     lost = what_was_lost(memory, sources, info, books) or forked or _unknown(sources, books, known or {})
     anew = bool(lost) and memory is not None and not _copied(connection, keys, memory, info, books, now.floor)
@@ -119,7 +118,7 @@ def reconcile_checkpoints(
         standing.clear()
         offsets.clear()
         sizes.clear()
-        for entry, origin in file_born(connection, keys.stream, start):
+        for entry, origin in file_born(connection, keys.stream, start) if info.length else ():
             where = (origin.source, origin.generation)
             if origin.source not in best:
                 continue

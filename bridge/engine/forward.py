@@ -31,7 +31,7 @@ from bridge.ledger.sources import OwnStretch, StreamMemory, pass_own, save_strea
 from bridge.ledger.store import Ledger
 from bridge.ledger.troubles import Troubles
 from bridge.streams.connect import Connection
-from bridge.streams.reader import StreamInfo, stream_info
+from bridge.streams.reader import StreamInfo
 from bridge.streams.writer import Committed, Conflict, Transaction
 
 BATCH = 400
@@ -106,9 +106,8 @@ class Forward(Carrier):
             self._sources.clear()
             self._discovery.begin_anew()
             self.look()
-        self.shared.hold.take(connection, self._ledger)
-        seconds, micros = connection.call("TIME")
-        self._encoder.server_ahead_ms = int(int(seconds) * 1000 + int(micros) / 1000 - self._clock() * 1000)
+        server_ms = self.shared.hold.take(connection, self._ledger)
+        self._encoder.server_ahead_ms = int(server_ms - self._clock() * 1000)
         self._compare(connection)
         self.shared.forward.connections += 1
 
@@ -208,6 +207,7 @@ class Forward(Carrier):
         """Makes ledger, Redis and forward's memory agree on which entries the stream lost and which it holds."""
         info = settle_loss(self._live[0], self.shared, self._ledger, compared, self._sources, self._save)
         self._memory, self._since = StreamMemory(info.last_id, info.added), 0
+        self._remember_at = self._clock() + SERVER_LOOK_SECONDS
 
     # -- carrying --------------------------------------------------------------------------------------------
 
@@ -374,8 +374,7 @@ class Forward(Carrier):
         sender.quiet()
         self._remember_at = self._clock() + SERVER_LOOK_SECONDS
         self._tell(connection)
-        renewed, keys = self.shared.hold.renewed(connection, self._clock()), self.shared.keys
-        info = stream_info(connection, keys.stream)
+        renewed, info = self.shared.hold.renewed_and_info(connection, self._clock())
         seen = StreamMemory(self._memory.last_id, self._memory.added + self._since)
         fresh = (sighted := self.shared.sighted).fresh
         quiet = not self._dirty and info.last_id == self._memory.last_id
@@ -383,7 +382,7 @@ class Forward(Carrier):
         if (
             not renewed
             or what_was_lost(seen, {}, info, None)
-            or missing_entries(connection, keys, wanted, info, ZERO_ID)[0]
+            or missing_entries(connection, self.shared.keys, wanted, info, ZERO_ID)[0]
         ):
             raise Conflict
         sighted.found(len(fresh))

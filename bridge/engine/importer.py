@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from threading import Event
 from typing import Any
 
@@ -100,8 +100,12 @@ class Report:
         """Makes the JSON report of an import, as the ledger keeps it and `--json` prints it."""
         names = ("bytes", "before", "done", "entries", "rejected", "empty", "clamped", "unfinished")
         sums = {name: self.total(name) for name in names}
-        return {**asdict(self), "lines": self.lines, "rate": round(self.rate, 1), **sums}
+        told: dict[str, Any] = {name: getattr(self, name) for name in _REPORTED}
+        told["sources"] = [{name: getattr(source, name) for name in _OF_SOURCE} for source in self.sources]
+        return {**told, "lines": self.lines, "rate": round(self.rate, 1), **sums}
 
+
+_REPORTED, _OF_SOURCE = (tuple(field.name for field in fields(made)) for made in (Report, SourceReport))
 
 TellImport = Callable[[str, Report], None]
 """Called with an event of an import and its report: started, waiting (for Redis), progress, ended."""

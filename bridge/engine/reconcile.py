@@ -26,7 +26,7 @@ from bridge.ledger.sources import save_mirror_cursor, save_timeline, sources_of
 from bridge.ledger.spool_recovery import unread
 from bridge.ledger.store import Ledger
 from bridge.streams.connect import Connection
-from bridge.streams.reader import StreamInfo, existing, stream_info
+from bridge.streams.reader import StreamInfo, existing
 from bridge.streams.writer import REFILLED
 
 
@@ -77,8 +77,7 @@ def settle_loss(
 
     was, first = compared.trimmed, compared.info.first_id
     now = trim_floor.put_back(connection, keys, was, first, shared.hold.nonce) if compared.began_behind else was
-    shared.hold.watch(connection)
-    info = stream_info(connection, keys.stream)
+    info = shared.hold.watch(connection)
     refilled = None
     with shared.cursor_lock:
         lines, found, back = list[ReappearedLine](), None, 0

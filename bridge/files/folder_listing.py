@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import time
 from collections.abc import Iterable, Iterator
@@ -117,6 +118,7 @@ class FolderListing:
         return tuple(times) or (0,)
 
 
+@functools.lru_cache(maxsize=1024)
 def _base(pattern: str) -> tuple[str, int]:
     """Returns the folder to list first for a glob, where its fixed part ends, and how many levels deep files lie."""
     parts = pattern.split("/")

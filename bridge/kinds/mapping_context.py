@@ -106,8 +106,8 @@ class MappingContext:
         self.cursor_epoch = 0
         """Counts how often forward took the mirror's cursor back; guarded by `cursor_lock`."""
         source = mapping.source
-        folder = MessageFolder(settings.root, mapping.files, source.exclude)
-        self.folder = folder if mapping.kind.whole_files and not mapping.kind.latest else None
+        folder = MessageFolder(settings.root, mapping.files, source.exclude) if mapping.kind.whole_files else None
+        self.folder = folder if not mapping.kind.latest else None
         """The folder of a mapping whose files are each a message, or announced by one; None for any other mapping."""
         self.hasher = DigestThread()
         """Computes the digests of the mapping's large artifacts."""

@@ -51,6 +51,9 @@ HINTS = {
 ELSEWHERE = ("READONLY", "CLUSTERDOWN", "MOVED", "ASK", "TRYAGAIN")
 """The errors of a server that does not serve a key, or not yet: another connection may reach the server that does."""
 
+SMALL, LARGE = 1 << 14, 1 << 18
+"""Bytes asked of the socket at once: `LARGE` only while replies fill `SMALL`, as so large a buffer costs time."""
+
 RENEWED_AFTER = 0.8
 """The part of a password's time after which a connection is replaced by one with a new password."""
 
@@ -151,6 +154,7 @@ class Connection:
         self._sock: socket.socket = sock
         self._reader = hiredis.Reader()
         self._unfed = bytearray()
+        self._at_once = SMALL
         self._foreseen: dict[bytes, deque[list[Reply]]] = {}
         self._answers: deque[Reply] = deque()
         self.received = 0
@@ -367,12 +371,13 @@ class Connection:
 
     def _receive(self) -> bytes:
         try:
-            data = self._sock.recv(1 << 18)
+            data = self._sock.recv(self._at_once)
         except OSError as error:
             raise self._lost("while reading", error) from None
         if not data:
             raise RedisLost("the connection was closed by the server", where=self.shown)
         self.received += len(data)
+        self._at_once = LARGE if len(data) >= SMALL else SMALL
         return data
 
     def _lost(self, doing: str, error: OSError) -> RedisLost:

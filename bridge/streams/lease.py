@@ -18,7 +18,7 @@ from pathlib import Path
 from bridge.core.model import ZERO_ID, EntryId, paired, parse_id
 from bridge.streams.connect import Connection, Refusal, refused
 from bridge.streams.keys import Keys
-from bridge.streams.reader import to_info
+from bridge.streams.reader import StreamInfo, to_info
 from bridge.streams.resp import pack
 from bridge.streams.stream_metadata import StreamMetadata, read_metadata
 from bridge.streams.validation import a_target, checked
@@ -133,17 +133,19 @@ def standing(connection: Connection, keys: Keys) -> LeaseState:
     return LeaseState(bytes(raw or b""), holder, nonce, timeline.decode(errors="replace"), mirrored, last)
 
 
-def take(connection: Connection, keys: Keys, mine: LeaseHolder, found: bytes, timeline: str | None) -> bool:
-    """Takes the lease on the stream in Redis, if it is still as it was `found`; else returns False.
+def take(connection: Connection, keys: Keys, mine: LeaseHolder, found: bytes, timeline: str | None) -> int | None:
+    """Takes the lease on the stream in Redis, if it is still as it was `found`; else returns None.
 
-    The nonce is left alone, so that nothing is written, where Redis holds another timeline than the one that the ledger
-    knows; None: it knows none. Raises RedisLost, RedisRefused.
+    Returns the server's time, in milliseconds since 1970. The nonce is left alone, so that nothing is written, where
+    Redis holds another timeline than the one that the ledger knows; None: it knows none. Raises RedisLost,
+    RedisRefused.
     """
     known = [timeline] if timeline is not None else []
-    done = connection.call(
-        "EVAL", _TAKE, 2, keys.lease, keys.meta, found, mine.to_json(), LASTS_MS, mine.nonce.encode(), mine.host, *known
+    own, mine_now = (keys.lease, keys.meta), (mine.to_json(), LASTS_MS, mine.nonce.encode(), mine.host)
+    done, (seconds, micros) = connection.calls(
+        pack("EVAL", _TAKE, len(own), *own, found, *mine_now, *known), pack("TIME")
     )
-    return bool(done)
+    return int(seconds) * 1000 + int(micros) // 1000 if done else None
 
 
 def writing(keys: Keys, nonce: str, command: str, key: bytes, *args: bytes | str | int) -> bytes:
@@ -155,12 +157,19 @@ def writing(keys: Keys, nonce: str, command: str, key: bytes, *args: bytes | str
     return pack("EVAL", _WRITE, 2, keys.meta, key, nonce, command, *args)
 
 
-def watch(connection: Connection, keys: Keys) -> None:
+def watch(connection: Connection, keys: Keys) -> tuple[bytes | None, StreamInfo]:
     """Watches the stream's `meta` in Redis: `unchanged` then tells whether all that was read is of the same data.
 
-    A server that holds other data for a moment (SWAPDB, FLUSHALL, a resynchronisation) touches what is watched.
+    Returns the nonce of the process that carries the stream, and the facts about the stream. A server that holds other
+    data for a moment (SWAPDB, FLUSHALL, a resynchronisation) touches what is watched. Raises RedisLost, RedisRefused.
     """
-    connection.calls(pack("UNWATCH"), pack("WATCH", keys.meta))
+    asked = (pack("UNWATCH"), pack("WATCH", keys.meta), pack("HGET", keys.meta, "nonce"))
+    connection.send(b"".join(asked) + pack("XINFO", "STREAM", keys.stream))
+    *told, about = [connection.read() for _ in range(len(asked) + 1)]
+    for reply in told:
+        if isinstance(reply, Refusal):
+            raise refused(reply, keys.meta.decode(errors="replace"))
+    return told[-1], to_info(about, keys.stream)
 
 
 def unchanged(connection: Connection, keys: Keys) -> bool:
@@ -190,9 +199,12 @@ def renew(connection: Connection, keys: Keys, mine: LeaseHolder) -> bool:
 
     Raises RedisLost, RedisRefused.
     """
-    return bool(
-        connection.call("EVAL", _RENEW, 2, keys.lease, keys.meta, mine.nonce.encode(), mine.to_json(), LASTS_MS)
-    )
+    return bool(connection.calls(renewing(keys, mine))[0])
+
+
+def renewing(keys: Keys, mine: LeaseHolder) -> bytes:
+    """Packs the command that renews the lease on a stream as `renew` does: it answers 0 where another has it."""
+    return pack("EVAL", _RENEW, 2, keys.lease, keys.meta, mine.nonce.encode(), mine.to_json(), LASTS_MS)
 
 
 def release(connection: Connection, keys: Keys, nonce: str) -> None:

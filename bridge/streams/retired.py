@@ -12,9 +12,10 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from bridge.core.model import ZERO_ID, EntryId, format_id, parse_id
+from bridge.core.model import ZERO_ID, EntryId, format_id, paired, parse_id
 from bridge.streams.connect import Connection
 from bridge.streams.keys import Keys
+from bridge.streams.resp import pack
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,19 @@ class Retirement:
 
 def ending_of(connection: Connection, keys: Keys) -> Retirement | None:
     """Reads from Redis the retirement of a stream; None: the stream is not retired. Raises RedisLost, RedisRefused."""
-    raw = connection.call("GET", keys.retired)
+    return _ending(connection.call("GET", keys.retired))
+
+
+def ending_and_meta(connection: Connection, keys: Keys) -> tuple[Retirement | None, dict[bytes, bytes]]:
+    """Reads from Redis, in one write, the retirement of a stream, None: it is not retired, and its hash `meta`.
+
+    Raises RedisLost, RedisRefused.
+    """
+    raw, meta = connection.calls(pack("GET", keys.retired), pack("HGETALL", keys.meta))
+    return _ending(raw), paired(meta)
+
+
+def _ending(raw: bytes | None) -> Retirement | None:
     return None if raw is None else Retirement.from_json(bytes(raw))
 
 

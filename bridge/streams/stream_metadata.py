@@ -11,7 +11,7 @@ from bridge.core.model import Checkpoint, EntryId, format_id, paired, parse_id
 from bridge.streams.connect import Connection, Refusal, Reply, refused
 from bridge.streams.keys import Keys
 from bridge.streams.layout import NO_GENERATION, NO_SOURCE, check_layout
-from bridge.streams.reader import StreamInfo, to_info
+from bridge.streams.reader import RidingCommand, StreamInfo, to_info
 from bridge.streams.resp import pack
 from bridge.streams.validation import a_checkpoint, a_generation, a_target, checked, parsed
 
@@ -59,19 +59,25 @@ def read_metadata(connection: Connection, keys: Keys) -> StreamMetadata:
     return _books(keys, connection.calls(*reads_of_metadata(keys)))
 
 
-def read_stream(connection: Connection, keys: Keys) -> tuple[StreamInfo, StreamMetadata]:
+def read_stream(
+    connection: Connection, keys: Keys, beside: RidingCommand | None = None
+) -> tuple[StreamInfo, StreamMetadata]:
     """Reads, at one moment, the facts about a stream (XINFO STREAM) and the bridge's stream metadata.
 
     `meta` is watched from there on, and nothing else: `lease.unchanged` tells whether what is read behind this is of
-    the same data. Raises NotYet where the stream was replaced meanwhile, and what `read_metadata` raises.
+    the same data. `beside` is asked at the same moment. Raises NotYet where the stream was replaced meanwhile, and
+    what `read_metadata` raises.
     """
     where = keys.stream.decode(errors="replace")
-    asked = (pack("XINFO", "STREAM", keys.stream), *reads_of_metadata(keys))
+    asked = [pack("XINFO", "STREAM", keys.stream), *reads_of_metadata(keys)]
+    asked += [beside.command] if beside else []
     watch = (pack("WATCH", keys.meta), pack("HGETALL", keys.meta))
     *_, found, _, meta = connection.calls(pack("UNWATCH"), pack("MULTI"), *asked, pack("EXEC"), *watch)
     for reply in found[1:]:
         if isinstance(reply, Refusal):
             raise refused(reply, where)
+    if beside is not None:
+        beside.reply = found.pop()
     books = _books(keys, found[1:])
     if paired(meta) != books.meta:
         raise NotYet("the stream was replaced as it was read", where=where)

@@ -16,8 +16,9 @@ from bridge.streams.connect import Connection, Refusal, refused
 from bridge.streams.keys import Keys
 from bridge.streams.layout import owner_of
 from bridge.streams.lease import writing
-from bridge.streams.reader import StreamInfo, groups_of, to_entries
+from bridge.streams.reader import RidingCommand, StreamInfo, groups_of, to_entries
 from bridge.streams.resp import pack
+from bridge.streams.stream_metadata import StreamMetadata, read_stream
 from bridge.streams.validation import parsed
 
 STEP = 1000
@@ -131,7 +132,24 @@ class TrimState:
 
 def read_trimmed(connection: Connection, keys: Keys) -> TrimState:
     """Reads the trim state of a stream from Redis. Raises RedisLost, RedisRefused."""
-    floor, rest = connection.calls(pack("GET", keys.floor), pack("HMGET", keys.trimmed, "count", "origins", "base"))
+    return _trimmed(keys, *connection.calls(pack("GET", keys.floor), _facts_of(keys)))
+
+
+def read_all(connection: Connection, keys: Keys) -> tuple[StreamInfo, StreamMetadata, TrimState]:
+    """Reads, at one moment, what `read_stream` does of a stream, and its trim state; `meta` is watched from there on.
+
+    Raises as `read_stream` does.
+    """
+    beside = RidingCommand(_facts_of(keys))
+    info, books = read_stream(connection, keys, beside)
+    return info, books, _trimmed(keys, format_id(books.floor) if books.floor else None, beside.reply)
+
+
+def _facts_of(keys: Keys) -> bytes:
+    return pack("HMGET", keys.trimmed, "count", "origins", "base")
+
+
+def _trimmed(keys: Keys, floor: bytes | None, rest: list[bytes | None]) -> TrimState:
     parsed(keys.floor, floor or b"", lambda: parse_id(floor) if floor else ZERO_ID)
     return parsed(keys.trimmed, b" ".join(part or b"" for part in rest), lambda: TrimState.of(floor, *rest))
 
@@ -240,5 +258,7 @@ def cut(connection: Connection, keys: Keys) -> HoldingGroup | None:
 
 def trimmed_to(connection: Connection, keys: Keys, info: StreamInfo) -> EntryId:
     """Returns the ID of the first entry in a stream from which some entries were trimmed; 0-0: none were."""
+    if info.added <= info.length:
+        return ZERO_ID
     first = to_entries(connection.call("XRANGE", keys.stream, "-", "+", "COUNT", 1))
-    return first[0].id if first and info.added > info.length else ZERO_ID
+    return first[0].id if first else ZERO_ID
