@@ -272,11 +272,11 @@ class StreamLease:
         due = self._renewal_due(now)
         renewal = lease.renewing(self._keys, self._me) if due else b""
         connection.send(renewal + pack("XINFO", "STREAM", self._keys.stream))
-        replies = [connection.read() for _ in range(1 + due)]
-        info = to_info(replies[-1], self._keys.stream)
-        if isinstance(replies[0], Refusal):
-            raise refused(replies[0], self._keys.lease.decode(errors="replace"))
-        return not due or bool(replies[0]), info
+        renewed = connection.read() if due else True
+        info = to_info(connection.read(), self._keys.stream)
+        if isinstance(renewed, Refusal):
+            raise refused(renewed, self._keys.lease.decode(errors="replace"))
+        return bool(renewed), info
 
     def _renewal_due(self, now: float) -> bool:
         if self._renew_at > now > self._renew_at - RENEWED:
