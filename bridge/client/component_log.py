@@ -3,34 +3,32 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from threading import RLock
+from collections.abc import Callable, Generator
+from collections.abc import Mapping as MappingType
+from datetime import datetime
+from threading import Event
 from types import TracebackType
 from typing import Any
-from weakref import WeakSet
 
 from bridge.client.bookmark import Bookmark
 from bridge.client.carried_still import FileVoucher
+from bridge.client.component_reader import ComponentReader, Delivery
+from bridge.client.composing import Composer, Values
 from bridge.client.coordinator import Coordinator, WorkerStatus
+from bridge.client.following import Ending
+from bridge.client.forked import OPEN
 from bridge.client.group_reader import GROUP_BLOCK_MS
 from bridge.client.message import Message
 from bridge.client.read_routing import ReadRouting
-from bridge.client.read_side import FileSide, GroupSide, InFlight, ReadSide, worker_slot
-from bridge.client.replay import from_files, from_stream, milliseconds
+from bridge.client.read_side import worker_slot
+from bridge.client.replay import milliseconds
 from bridge.client.shared_worker import Among
 from bridge.client.write_routing import WriteRouting
-from bridge.core.codecs.timestamps import shown_time
 from bridge.core.config import Settings
 from bridge.core.errors import BridgeError, ConfigError, NotYet, RedisLost, RedisRefused
-from bridge.core.logger import logger
 from bridge.core.mapping import Mapping
-from bridge.core.model import format_id
 from bridge.kinds.mapping_context import MappingContext
-from bridge.streams.components import FILE, READS, REDIS, WRITES, ComponentModes, SwitchInProgress
+from bridge.streams.components import FILE, READS, WRITES, ComponentModes
 from bridge.streams.dial import Backoff, dialler
 
 IDLE_PAUSE = 0.02
@@ -38,26 +36,6 @@ IDLE_PAUSE = 0.02
 
 CLAIM_MS = 60_000
 MOST_DELIVERIES = 10
-
-
-OPEN: WeakSet[Any] = WeakSet()
-
-
-def _let_go() -> None:
-    """Closes in a forked child the locks of every component log, which stay the parent's alone and end with it."""
-    for component_log in list(OPEN):
-        component_log.let_go()
-
-
-os.register_at_fork(after_in_child=_let_go)
-
-
-@dataclass(slots=True)
-class _Given:
-    """The message that a component's log gave last and that is not acknowledged: its read side and its token."""
-
-    side: ReadSide
-    token: object
 
 
 class Log:
@@ -76,17 +54,14 @@ class Log:
             kind = mapping.source.kind
             raise ConfigError(f"mapping '{mapping.name}' is of kind '{kind}', and open_log is for logs")
         self.component = component
+        self._closed = self._stopped = False
         self._settings = settings
         self._mapping = mapping
         self._shared = MappingContext(mapping, settings)
-        self._at_end = at_end
-        self._claim_ms = claim_ms
-        self._most = most
         self._pid = os.getpid()
         self._folder = settings.home / "components" / component
-        self._bookmark = Bookmark(settings.home, component, mapping.name)
+        bookmark = Bookmark(settings.home, component, mapping.name)
         self._dial = dialler(settings, mapping.stream.key, may_start=False)
-        self._lock = RLock()
         self._among = among
         number, self._slot = worker_slot(self._folder) if among is None else among.slot
         self._shown = WorkerStatus(f"{settings.instance}-{number}")
@@ -97,20 +72,18 @@ class Log:
             most_known = among.modes  # of a stream that it never met it knows what holds for all of them
         self._writing = WriteRouting(self._shared, component, self._folder, self._dial, most_known, vouched,
                                 lambda: self.coordinator.unheard)  # fmt: skip
-        self._shown.position = self._position
         self.coordinator = Coordinator(
             self._shared.components, component, self._dial if among is None else among.dial, most_known, self._shown,
             self._switched, self._work, on_state or (lambda state: None), vouched.dead,
         )  # fmt: skip
-        self._whence = ReadRouting(
-            self._shared, settings, component, self._bookmark, self.coordinator, self._dial, vouched, at_end=at_end
+        whence = ReadRouting(
+            self._shared, settings, component, bookmark, self.coordinator, self._dial, vouched, at_end=at_end
         )
-        self._hand = InFlight()
-        self._given: _Given | None = None
-        self._side: ReadSide | None = None
-        self._following = False
-        self._closed = False
-        self._why = ""
+        delivery = Delivery(at_end, claim_ms, most, GROUP_BLOCK_MS if among is None else 0)
+        self.reader = ComponentReader(self._shared, component, self._folder, bookmark, self.coordinator, whence,
+                                      self._dial, delivery, lambda: self._closed)  # fmt: skip
+        self._shown.position = self.reader.position
+        self._composer = Composer(mapping, settings, component)
         if among is None:
             self.coordinator.start()
             OPEN.add(self)
@@ -139,223 +112,121 @@ class Log:
         `role`: the component's, where it has one alone in bridge.toml; `timestamp`: now. Raises TargetError,
         ConfigError, BridgeError: the message is nowhere.
         """
+        self._append(*self._composer.message(type, data, role, timestamp, fields))
+
+    def append_line(self, line: bytes, *, role: str | None = None) -> None:
+        """Appends a message that is given as its line, a newline behind it or none, as `append` does.
+
+        `role`: where the line does not tell it and the component has several. Raises as `append`.
+        """
+        self._append(*self._composer.line(line, role))
+
+    def append_json(self, value: MappingType[str, Any], *, role: str | None = None) -> None:
+        """Appends a message that is given as its JSON object, as `append` does, to a log of JSON lines.
+
+        Time and role are put in where the mapping looks for them and the object has none. Raises as `append`.
+        """
+        self._append(*self._composer.json(value, role))
+
+    def _append(self, role: str, values: Values) -> None:
         self._check()
-        role = role if role is not None else self._settings.role_of(self.component)
-        if timestamp is None:
-            timestamp = shown_time(self._mapping.format.timestamp, self._mapping.format.timezone, datetime.now(UTC))
-        values = {b"role": role.encode(), b"timestamp": timestamp.encode(), b"type": type.encode(),
-                  b"data": data.encode() if isinstance(data, str) else data}  # fmt: skip
         self.coordinator.wait_first()
-        extra = {name.encode(): value.encode() if isinstance(value, str) else value for name, value in fields.items()}
-        self._writing.append(role, values | extra)
+        self._writing.append(role, values)
 
     # -- reading ---------------------------------------------------------------------------------------------
 
     def follow(
-        self, *, since: datetime | str | float | None = None, idle: float | None = None
-    ) -> Generator[Message, None, None]:
-        """Yields the messages of a component's log as they come, for ever, or until none came for `idle` seconds.
+        self, *, since: datetime | str | float | None = None, idle: float | None = None, timeout: float | None = None,
+        stop: Event | None = None,
+    ) -> Generator[Message, None, None]:  # fmt: skip
+        """Yields the messages of a component's log as they come, for ever, or until it ends.
 
-        `since`: messages of that time and later that the component has read already come first, marked as redelivered.
-        A message is acknowledged when the next one is asked for. A caller that leaves the loop before gets the last one
-        again, unless `acknowledge` is called. Raises BridgeError; what waits for Redis or for a file does not.
+        It ends when none came for `idle` seconds, `timeout` seconds after its beginning, when `stop` is set, and when
+        the log is stopped or closed: with the message in hand, within a fifth of a second. `since`: messages of that
+        time and later that the component has read already come first, marked as redelivered. A message is acknowledged
+        when the next one is asked for. A caller that leaves the loop before gets the last one again, unless
+        `acknowledge` is called. Raises BridgeError; what waits for Redis or for a file does not.
         """
         self._check()
-        with self._one_follower():
+        ending = Ending(lambda: self._closed or self._stopped, stop, idle, timeout)
+        with self.reader.one_follower():
             if since is not None:
-                yield from self._again(milliseconds(since))
-            pause, quiet = Backoff(0.02, 2.0), time.monotonic()
+                for message in self.reader.again(milliseconds(since)):
+                    yield message
+                    if ending.is_due():
+                        return
+            pause = Backoff(0.02, 2.0)
             try:
-                while not self._closed:
+                while not ending.is_due():
                     try:
-                        self._pause()
-                        for message in self.turn():
+                        self._pause(ending)
+                        for message in self.reader.turn():
                             yield message
-                            self.acknowledge()
-                            quiet = time.monotonic()
-                        if self._shown.reads == FILE and time.monotonic() - quiet >= IDLE_PAUSE:
+                            self.reader.acknowledge()
+                            ending.met()
+                            if ending.is_due():
+                                return
+                        if self._shown.reads == FILE and ending.quiet >= IDLE_PAUSE:
                             self._rest(IDLE_PAUSE)
                         pause.reset()
                     except (RedisLost, RedisRefused, NotYet) as error:
-                        self.stumble(error)
-                        self._rest(pause.next())
-                    if idle is not None and time.monotonic() - quiet >= idle:
+                        self.reader.stumble(error)
+                        self._rest(ending.at_most(pause.next()))
+                    if ending.is_idle():
                         return
             finally:
-                self.leave()
-                if os.getpid() == self._pid:
-                    self._hand.confirm(self._dial, self._shared.keys.stream, self.component)
-
-    def turn(self) -> Generator[Message, None, None]:
-        """Yields the messages of a component's log that are there now; none while a switch is under way.
-
-        Whoever asks for the next acknowledges the one before. Raises RedisLost, RedisRefused, NotYet: then `stumble`.
-        """
-        if self._asked() is not None:
-            self.leave()
-            return
-        modes = self._whence.modes()
-        side = self._side_of(modes)
-        found, self._why = self._taken(side), ""
-        for message, token in found:
-            if self._asked() is not None or self._turned(modes) or self._closed:
-                self.leave()  # a message that was fetched and is not given comes again
-                break
-            if side.given(token):
-                self._given = _Given(side, token)
-                yield message
-
-    def rest(self) -> None:
-        """Closes the connection over which the log reads a stream, until its next turn."""
-        if self._side is not None and self._side.name == REDIS and self._given is None:
-            self.leave()
-            self._shown.reads = REDIS
-
-    def _taken(self, side: ReadSide) -> Sequence[tuple[Message, object]]:
-        with self._lock:
-            found = side.take()
-        if side.name == REDIS:
-            self._whence.begun()
-        return found
-
-    def stumble(self, error: BridgeError) -> None:
-        """Leaves the side that a component's log reads after an error of `turn`, and logs why, once for each reason."""
-        if str(error) != self._why:
-            logger.warning("%s reads nothing for now: %s", self.component, error)
-        self._why = str(error)
-        self.leave()
-
-    def _again(self, since_ms: int) -> Iterator[Message]:
-        """Yields once more the messages of a component's log that were read already, from the time `since_ms` on."""
-        modes = self._whence.awaited()
-        if modes.reads == FILE:
-            yield from from_files(self._shared, self._bookmark.marks, since_ms, time.time)
-            return
-        connection = self._dial()
-        try:
-            yield from from_stream(connection, self._shared.keys.stream, self.component, since_ms)
-        finally:
-            connection.close()
+                self.reader.leave()
+                self.reader.confirm()
 
     def acknowledge(self) -> None:
         """Acknowledges the message that the component's log gave last: the component is done with it."""
-        given, self._given = self._given, None
-        if given is not None:
-            with self._lock:
-                given.side.done(given.token)
+        self.reader.acknowledge()
+
+    def withdraw(self) -> None:
+        """Takes back the message that the log gave last, as the component has not met it: it comes again, as new.
+
+        To be called before `follow` is left.
+        """
+        self.reader.withdraw()
+
+    def stop(self) -> None:
+        """Ends `follow` for good, from any thread or a signal handler, when the message in hand is done.
+
+        What was fetched and not given comes again, as new. Messages may be appended still.
+        """
+        self._stopped = True
+        self.nudge()
+
+    def nudge(self) -> None:
+        """Makes whoever follows the component's log look at once whether to end."""
+        with self.coordinator.turn:
+            self.coordinator.turn.notify_all()
 
     def _rest(self, seconds: float) -> None:
         with self.coordinator.turn:
             self.coordinator.turn.wait(seconds)
 
-    @contextmanager
-    def _one_follower(self) -> Iterator[None]:
-        self.begin_to_follow()
-        try:
-            yield
-        finally:
-            self.end_to_follow()
-
-    def begin_to_follow(self) -> None:
-        """Notes that the component's log is followed from here on. Raises BridgeError: it is already."""
-        with self._lock:
-            if self._following:
-                raise BridgeError("this log is followed already", hint="open another one for another reader")
-            self._following = self._shown.following = True
-
-    def end_to_follow(self) -> None:
-        """Notes that the component's log is followed no more, and frees its bookmark."""
-        self._following = self._shown.following = False
-        self._shown.reads = ""
-        if os.getpid() == self._pid:
-            self._bookmark.close()
-            self.coordinator.wake()
-
-    def _asked(self) -> SwitchInProgress | None:
-        """The switch of reads for which this component's log has to pause; None where there is none."""
-        known = self.coordinator.known
-        return known.switch if known is not None and known.switch is not None and known.switch.side == READS else None
-
-    def _turned(self, modes: ComponentModes) -> bool:
-        """Whether a switch was made since the log read the component's `modes`: begun and ended between two looks."""
-        known = self.coordinator.known
-        return known is not None and known.epoch != modes.epoch
-
-    def leave(self) -> None:
-        """Closes the read side of a component's log in its own process; the bookmark stays locked for the next side."""
-        side, self._side = self._side, None
-        if side is not None and os.getpid() == self._pid:
-            clean, self._given = self._given is None, None
-            with self._lock:
-                side.close(clean=clean)
-
-    def _pause(self) -> None:
-        """Pauses the component's log for a switch, until that is done, given up or lapsed."""
-        if self.pauses():
-            self.leave()
-            while not self._closed and self.pauses():
-                self._rest(1.0)
-
-    def pauses(self) -> bool:
-        """Whether a switch is under way for which the component's log has to pause; the coordinator is told of it."""
-        switch = self._asked()
-        if switch is not None and self._shown.paused.get(READS) != switch.token:
-            self.leave()
-            marks = self._bookmark.marks
-            if self._bookmark.locked:
-                marks.doubt = switch.token
-                self._bookmark.save()
-            self._shown.paused[READS] = switch.token
-            self.coordinator.wake()
-        elif switch is None and self._shown.paused.pop(READS, None) is not None:
-            self.coordinator.wake()
-        return switch is not None
-
-    # -- where to read ---------------------------------------------------------------------------------------
-
-    def _side_of(self, modes: ComponentModes) -> ReadSide:
-        """Returns the read side of a component's log for the given modes: the open one if it fits, else a new one."""
-        if self._side is not None and self._side.name == modes.reads:
-            return self._side
-        self.leave()
-        side: ReadSide
-        if modes.reads == FILE:
-            side = FileSide(self._shared, self._bookmark, time.time, at_end=self._at_end)
-        else:
-            connection = self._dial()
-            side = GroupSide(
-                connection, self._shared.keys.stream, self.component, self._shown.worker, self._claim_ms, self._most,
-                self._folder / f"{self._mapping.name}.aside", self._hand, self._whence.first_start(connection),
-                self._whence.remedy(modes), GROUP_BLOCK_MS if self._among is None else 0,
-            )  # fmt: skip
-        self._side, self._shown.reads = side, side.name
-        self.coordinator.wake()
-        return side
+    def _pause(self, ending: Ending) -> None:
+        """Pauses the component's log for a switch, until that is done, given up or lapsed, or until following ends."""
+        if self.reader.pauses():
+            self.reader.leave()
+            while not ending.is_due() and self.reader.pauses():
+                self._rest(ending.at_most(1.0))
 
     # -- for the coordinator ---------------------------------------------------------------------------------
 
-    def _position(self) -> dict[str, Any] | None:
-        """Returns the component's position as its log reports it: in files by the reader, in Redis by each worker."""
-        with self._lock:
-            if self._shown.reads == REDIS and self._hand.last is not None:
-                return {"epoch": self._shown.epoch, "entry": format_id(self._hand.last).decode()}
-            if self._shown.reads != FILE or not self._bookmark.locked:  # the lock may be held only to write
-                return None
-            said = self._bookmark.marks.to_json()
-            return {name: said[name] for name in ("epoch", "files", "entry", "aside", "unclean")}
-
     def _switched(self, modes: ComponentModes) -> None:
         switch = modes.switch
-        if switch is not None and switch.side == READS and not self._following:
+        if switch is not None and switch.side == READS and not self.reader.following:
             self._shown.paused[READS] = switch.token
-        elif switch is None and not self._following:
+        elif switch is None and not self.reader.following:
             self._shown.paused.pop(READS, None)
         self._writing.switched(modes, self._shown.paused)
 
     def _work(self) -> None:
         known = self.coordinator.known
         if known is not None:
-            self._whence.remember(known)
+            self.reader.whence.remember(known)
         if known is not None and known.switch is not None and known.switch.side == WRITES:
             self._writing.switched(known, self._shown.paused)
         self._shown.waiting = self._writing.tend()
@@ -370,7 +241,7 @@ class Log:
 
     def let_go(self) -> None:
         """Closes in a forked child the file locks that a component's log inherited, so only the parent has them."""
-        self._bookmark.close()
+        self.reader.bookmark.close()
         if self._among is None:
             os.close(self._slot)
 
@@ -382,8 +253,8 @@ class Log:
         if self._among is None:
             self.coordinator.stop()
         self._writing.close()
-        if not self._following:
-            self._bookmark.close()
+        if not self.reader.following:
+            self.reader.bookmark.close()
         self._shared.close()
         if self._among is None:
             OPEN.discard(self)  # another file may get its descriptors' numbers

@@ -9,24 +9,25 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
+from collections.abc import Mapping as MappingType
 from dataclasses import replace
-from fnmatch import fnmatchcase
-from threading import RLock
+from threading import Event, RLock
 from types import TracebackType
+from typing import Any
 
-from bridge.client.component_log import OPEN, Log
+from bridge.client.component_log import Log
 from bridge.client.coordinators import Coordinators
+from bridge.client.following import Ending
+from bridge.client.forked import OPEN
+from bridge.client.known_streams import KnownStreams
 from bridge.client.message import Message
 from bridge.client.read_side import worker_slot
 from bridge.client.shared_worker import Among
 from bridge.core.config import Settings
-from bridge.core.errors import BridgeError, ConfigError, LedgerError, NotYet, RedisLost, RedisRefused, SourceError
+from bridge.core.errors import BridgeError, ConfigError, NotYet, RedisLost, RedisRefused, SourceError
 from bridge.core.logger import logger
 from bridge.core.mapping import Mapping
 from bridge.core.model import ZERO_ID, EntryId, format_id
-from bridge.kinds.stream_family import StreamFamily, StreamsInRedis
-from bridge.ledger.store import Ledger
 from bridge.streams.components import FILE, REDIS
 from bridge.streams.dial import Backoff, Connections
 from bridge.streams.reader import stream_info
@@ -47,11 +48,6 @@ CLAIMED_SECONDS = 5.0
 IDLE_SECONDS = 3.0
 """Seconds without a message after which a stream's own connection is closed."""
 
-UNNAMED_SECONDS = 5.0
-"""Seconds that a new log waits for the bridge to fix the name of its stream, as far as that may be another one's."""
-
-SCANS = 10
-
 
 class LogSet:
     """One component's logs of several streams: `follow` reads their messages, `append` writes to one of them.
@@ -65,17 +61,13 @@ class LogSet:
     ) -> None:  # fmt: skip
         self.component = component
         self._settings = replace(settings, families={mapping.name: mapping}, shared={})
-        self._mapping = mapping
-        self._patterns = (streams,) if isinstance(streams, str) else tuple(streams)
         self._at_end, self._claim_ms, self._most = at_end, claim_ms, most
         self._pid = os.getpid()
         self._lock = RLock()
         self._slot = worker_slot(settings.home / "components" / component)
         self._coordinators = Coordinators(self._settings, component, on_state or (lambda state: None))
-        self._uuid = b""
-        """The identity of the bridge's ledger; empty: there is none, so nobody fixes the names of streams."""
-        self._family = StreamFamily(mapping, self._settings, None)
-        self._unnamed: dict[str, float] = {}
+        self._known = KnownStreams(mapping, self._settings, streams)
+        self._family = self._known.family
         self._logs: dict[str, Log] = {}
         self._keys: dict[str, bytes] = {}
         self._due: dict[str, float] = {}
@@ -87,10 +79,9 @@ class LogSet:
         self._pauses: dict[str, Backoff] = {}
         self._news: StreamNews | None = None
         self._servers: Connections | None = None
-        self._redis: StreamsInRedis | None = None
         self._find_at = 0.0
         self._current: Log | None = None
-        self._following = self._closed = False
+        self._following = self._closed = self._stopped = False
         self._find(first=True)
         self._coordinators.start()
         OPEN.add(self)
@@ -121,78 +112,49 @@ class LogSet:
         self._check()
         self._log(stream).append(type, data, role=role, timestamp=timestamp, **fields)
 
+    def append_line(self, line: bytes, *, stream: str, role: str | None = None) -> None:
+        """Appends a message that is given as its line to a stream's log, as `Log.append_line` does."""
+        self._check()
+        self._log(stream).append_line(line, role=role)
+
+    def append_json(self, value: MappingType[str, Any], *, stream: str, role: str | None = None) -> None:
+        """Appends a message that is given as its JSON object to a stream's log, as `Log.append_json` does."""
+        self._check()
+        self._log(stream).append_json(value, role=role)
+
     def _log(self, stream: str) -> Log:
         with self._lock:
             if stream in self._logs:
                 return self._logs[stream]
-            if not self._wanted(stream):
+            if not self._known.is_wanted(stream):
                 raise ConfigError(f"stream '{stream}' is none of those that were opened", hint="say it in `streams`")
             self._find()
             if stream not in self._logs:
-                before, behind = self._family.around
-                log = self._family.take(f"{before}{stream}{behind}")
-                if log is None:
-                    hint = "it is the path of a log below the glob's fixed part, without suffix"
-                    raise ConfigError(f"'{stream}' names no log of mapping '{self._mapping.name}'", hint=hint)
-                folder = (self._settings.root / log).parent
-                if not folder.resolve().is_relative_to(self._settings.root.resolve()):
-                    raise ConfigError(f"'{stream}' lies outside of the root, behind a link", where=str(folder))
-                folder.mkdir(parents=True, exist_ok=True)
-                self._open(log, at_end=False)
+                self._open(self._known.begun(stream), at_end=False)
             return self._logs[stream]
-
-    def _wanted(self, stream: str) -> bool:
-        return any(stream == pattern or fnmatchcase(stream, pattern) for pattern in self._patterns)
 
     # -- which streams there are -----------------------------------------------------------------------------
 
     def _find(self, *, first: bool = False) -> None:
         """Opens for a component the logs of new streams: those that the bridge named, with a file, or in Redis."""
         self._find_at = time.monotonic() + FOUND_SECONDS
-        try:
-            if (path := self._settings.state_dir / "ledger.db").exists():
-                with closing(Ledger(path)) as ledger:  # anew each time: it belongs to one thread
-                    self._uuid = ledger.uuid
-                    self._family.learn(ledger)
-        except LedgerError as error:
-            logger.debug("%s: %s", self.component, error)
-        try:
-            new = self._family.find()
-        except SourceError as error:
-            logger.debug("%s: %s", self.component, error)
-            new = []
-        for log in new:
-            self._unnamed.setdefault(log, time.monotonic())
-        self._scan_redis()
-        for log in self._family.logs:
-            since = self._unnamed.get(log)
-            if since is not None and self._uuid and not self._family.is_fixed(log):
-                plain = self._family.is_plain(log)
-                if not plain or (not first and time.monotonic() - since < UNNAMED_SECONDS):
-                    continue
-            self._unnamed.pop(log, None)
-            name = self._family.name_of(log)
-            if name not in self._logs and self._wanted(name):
+        self._known.learn()
+        if self._coordinators.default.reads == REDIS or not self._known.uuid:  # then no bridge tells of those in Redis
+            try:
+                servers = self._servers = self._servers or Connections(self._settings, may_start=False)
+                self._known.scan(servers)
+            except (RedisLost, RedisRefused, SourceError) as error:
+                logger.debug("%s: new streams are not looked for: %s", self.component, error)
+                self._drop_servers()
+        for log in self._known.named(first=first):
+            if self._family.name_of(log) not in self._logs:
                 self._open(log, at_end=self._at_end and first)
-
-    def _scan_redis(self) -> None:
-        """Finds for a component streams that began in Redis, as no bridge does so: it reads Redis alone by now."""
-        if self._coordinators.default.reads != REDIS and self._uuid:
-            return
-        try:
-            servers = self._servers = self._servers or Connections(self._settings, may_start=False)
-            redis = self._redis = self._redis or StreamsInRedis(self._family, self._uuid)
-            redis.some(servers, SCANS)
-        except (RedisLost, RedisRefused, SourceError) as error:
-            logger.debug("%s: new streams are not looked for: %s", self.component, error)
-            self._drop_servers()
 
     def _drop_servers(self) -> None:
         if self._servers is not None:
             self._servers.close()
         self._servers = None
-        if self._redis is not None:
-            self._redis.begin_anew()
+        self._known.scan_anew()
 
     def _open(self, log: str, *, at_end: bool) -> None:
         mapping, name = self._family.of(log), self._family.name_of(log)
@@ -205,28 +167,30 @@ class LogSet:
             self._logs[name], self._keys[name] = made, mapping.stream.key.encode()
             self._due[name] = 0.0
             if self._following:
-                made.begin_to_follow()
+                made.reader.begin_to_follow()
         self._coordinators.add(made.coordinator)
 
     # -- reading ---------------------------------------------------------------------------------------------
 
-    def follow(self, *, idle: float | None = None) -> Generator[Message, None, None]:
-        """Yields the messages of a component's streams as they come, for ever, or until none came for `idle` seconds.
+    def follow(
+        self, *, idle: float | None = None, timeout: float | None = None, stop: Event | None = None
+    ) -> Generator[Message, None, None]:
+        """Yields the messages of a component's streams as they come, for ever, or until it ends, as `Log.follow` does.
 
         Each names its `stream`, and those of one stream come in its order. A message is acknowledged when the next one
         is asked for; a caller that leaves the loop before gets the last one again, unless `acknowledge` is called.
         Raises BridgeError; what waits for Redis or for a file does not.
         """
         self._check()
+        ending = Ending(lambda: self._closed or self._stopped, stop, idle, timeout)
         with self._lock:
             if self._following:
                 raise BridgeError("these logs are followed already", hint="open others for another reader")
             self._following = True
             for log in self._logs.values():
-                log.begin_to_follow()
-        quiet = time.monotonic()
+                log.reader.begin_to_follow()
         try:
-            while not self._closed:
+            while not ending.is_due():
                 if time.monotonic() >= self._find_at:
                     self._find()
                 gave = False
@@ -235,10 +199,12 @@ class LogSet:
                         gave = True
                         yield message
                         self.acknowledge()
-                        quiet = time.monotonic()
-                    if self._closed:
+                        ending.met()
+                        if ending.is_due():
+                            return
+                    if ending.is_due():
                         return
-                if idle is not None and time.monotonic() - quiet >= idle:
+                if ending.is_idle():
                     return
                 if not gave:
                     self._wait()
@@ -246,8 +212,8 @@ class LogSet:
             self._current = None
             self._following = False
             for log in self._logs.values():
-                log.leave()
-                log.end_to_follow()
+                log.reader.leave()
+                log.reader.end_to_follow()
             self._drop_news()
 
     def acknowledge(self) -> None:
@@ -256,20 +222,33 @@ class LogSet:
         if log is not None:
             log.acknowledge()
 
+    def stop(self) -> None:
+        """Ends `follow` for good, from any thread or a signal handler, when the message in hand is done."""
+        self._stopped = True
+
+    def nudge(self) -> None:
+        """Does nothing: who follows several logs looks often enough whether to end."""
+
+    def withdraw(self) -> None:
+        """Takes back the message that the loop over streams was given last, as `Log.withdraw` does."""
+        log, self._current = self._current, None
+        if log is not None:
+            log.withdraw()
+
     def _turn(self, name: str) -> Generator[Message, None, None]:
         """Yields what one of a component's streams has now, and notes when the stream is to have its next turn."""
         log, now, gave = self._logs[name], time.monotonic(), False
         self._due.pop(name, None)
         try:
             last = self._last(name) if log.reads == REDIS else ZERO_ID
-            for message in log.turn():
+            for message in log.reader.turn():
                 gave, self._current = True, log
                 yield replace(message, stream=name)
             self._pauses.pop(name, None)
             if log.reads == REDIS and not gave:
                 self._upto[name] = max(self._upto.get(name, ZERO_ID), last)
         except (RedisLost, RedisRefused, NotYet) as error:
-            log.stumble(error)
+            log.reader.stumble(error)
             self._drop_servers()
             self._due[name] = now + self._pauses.setdefault(name, Backoff(0.02, 2.0)).next()
             return
@@ -305,7 +284,7 @@ class LogSet:
         """Lists the component's streams whose turn it is; those that pause for a switch have none."""
         now, found = time.monotonic(), []
         for name, log in list(self._logs.items()):
-            if log.pauses():
+            if log.reader.pauses():
                 self._due[name] = now
                 continue
             if not (log.coordinator.tried or log.coordinator.known):
@@ -316,7 +295,7 @@ class LogSet:
                 found.append(name)
             elif log.reads == REDIS and now - self._used.get(name, now) > IDLE_SECONDS:
                 del self._used[name]
-                log.rest()
+                log.reader.rest()
         return found
 
     def _wait(self) -> None:

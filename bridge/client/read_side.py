@@ -39,6 +39,10 @@ class ReadSide(Protocol):
         """Tells a read side that the component is about to meet a message; False if another worker has it by now."""
         ...
 
+    def withdrawn(self, token: object) -> None:
+        """Tells a read side that the component has not met the message given last: it comes again as new."""
+        ...
+
     def done(self, token: object) -> None:
         """Acknowledges a message to a read side: the component is done with it."""
         ...
@@ -75,6 +79,9 @@ class FileSide:
     def given(self, token: object) -> bool:
         """Returns True for every message of the file side: the bookmark knows already that the component reads."""
         return True
+
+    def withdrawn(self, token: object) -> None:
+        """Does nothing for a message of the file side: the bookmark stands before it."""
 
     def done(self, token: object) -> None:
         """Acknowledges a message of the file side in the component's bookmark.
@@ -210,6 +217,12 @@ class GroupSide:
             self._reader.counts([token.id], token.before + 1)
         self._hand.unmet.discard(token.id)
         return True
+
+    def withdrawn(self, token: object) -> None:
+        """Tells the consumer group, as the read side closes, that the component has not met an entry."""
+        if not isinstance(token, DeliveredEntry):
+            raise TypeError(token)
+        self._hand.unmet.add(token.id)
 
     def _refresh(self) -> None:
         self._stale_at = time.monotonic() + self._claim_ms / 3000

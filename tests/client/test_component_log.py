@@ -16,6 +16,7 @@ import pytest
 
 from bridge import Log, Message, open_log
 from bridge.client.bookmark import Bookmark
+from bridge.client.component_reader import ComponentReader
 from bridge.client.file_reader import FileReader
 from bridge.core.errors import BridgeError, ConfigError, TargetError
 from bridge.kinds.mapping_context import MappingContext
@@ -615,10 +616,10 @@ def test_a_switch_between_two_looks(one_rig: Rig, monkeypatch: pytest.MonkeyPatc
     """A reader that starts as its own switch is made has opened the file already: nothing is given from there."""
     one_rig.append("one", "two", "three")
     one_rig.once()
-    take, opened_by = Log._taken, list[str]()
+    take, opened_by = ComponentReader._taken, list[str]()
 
-    def slowly(log: Log, side: Any) -> Any:
-        found = take(log, side)
+    def slowly(reader: ComponentReader, side: Any) -> Any:
+        found = take(reader, side)
         if not opened_by:
             opened_by.append(side.name)
             make_group(one_rig.redis, STREAM.encode(), "viewer", (1 << 62, 0), [], frozenset())
@@ -626,7 +627,7 @@ def test_a_switch_between_two_looks(one_rig: Rig, monkeypatch: pytest.MonkeyPatc
             wait_until(lambda: log.coordinator.known is not None and log.coordinator.known.epoch == 1, "the switch")
         return found
 
-    monkeypatch.setattr(Log, "_taken", slowly)
+    monkeypatch.setattr(ComponentReader, "_taken", slowly)
     with opened(one_rig, "viewer", url=one_rig.url) as log:
         assert texts(log, idle=0.5) == []
     assert opened_by == ["file"]

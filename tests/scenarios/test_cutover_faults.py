@@ -28,17 +28,25 @@ ROUND = (
 RUNS = int(os.environ.get("BRIDGE_FAULTS", "0"))
 
 
-class Stage:
-    """A bridge, a reader and two writers, any of whom may be killed."""
+KINDS = {
+    "plain": {"viewer": "read", "ui": "write", "daemon": "write"},
+    "asyncio": {"viewer": "read-async", "ui": "write-async", "daemon": "write"},
+}
+"""What each component of a stage is, by the stage's kind."""
 
-    def __init__(self, rig: Rig) -> None:
+
+class Stage:
+    """A bridge, a reader and two writers, any of whom may be killed. `kind`: what programs they are."""
+
+    def __init__(self, rig: Rig, kind: str = "plain") -> None:
         self.rig = rig
+        self.kinds = KINDS[kind]
         self.cast = Cast(rig)
         self.bridge = rig.beats(rig.ready(rig.start()))
         pause = 0.02 if RUNS else 0.002  # a campaign goes on for long
-        self.cast.start("write", "ui", pause)
-        self.cast.start("write", "daemon", pause)
-        self.cast.start("read", "viewer", 0)
+        self.cast.start(self.kinds["ui"], "ui", pause)
+        self.cast.start(self.kinds["daemon"], "daemon", pause)
+        self.cast.start(self.kinds["viewer"], "viewer", 0)
         wait_until(lambda: len(self.cast.seen("viewer")) > 20, self.cast.said)
         assert rig.parity().verdict == "equal"
 
@@ -55,9 +63,7 @@ class Stage:
             child = self.cast.children[victim]
             child.kill()
             child.wait()
-            self.cast.start(
-                "read" if victim == "viewer" else "write", victim, 0 if victim == "viewer" else 0.02 if RUNS else 0.002
-            )
+            self.cast.start(self.kinds[victim], victim, 0 if victim == "viewer" else 0.02 if RUNS else 0.002)
 
     def killed_operator(self, name: str, side: str, to: str, point: str) -> None:
         """The command, killed at that point."""
@@ -110,10 +116,12 @@ def fault(stage: Stage, victim: str, point: str, move: tuple[str, str, str], mon
     stage.cast.until_made(*move)
 
 
-@pytest.mark.parametrize("victim", VICTIMS)
-def test_kills_during_a_round(rig: Rig, victim: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("victim", "kind"), [*((name, "plain") for name in VICTIMS), ("viewer", "asyncio"), ("ui", "asyncio")]
+)
+def test_kills_during_a_round(rig: Rig, victim: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """There and back, with a kill during each of the four switches, each at another step."""
-    stage = Stage(rig)
+    stage = Stage(rig, kind)
     turn = VICTIMS.index(victim)
     for i, move in enumerate(ROUND[: 2 if victim == "operator" else 4]):  # his absence is noticed after five seconds
         fault(stage, victim, STEPS[(2 * i + turn) % len(STEPS)], move, monkeypatch)
@@ -122,12 +130,13 @@ def test_kills_during_a_round(rig: Rig, victim: str, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.skipif(not RUNS, reason="make soak runs it")
-def test_fault_campaign(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_fault_campaign(rig: Rig, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every victim at every step of every switch, in an order of chance, as often as BRIDGE_FAULTS says."""
     chance = random.Random(RUNS)
     every = list(product(STEPS, VICTIMS))
     chance.shuffle(every)
-    stage, done = Stage(rig), 0
+    stage, done = Stage(rig, kind), 0
     while done < RUNS:
         for move in ROUND:
             point, victim = every[done % len(every)]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import _thread
+import asyncio
 import os
 import signal
 import sys
 from pathlib import Path
 from threading import Event, Thread
 
-from bridge import open_log
+from bridge import aio, open_log
 
 
 def write(config: str, name: str, note: Path, pause: float, first: int) -> None:
@@ -66,6 +67,61 @@ def both(config: str, name: str, note: Path, pause: float, first: int) -> None:
         talker.join()
 
 
+def write_async(config: str, name: str, note: Path, pause: float, first: int) -> None:
+    """As `write`, in an event loop; each third message is begun in a task that is cancelled, and noted if it is there.
+
+    A number whose `append` was cancelled is noted nowhere, and may be in the log or not: readers drop it.
+    """
+
+    async def act() -> None:
+        stop = stopping()
+        async with aio.open_log("hestai-message", name, config=config) as log:
+            with note.open("a") as done:
+                number = first
+                while not stop.is_set():
+                    if number % 3 == 0:
+                        trying = asyncio.create_task(log.append("tried", f"t{number}"))
+                        await asyncio.sleep(0)
+                        trying.cancel()
+                        await asyncio.gather(trying, return_exceptions=True)
+                    await log.append("count", str(number))
+                    done.write(f"{number}\n")
+                    done.flush()
+                    number += 1
+                    await asyncio.sleep(pause)
+
+    asyncio.run(act())
+
+
+def read_async(config: str, name: str, note: Path, pause: float) -> None:
+    """As `read`, in an event loop; the wait for a message is cancelled again and again."""
+
+    async def act() -> None:
+        stop = stopping()
+        fd = os.open(note, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        async with aio.open_log("hestai-message", name, config=config, claim_after=1.0) as log:
+            follower = log.follow()
+            while not stop.is_set():
+                try:
+                    message = await asyncio.wait_for(anext(follower), 0.05)
+                except TimeoutError:
+                    continue
+                told = f"{message.role} {message.text} {int(message.redelivered)} {log.reads} {message.position}\n"
+                os.write(fd, told.encode())
+                await asyncio.sleep(pause)
+            await follower.acknowledge()
+
+    asyncio.run(act())
+
+
+def stopping() -> asyncio.Event:
+    """Set by SIGTERM, in the loop that runs."""
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    print(f"ready {os.getpid()}", flush=True)
+    return stop
+
+
 def on_signal(number: int, event: Event) -> None:
     """The signal sets the event, in a thread: what it interrupted may be holding the lock that `set` needs."""
     signal.signal(number, lambda number, frame: _thread.start_new_thread(event.set, ()))
@@ -84,8 +140,10 @@ def main(args: list[str]) -> None:
     kind, config, name, note, pause, *rest = args
     if kind == "both":
         both(config, name, Path(note), float(pause), int(rest[0]))
-    elif kind == "write":
-        write(config, name, Path(note), float(pause), int(rest[0]))
+    elif kind in ("write", "write-async"):
+        {"write": write, "write-async": write_async}[kind](config, name, Path(note), float(pause), int(rest[0]))
+    elif kind == "read-async":
+        read_async(config, name, Path(note), float(pause))
     else:
         read(config, name, Path(note), float(pause))
 
