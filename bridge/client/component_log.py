@@ -22,6 +22,7 @@ from bridge.client.message import Message
 from bridge.client.read_routing import ReadRouting
 from bridge.client.read_side import worker_slot
 from bridge.client.replay import milliseconds
+from bridge.client.rotation import NEVER, Rotation
 from bridge.client.shared_worker import Among
 from bridge.client.write_routing import WriteRouting
 from bridge.core.config import Settings
@@ -48,7 +49,7 @@ class Log:
     def __init__(
         self, settings: Settings, mapping: Mapping, component: str, *, at_end: bool = False,
         on_state: Callable[[str], object] | None = None, claim_ms: int = CLAIM_MS, most: int = MOST_DELIVERIES,
-        among: Among | None = None,
+        among: Among | None = None, rotation: Rotation = NEVER,
     ) -> None:  # fmt: skip
         if not mapping.kind.lines:
             kind = mapping.source.kind
@@ -71,7 +72,7 @@ class Log:
         if among is not None and not marks.begun and not marks.places and most_known.epoch < among.modes.epoch:
             most_known = among.modes  # of a stream that it never met it knows what holds for all of them
         self._writing = WriteRouting(self._shared, component, self._folder, self._dial, most_known, vouched,
-                                lambda: self.coordinator.unheard)  # fmt: skip
+                                lambda: self.coordinator.unheard, rotation)  # fmt: skip
         self.coordinator = Coordinator(
             self._shared.components, component, self._dial if among is None else among.dial, most_known, self._shown,
             self._switched, self._work, on_state or (lambda state: None), vouched.dead,
@@ -127,6 +128,13 @@ class Log:
         Time and role are put in where the mapping looks for them and the object has none. Raises as `append`.
         """
         self._append(*self._composer.json(value, role))
+
+    def append_text(self, type: str, text: str, *, role: str, moment: datetime) -> None:
+        """Appends a message of any text, of several lines too, in the form of the log's mapping, as `append` does.
+
+        `moment`: its time, with a time zone. Raises as `append`.
+        """
+        self._append(*self._composer.text(type, text, role, moment))
 
     def _append(self, role: str, values: Values) -> None:
         self._check()

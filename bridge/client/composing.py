@@ -36,12 +36,24 @@ class Composer:
     ) -> tuple[str, Values]:
         """Composes a message of its parts; returns its role, and its fields by name. Raises ConfigError."""
         role = role if role is not None else self._settings.role_of(self._component)
-        timestamp = timestamp if timestamp is not None else self._stamp()
+        timestamp = timestamp if timestamp is not None else self._stamp(self._now())
         values = {b"role": role.encode(), b"timestamp": timestamp.encode(), b"type": type.encode(),
                   b"data": data.encode() if isinstance(data, str) else data}  # fmt: skip
         return role, values | {
             name.encode(): value.encode() if isinstance(value, str) else value for name, value in fields.items()
         }
+
+    def text(self, type: str, text: str, role: str, moment: datetime) -> tuple[str, Values]:
+        """Composes a message of text that may have several lines, at a moment; returns its role, and its fields.
+
+        A mapping of JSON gets an object with the text as `message`; one that reads no further lines has the text on one
+        line, with `\\n` for its newlines. Raises TargetError, ConfigError.
+        """
+        if self._mapping.of_json:
+            return self._object({"message": text}, role, {"type": type, "timestamp": self._json_stamp(moment)})
+        if not self._mapping.format.continuation:
+            text = text.replace("\n", "\\n")
+        return self.message(type, text, role, self._stamp(moment), {})
 
     def line(self, line: bytes, role: str | None) -> tuple[str, Values]:
         """Composes a message of the line that it is to be; returns its role, and its fields by name.
@@ -67,28 +79,32 @@ class Composer:
         The time, and the component's role, are put in where the mapping looks for them and the object has none. Raises
         TargetError: that is no message of the mapping; ConfigError: the mapping's lines are no JSON.
         """
-        name = self._mapping.name
         if not self._mapping.of_json:
-            raise ConfigError(
-                f"the lines of mapping '{name}' are no JSON", hint="append(type, json.dumps(…)) writes it"
-            )
-        whole = dict(value)
-        for part, put in (("timestamp", self._json_stamp), ("role", lambda: role or self._only_role())):
+            said = f"the lines of mapping '{self._mapping.name}' are no JSON"
+            raise ConfigError(said, hint="append(type, json.dumps(…))")
+        return self._object(value, role, {"timestamp": self._json_stamp(self._now())})
+
+    def _object(
+        self, value: MappingType[str, Any], role: str | None, told: MappingType[str, object]
+    ) -> tuple[str, Values]:
+        """Composes a message of a JSON object, with what is `told` and the role put in where the object has none."""
+        name, whole = self._mapping.name, dict(value)
+        for part, put in {**told, "role": role or self._only_role()}.items():
             section = getattr(self._mapping.message, part)
             rule = section.rule("x") if section is not None else None
             if rule is not None and rule.const is None and rule.pointers and not _tells(whole, rule.pointers):
-                _put(whole, rule.pointers[0], put())
+                _put(whole, rule.pointers[0], put)
         try:
             line = json.dumps(whole, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
         except (TypeError, ValueError) as error:
             raise TargetError(f"the object is no JSON: {error}", where=name) from None
         return self.line(line, role)
 
-    def _stamp(self) -> str:
-        return shown_time(self._mapping.format.timestamp, self._mapping.format.timezone, self._now())
+    def _stamp(self, moment: datetime) -> str:
+        return shown_time(self._mapping.format.timestamp, self._mapping.format.timezone, moment)
 
-    def _json_stamp(self) -> str | float:
-        pattern, stamp = self._mapping.format.timestamp, self._stamp()
+    def _json_stamp(self, moment: datetime) -> str | float:
+        pattern, stamp = self._mapping.format.timestamp, self._stamp(moment)
         return stamp if pattern not in EPOCHS else float(stamp) if "." in stamp else int(stamp)
 
     def _only_role(self) -> str | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
+from bridge.client.rotation import Rotation
 from bridge.core.errors import ConfigError, TargetError
 from bridge.files.appender import Appender
 from bridge.kinds.mapping_context import MappingContext
@@ -22,8 +24,9 @@ class FileWriter:
     `wait` waits so many seconds.
     """
 
-    def __init__(self, shared: MappingContext, wait: Callable[[float], object]) -> None:
+    def __init__(self, shared: MappingContext, wait: Callable[[float], object], rotation: Rotation) -> None:
         self._shared = shared
+        self._rotation = rotation
         self._wait = wait
         self._files: dict[str, Appender] = {}
         self._owed: dict[str, tuple[bytes, bytes, int]] = {}
@@ -49,7 +52,7 @@ class FileWriter:
         Returns the appender of the file, and where the line ends in it. Raises TargetError: the message is not written;
         or, as the hint then says, only begun, and its line is finished with the next one.
         """
-        file = self._file(name)
+        file = self._turned(name, len(line) + 1)
         locks = self._shared.mapping.mirror is not None and self._shared.mapping.mirror.lock == "flock"
         while locks and not file.try_lock():
             self._wait(LINE_END_PAUSE)
@@ -58,6 +61,20 @@ class FileWriter:
         finally:
             if locks:
                 file.unlock()
+
+    def _turned(self, name: str, more: int) -> Appender:
+        """Returns the appender of the file writer's file, after a rotation where one is due: one program makes it."""
+        file = self._file(name)
+        if not self._rotation.is_due(file, more, time.time()) or name in self._owed or not file.ends_whole():
+            return file
+        while not file.try_lock():
+            self._wait(LINE_END_PAUSE)
+        try:
+            if file.still_there():
+                self._rotation.rotate(file)
+        finally:
+            file.unlock()
+        return self._file(name)
 
     def finish(self, name: str) -> None:
         """Finishes the line of the file writer that a full disk cut off, if there is one. Raises TargetError."""
@@ -112,7 +129,7 @@ class FileWriter:
             if piece.is_file() and piece.stat().st_ino == inode:
                 with piece.open("rb") as file:
                     file.seek(since)
-                    return any(raw == line + b"\n" for raw in file)
+                    return b"\n" + line + b"\n" in b"\n" + file.read()
         return False
 
     def _file(self, name: str) -> Appender:

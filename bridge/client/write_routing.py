@@ -12,11 +12,13 @@ from threading import Condition
 from bridge.client.carried_still import FileVoucher
 from bridge.client.file_writer import FileWriter
 from bridge.client.outbox import Outbox
+from bridge.client.rotation import Rotation
 from bridge.client.stream_writer import StreamAppender
 from bridge.core.codecs import Codec
+from bridge.core.codecs.multiline import MultilineCodec
 from bridge.core.errors import BridgeError, ConfigError, RedisLost, RedisRefused, TargetError
 from bridge.core.logger import logger
-from bridge.core.model import Checkpoint, Fingerprint, Row, hex_digest, paired
+from bridge.core.model import Checkpoint, Fingerprint, Row, hex_digest, paired, shown
 from bridge.files.generation import TAIL
 from bridge.kinds.mapping_context import MappingContext
 from bridge.streams.components import BOTH, FILE, REDIS, WRITES, ComponentModes
@@ -52,7 +54,7 @@ class WriteRouting:
 
     def __init__(
         self, shared: MappingContext, component: str, folder: Path, dial: Callable[[], Connection],
-        modes: ComponentModes, vouched: FileVoucher, since: Callable[[], float],
+        modes: ComponentModes, vouched: FileVoucher, since: Callable[[], float], rotation: Rotation,
     ) -> None:  # fmt: skip
         self.mode = modes.writes
         self._since = since
@@ -62,7 +64,7 @@ class WriteRouting:
         self._shared = shared
         self._component = component
         self._turn = Condition()
-        self._file = FileWriter(shared, time.sleep)
+        self._file = FileWriter(shared, time.sleep, rotation)
         self._stream = StreamAppender(
             shared.keys, folder, component, shared.mapping.name, dial,
             replicas=shared.settings.replicas, replicas_timeout=shared.settings.replicas_timeout,
@@ -142,9 +144,12 @@ class WriteRouting:
         if unknown:
             raise ConfigError(f"messages of mapping '{self._shared.mapping.name}' have no field '{unknown[0]}'")
         row = tuple(values.get(field, b"") for field in codec.fields)
-        line = codec.encode(row)
+        line = codec.whole(row) if isinstance(codec, MultilineCodec) else codec.encode(row)
         if isinstance(line, str):
-            raise TargetError(f"the message makes no line: {line}", where=name)
+            tried = ", ".join(
+                f"{field.decode()} {shown(value, 60)}" for field, value in zip(codec.fields, row, strict=True)
+            )
+            raise TargetError(f"the message makes no line: {line}", where=name, hint=f"tried: {tried}")
         mapping, limit = self._shared.mapping, self._shared.mapping.format.max_line_bytes
         if len(line) > limit:
             raise TargetError(f"the message makes a line of {len(line)} bytes, the limit is {limit}", where=name)

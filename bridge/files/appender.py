@@ -37,6 +37,10 @@ class Appender:
         """Returns the size in bytes of the appender's file. Raises TargetError."""
         return self._stat().st_size
 
+    def written(self) -> float:
+        """Returns when the appender's file was written to last, in seconds since 1970. Raises TargetError."""
+        return self._stat().st_mtime
+
     @property
     def nameless(self) -> bool:
         """Whether no name leads to the appender's open file any more, so that lines appended to it would be lost.

@@ -30,6 +30,7 @@ RUNS = int(os.environ.get("BRIDGE_FAULTS", "0"))
 
 KINDS = {
     "plain": {"viewer": "read", "ui": "write", "daemon": "write"},
+    "logging": {"viewer": "read", "ui": "write-log", "daemon": "write-log"},
     "asyncio": {"viewer": "read-async", "ui": "write-async", "daemon": "write"},
 }
 """What each component of a stage is, by the stage's kind."""
@@ -117,7 +118,8 @@ def fault(stage: Stage, victim: str, point: str, move: tuple[str, str, str], mon
 
 
 @pytest.mark.parametrize(
-    ("victim", "kind"), [*((name, "plain") for name in VICTIMS), ("viewer", "asyncio"), ("ui", "asyncio")]
+    ("victim", "kind"),
+    [*((name, "plain") for name in VICTIMS), ("viewer", "asyncio"), ("ui", "asyncio"), ("ui", "logging")],
 )
 def test_kills_during_a_round(rig: Rig, victim: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """There and back, with a kill during each of the four switches, each at another step."""

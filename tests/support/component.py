@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import _thread
 import asyncio
+import logging
 import os
 import signal
 import sys
 from pathlib import Path
 from threading import Event, Thread
 
-from bridge import aio, open_log
+from bridge import BridgeHandler, aio, open_log
 
 
 def write(config: str, name: str, note: Path, pause: float, first: int) -> None:
@@ -65,6 +66,32 @@ def both(config: str, name: str, note: Path, pause: float, first: int) -> None:
                 told = f"{message.role} {message.text} {int(message.redelivered)} {log.reads} {message.position}\n"
                 os.write(fd, told.encode())
         talker.join()
+
+
+class StrictHandler(BridgeHandler):
+    """A handler that raises what `logging` would print."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exception()
+        assert error is not None
+        raise error
+
+
+def write_log(config: str, name: str, note: Path, pause: float, first: int) -> None:
+    """As `write`, by `logging`."""
+    stop = stopped()
+    handler = StrictHandler("hestai-message", name, config=config)
+    log = logging.Logger(name)
+    log.addHandler(handler)
+    with note.open("a") as done:
+        number = first
+        while not stop.is_set():
+            log.info("%d", number)
+            done.write(f"{number}\n")
+            done.flush()
+            number += 1
+            stop.wait(pause)
+    handler.close()
 
 
 def write_async(config: str, name: str, note: Path, pause: float, first: int) -> None:
@@ -135,13 +162,16 @@ def stopped() -> Event:
     return stop
 
 
+WRITERS = {"write": write, "write-async": write_async, "write-log": write_log}
+
+
 def main(args: list[str]) -> None:
     """KIND CONFIG NAME NOTE PAUSE [FIRST]."""
     kind, config, name, note, pause, *rest = args
     if kind == "both":
         both(config, name, Path(note), float(pause), int(rest[0]))
-    elif kind in ("write", "write-async"):
-        {"write": write, "write-async": write_async}[kind](config, name, Path(note), float(pause), int(rest[0]))
+    elif kind in WRITERS:
+        WRITERS[kind](config, name, Path(note), float(pause), int(rest[0]))
     elif kind == "read-async":
         read_async(config, name, Path(note), float(pause))
     else:

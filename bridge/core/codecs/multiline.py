@@ -42,6 +42,17 @@ class MultilineCodec(Codec):
         """Encodes many rows with the inner codec: the mirror never writes multiline messages, but one line each."""
         return self._inner.encode_all(rows)
 
+    def whole(self, row: Row) -> bytes | str:
+        """Encodes a row as a message of several lines, as programs write them that the codec reads.
+
+        As one line, like `encode`, where a further line would begin a message or is empty at the end.
+        """
+        first, newline, rest = row[3].partition(b"\n")
+        if not newline or not rest.strip() or rest.endswith(b"\n") or any(self.begins(rest.split(b"\n"))):
+            return self.encode(row)
+        line = self._inner.encode((*row[:3], first, *row[4:]))
+        return line if isinstance(line, str) else line + newline + rest
+
     def encode(self, row: Row) -> bytes | str:
         """Encodes a row with the inner codec: the mirror never writes a multiline message, but one line."""
         return self._inner.encode(row)
