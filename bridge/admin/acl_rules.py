@@ -32,11 +32,11 @@ BRIDGE = (
 
 COMPONENT = (
     "eval", "exists", "hdel", "hget", "hset", "hvals", "publish", "xack", "xadd", "xautoclaim", "xclaim",
-    "xgroup|create", "xinfo|groups", "xpending", "xrange", "xreadgroup",
+    "xgroup|create", "xinfo|groups", "xinfo|stream", "xpending", "xrange", "xreadgroup",
 )  # fmt: skip
 
 
-SEVERAL = ("hgetall", "psubscribe", "scan", "xinfo|stream", "xread")
+SEVERAL = ("hgetall", "psubscribe", "scan", "xread")
 """The commands that a component needs besides to read several streams in one loop."""
 
 ALL_HOSTS = ("exists", "get", "hgetall", "scan", "xinfo|stream", "xrange")

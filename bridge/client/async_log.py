@@ -178,20 +178,24 @@ class AsyncLog(_Base[Log]):
         return self._log.writes
 
     async def append(self, type: str, data: str | bytes, *, role: str | None = None, timestamp: str | None = None,
-                     **fields: str | bytes) -> None:  # fmt: skip
+                     durable: bool = False, **fields: str | bytes) -> None:  # fmt: skip
         """Appends a message, as `Log.append` does.
 
         A cancelled call has appended it whole or not at all, and is over when CancelledError is raised.
         """
-        await self._writer.do(lambda: self._log.append(type, data, role=role, timestamp=timestamp, **fields))
+        await self._writer.do(
+            lambda: self._log.append(type, data, role=role, timestamp=timestamp, durable=durable, **fields)
+        )
 
-    async def append_line(self, line: bytes, *, role: str | None = None) -> None:
+    async def append_line(self, line: bytes, *, role: str | None = None, durable: bool = False) -> None:
         """Appends a message that is given as its line, as `Log.append_line` does."""
-        await self._writer.do(lambda: self._log.append_line(line, role=role))
+        await self._writer.do(lambda: self._log.append_line(line, role=role, durable=durable))
 
-    async def append_json(self, value: MappingType[str, Any], *, role: str | None = None) -> None:
+    async def append_json(
+        self, value: MappingType[str, Any], *, role: str | None = None, durable: bool = False
+    ) -> None:
         """Appends a message that is given as its JSON object, as `Log.append_json` does."""
-        await self._writer.do(lambda: self._log.append_json(value, role=role))
+        await self._writer.do(lambda: self._log.append_json(value, role=role, durable=durable))
 
     def follow(
         self, *, since: datetime | str | float | None = None, idle: float | None = None, timeout: float | None = None
@@ -216,10 +220,12 @@ class AsyncLogSet(_Base[LogSet]):
         return self._log.reads(stream)
 
     async def append(self, type: str, data: str | bytes, *, stream: str, role: str | None = None,
-                     timestamp: str | None = None, **fields: str | bytes) -> None:  # fmt: skip
+                     timestamp: str | None = None, durable: bool = False, **fields: str | bytes) -> None:  # fmt: skip
         """Appends a message to a stream's log, as `AsyncLog.append` does."""
         await self._writer.do(
-            lambda: self._log.append(type, data, stream=stream, role=role, timestamp=timestamp, **fields)
+            lambda: self._log.append(
+                type, data, stream=stream, role=role, timestamp=timestamp, durable=durable, **fields
+            )
         )
 
     async def append_line(self, line: bytes, *, stream: str, role: str | None = None) -> None:

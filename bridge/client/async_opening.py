@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Generator, Sequence
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar, overload
@@ -10,6 +11,7 @@ from typing import Any, Generic, TypeVar, overload
 from bridge.client import opening
 from bridge.client.async_log import AsyncLog, AsyncLogSet, in_loop
 from bridge.client.component_log import CLAIM_MS, MOST_DELIVERIES, Log
+from bridge.client.rotation import NEVER, Rotation
 from bridge.client.worker_thread import WorkerThread
 
 A = TypeVar("A", AsyncLog, AsyncLogSet)
@@ -50,23 +52,27 @@ class Opening(Awaitable[A], Generic[A]):
 @overload
 def open_log(
     mapping: str, component: str, *, config: str | Path | None = None, redis: str | None = None,
-    start: str = "beginning", on_state: Callable[[str], object] | None = None, claim_after: float = CLAIM_MS / 1000,
-    set_aside_after: int = MOST_DELIVERIES, streams: None = None,
+    start: str | datetime | int = "beginning", on_state: Callable[[str], object] | None = None,
+    claim_after: float = CLAIM_MS / 1000, set_aside_after: int = MOST_DELIVERIES,
+    streams: None = None, rotation: Rotation = ..., durable: bool = False,
 ) -> Opening[AsyncLog]: ...  # fmt: skip
 
 
 @overload
 def open_log(
     mapping: str, component: str, *, config: str | Path | None = None, redis: str | None = None,
-    start: str = "beginning", on_state: Callable[[str], object] | None = None, claim_after: float = CLAIM_MS / 1000,
-    set_aside_after: int = MOST_DELIVERIES, streams: str | Sequence[str],
+    start: str | datetime | int = "beginning", on_state: Callable[[str], object] | None = None,
+    claim_after: float = CLAIM_MS / 1000, set_aside_after: int = MOST_DELIVERIES,
+    streams: str | Sequence[str],
 ) -> Opening[AsyncLogSet]: ...  # fmt: skip
 
 
 def open_log(
     mapping: str, component: str, *, config: str | Path | None = None, redis: str | None = None,
-    start: str = "beginning", on_state: Callable[[str], object] | None = None, claim_after: float = CLAIM_MS / 1000,
-    set_aside_after: int = MOST_DELIVERIES, streams: str | Sequence[str] | None = None,
+    start: str | datetime | int = "beginning", on_state: Callable[[str], object] | None = None,
+    claim_after: float = CLAIM_MS / 1000, set_aside_after: int = MOST_DELIVERIES,
+    streams: str | Sequence[str] | None = None, rotation: Rotation = NEVER,
+    durable: bool = False,
 ) -> Opening[AsyncLog] | Opening[AsyncLogSet]:  # fmt: skip
     """Opens a mapping's log for an asyncio component, as `bridge.open_log` does for any other.
 
@@ -74,5 +80,6 @@ def open_log(
     awaited.
     """
     options = {"mapping": mapping, "config": config, "redis": redis, "start": start, "on_state": on_state,
-               "claim_after": claim_after, "set_aside_after": set_aside_after, "streams": streams}  # fmt: skip
+               "claim_after": claim_after, "set_aside_after": set_aside_after, "streams": streams,
+               "rotation": rotation, "durable": durable}  # fmt: skip
     return Opening(component, options)

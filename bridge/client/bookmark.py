@@ -59,6 +59,11 @@ class SourcePosition:
         first = next((generation for generation in self.generations if not generation.closed), None)
         return None if first is None else Position(first.number, first.at.offset)
 
+    @property
+    def is_moved(self) -> bool:
+        """Whether the component has read anything of a source, or passed over it, by its bookmark."""
+        return any(generation.closed or generation.at.offset for generation in self.generations)
+
     def has_read(self, at: Position) -> bool:
         """Whether the component has read the message that begins at a position of a source, by its bookmark."""
         if not self.generations or at.generation > self.generations[-1].number:
@@ -161,6 +166,7 @@ class Bookmark:
     """
 
     def __init__(self, state_dir: Path, component: str, mapping: str) -> None:
+        self.component = component
         self.path = state_dir / "components" / component / f"{mapping}.bookmark"
         self.marks = BookmarkState()
         self._lock = -1

@@ -24,6 +24,7 @@ from bridge.client.read_side import worker_slot
 from bridge.client.replay import milliseconds
 from bridge.client.rotation import NEVER, Rotation
 from bridge.client.shared_worker import Among
+from bridge.client.start import BEGINNING, Start
 from bridge.client.write_routing import WriteRouting
 from bridge.core.config import Settings
 from bridge.core.errors import BridgeError, ConfigError, NotYet, RedisLost, RedisRefused
@@ -47,15 +48,16 @@ class Log:
     """
 
     def __init__(
-        self, settings: Settings, mapping: Mapping, component: str, *, at_end: bool = False,
+        self, settings: Settings, mapping: Mapping, component: str, *, start: Start = BEGINNING,
         on_state: Callable[[str], object] | None = None, claim_ms: int = CLAIM_MS, most: int = MOST_DELIVERIES,
-        among: Among | None = None, rotation: Rotation = NEVER,
+        among: Among | None = None, rotation: Rotation = NEVER, durable: bool = False,
     ) -> None:  # fmt: skip
         if not mapping.kind.lines:
             kind = mapping.source.kind
             raise ConfigError(f"mapping '{mapping.name}' is of kind '{kind}', and open_log is for logs")
         self.component = component
         self._closed = self._stopped = False
+        self._durable = durable
         self._settings = settings
         self._mapping = mapping
         self._shared = MappingContext(mapping, settings)
@@ -77,10 +79,8 @@ class Log:
             self._shared.components, component, self._dial if among is None else among.dial, most_known, self._shown,
             self._switched, self._work, on_state or (lambda state: None), vouched.dead,
         )  # fmt: skip
-        whence = ReadRouting(
-            self._shared, settings, component, bookmark, self.coordinator, self._dial, vouched, at_end=at_end
-        )
-        delivery = Delivery(at_end, claim_ms, most, GROUP_BLOCK_MS if among is None else 0)
+        whence = ReadRouting(self._shared, settings, component, bookmark, self.coordinator, self._dial, vouched, start)
+        delivery = Delivery(start, claim_ms, most, GROUP_BLOCK_MS if among is None else 0)
         self.reader = ComponentReader(self._shared, component, self._folder, bookmark, self.coordinator, whence,
                                       self._dial, delivery, lambda: self._closed)  # fmt: skip
         self._shown.position = self.reader.position
@@ -107,27 +107,28 @@ class Log:
     # -- writing ---------------------------------------------------------------------------------------------
 
     def append(self, type: str, data: str | bytes, *, role: str | None = None, timestamp: str | None = None,
-               **fields: str | bytes) -> None:  # fmt: skip
+               durable: bool = False, **fields: str | bytes) -> None:  # fmt: skip
         """Appends a message to the log; on return the message is in the file, the stream, or on disk on its way there.
 
-        `role`: the component's, where it has one alone in bridge.toml; `timestamp`: now. Raises TargetError,
-        ConfigError, BridgeError: the message is nowhere.
+        `role`: the component's, where it has one alone in bridge.toml; `timestamp`: now. `durable`: on return it is on
+        disk in any case, this machine's or the server's, or on the replicas that bridge.toml waits for. Raises
+        TargetError, ConfigError, BridgeError: the message is nowhere; Unfit: the server cannot say what is on its disk.
         """
-        self._append(*self._composer.message(type, data, role, timestamp, fields))
+        self._append(*self._composer.message(type, data, role, timestamp, fields), durable=durable)
 
-    def append_line(self, line: bytes, *, role: str | None = None) -> None:
+    def append_line(self, line: bytes, *, role: str | None = None, durable: bool = False) -> None:
         """Appends a message that is given as its line, a newline behind it or none, as `append` does.
 
         `role`: where the line does not tell it and the component has several. Raises as `append`.
         """
-        self._append(*self._composer.line(line, role))
+        self._append(*self._composer.line(line, role), durable=durable)
 
-    def append_json(self, value: MappingType[str, Any], *, role: str | None = None) -> None:
+    def append_json(self, value: MappingType[str, Any], *, role: str | None = None, durable: bool = False) -> None:
         """Appends a message that is given as its JSON object, as `append` does, to a log of JSON lines.
 
         Time and role are put in where the mapping looks for them and the object has none. Raises as `append`.
         """
-        self._append(*self._composer.json(value, role))
+        self._append(*self._composer.json(value, role), durable=durable)
 
     def append_text(self, type: str, text: str, *, role: str, moment: datetime) -> None:
         """Appends a message of any text, of several lines too, in the form of the log's mapping, as `append` does.
@@ -136,10 +137,10 @@ class Log:
         """
         self._append(*self._composer.text(type, text, role, moment))
 
-    def _append(self, role: str, values: Values) -> None:
+    def _append(self, role: str, values: Values, *, durable: bool = False) -> None:
         self._check()
         self.coordinator.wait_first()
-        self._writing.append(role, values)
+        self._writing.append(role, values, durable=durable or self._durable)
 
     # -- reading ---------------------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from bridge.client.message import Message
 from bridge.client.read_routing import ReadRouting
 from bridge.client.read_side import FileSide, GroupSide, InFlight, ReadSide
 from bridge.client.replay import from_files, from_stream
+from bridge.client.start import Start
 from bridge.core.errors import BridgeError
 from bridge.core.logger import logger
 from bridge.core.model import format_id
@@ -28,13 +29,13 @@ from bridge.streams.connect import Connection
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """How a component's reader delivers: from where at the first start, and what becomes of what nobody acknowledges.
+    """How a component's reader delivers, and what becomes of what nobody acknowledges.
 
-    `at_end`: from the end of the log; `claim_ms`: milliseconds after which another worker's message is taken over;
+    `start`: from where at the first start; `claim_ms`: milliseconds after which another worker's message is taken over;
     `most`: deliveries after which it is set aside; `block_ms`: how long a request for new entries waits for some.
     """
 
-    at_end: bool
+    start: Start
     claim_ms: int
     most: int
     block_ms: int = GROUP_BLOCK_MS
@@ -211,7 +212,7 @@ class ComponentReader:
         self.leave()
         side: ReadSide
         if modes.reads == FILE:
-            side = FileSide(self._shared, self.bookmark, time.time, at_end=self._delivery.at_end)
+            side = FileSide(self._shared, self.bookmark, time.time, self._delivery.start)
         else:
             connection = self._dial()
             side = GroupSide(

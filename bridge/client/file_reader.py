@@ -7,8 +7,10 @@ from dataclasses import dataclass, field, replace
 
 from bridge.client.bookmark import Bookmark, SourcePosition
 from bridge.client.message import Message, made
+from bridge.client.start import Start
 from bridge.core.codecs import Codec
 from bridge.core.codecs.multiline import MultilineCodec
+from bridge.core.errors import ConfigError
 from bridge.core.logger import logger
 from bridge.core.model import Fingerprint, Position, hex_digest
 from bridge.files.closed_generations import KEPT_LATE
@@ -80,22 +82,61 @@ class FileReader:
         self._heads = _Heads()
         self._turn = 0
 
-    def begin_at_end(self) -> None:
-        """Notes in the component's bookmark that the file reader has read all that stands in the files now."""
-        for name in self._names():
-            source = self._source(name)
-            source.tail.look()
-            while source.tail.finish() is not None:
-                pass
-            self._know(name, source.tail)
-            last = source.tail.first()
-            if last is None:
-                continue
-            end = last.size()
-            back = source.tail.read(last, min(end, self._limit), max(0, end - self._limit))
-            source.tail.pass_over(last, end - (len(back) - back.rfind(b"\n") - 1))
-            self._bookmark.note(name, last.number, last.fingerprint())
+    def begin(self, start: Start) -> None:
+        """Notes in the component's bookmark that the file reader has read what stands before the start.
+
+        The file reader is of no use after that, but to be closed. Raises ConfigError: that is no place in the files.
+        """
+        if start.entry is not None:
+            said = "a component that reads files cannot start at an entry"
+            raise ConfigError(said, hint="`bridge locate` tells its place in the file")
+        names = self._names()
+        if start.offset is not None and len(names) != 1:
+            raise ConfigError(f"an offset names no place in {len(names)} logs", hint="say a time")
+        for name in names:
+            if start.ms is not None:
+                self._pass_until(name, start.ms)
+            elif start.at_end or start.offset is not None:
+                self._pass_to(name, start.offset)
         self._bookmark.save()
+
+    def _pass_to(self, name: str, offset: int | None) -> None:
+        """Passes over all generations of a log and the current one up to a line at an offset; None: up to its end."""
+        source = self._source(name)
+        source.tail.look()
+        while source.tail.finish() is not None:
+            pass
+        self._know(name, source.tail)
+        last = source.tail.first()
+        if last is None:
+            return
+        end = last.size() if offset is None else offset
+        back = source.tail.read(last, min(end, self._limit), max(0, end - self._limit))
+        whole = end - (len(back) - back.rfind(b"\n") - 1)
+        if offset is not None and (end > last.size() or whole != end):
+            raise ConfigError(f"no line begins at byte {offset:,}", where=name, hint=f"one begins at {whole:,}")
+        source.tail.pass_over(last, whole)
+        self._bookmark.note(name, last.number, last.fingerprint())
+
+    def _pass_until(self, name: str, ms: int) -> None:
+        """Passes over a log's messages up to the first of this time, in ms since 1970, or later."""
+        source, last = self._source(name), None
+        while found := self._of(name, source):
+            upto = next((i for i, given in enumerate(found) if given.time >= ms), len(found))
+            last = found[upto - 1] if upto else last
+            if upto < len(found):
+                break
+        if last is not None:
+            self._bookmark.note(name, last.number, last.at)
+
+    def waiting(self) -> int:
+        """Counts the bytes of the component's files that the file reader has not read yet. Raises SourceError."""
+        total = 0
+        for name in self._names():
+            tail = self._source(name).tail
+            tail.look()
+            total += sum(generation.left() for generation in tail.pending())
+        return total
 
     def take(self) -> list[DeliveredMessage]:
         """Returns the file reader's next messages, of one source; none when no file has anything new.

@@ -27,6 +27,8 @@ class FileWriter:
     def __init__(self, shared: MappingContext, wait: Callable[[float], object], rotation: Rotation) -> None:
         self._shared = shared
         self._rotation = rotation
+        self.durable = False
+        """Whether a line must be on disk when `append` returns."""
         self._wait = wait
         self._files: dict[str, Appender] = {}
         self._owed: dict[str, tuple[bytes, bytes, int]] = {}
@@ -57,7 +59,10 @@ class FileWriter:
         while locks and not file.try_lock():
             self._wait(LINE_END_PAUSE)
         try:
-            return file, self._written(name, file, line + b"\n")
+            end = self._written(name, file, line + b"\n")
+            if self.durable:
+                file.to_disk()
+            return file, end
         finally:
             if locks:
                 file.unlock()

@@ -23,6 +23,7 @@ from bridge.client.known_streams import KnownStreams
 from bridge.client.message import Message
 from bridge.client.read_side import worker_slot
 from bridge.client.shared_worker import Among
+from bridge.client.start import BEGINNING, Start
 from bridge.core.config import Settings
 from bridge.core.errors import BridgeError, ConfigError, NotYet, RedisLost, RedisRefused, SourceError
 from bridge.core.logger import logger
@@ -56,12 +57,14 @@ class LogSet:
     """
 
     def __init__(
-        self, settings: Settings, mapping: Mapping, component: str, streams: str | Sequence[str], *, at_end: bool,
+        self, settings: Settings, mapping: Mapping, component: str, streams: str | Sequence[str], *, start: Start,
         on_state: Callable[[str], object] | None, claim_ms: int, most: int,
+        durable: bool,
     ) -> None:  # fmt: skip
         self.component = component
         self._settings = replace(settings, families={mapping.name: mapping}, shared={})
-        self._at_end, self._claim_ms, self._most = at_end, claim_ms, most
+        self._start, self._claim_ms, self._most = start, claim_ms, most
+        self._durable = durable
         self._pid = os.getpid()
         self._lock = RLock()
         self._slot = worker_slot(settings.home / "components" / component)
@@ -104,13 +107,13 @@ class LogSet:
     # -- writing ---------------------------------------------------------------------------------------------
 
     def append(self, type: str, data: str | bytes, *, stream: str, role: str | None = None,
-               timestamp: str | None = None, **fields: str | bytes) -> None:  # fmt: skip
+               timestamp: str | None = None, durable: bool = False, **fields: str | bytes) -> None:  # fmt: skip
         """Appends a message to a stream's log, as `Log.append`; a stream of a new name begins with it.
 
         Raises TargetError, ConfigError, BridgeError: the message is nowhere.
         """
         self._check()
-        self._log(stream).append(type, data, role=role, timestamp=timestamp, **fields)
+        self._log(stream).append(type, data, role=role, timestamp=timestamp, durable=durable, **fields)
 
     def append_line(self, line: bytes, *, stream: str, role: str | None = None) -> None:
         """Appends a message that is given as its line to a stream's log, as `Log.append_line` does."""
@@ -130,7 +133,7 @@ class LogSet:
                 raise ConfigError(f"stream '{stream}' is none of those that were opened", hint="say it in `streams`")
             self._find()
             if stream not in self._logs:
-                self._open(self._known.begun(stream), at_end=False)
+                self._open(self._known.begun(stream), BEGINNING)
             return self._logs[stream]
 
     # -- which streams there are -----------------------------------------------------------------------------
@@ -148,7 +151,7 @@ class LogSet:
                 self._drop_servers()
         for log in self._known.named(first=first):
             if self._family.name_of(log) not in self._logs:
-                self._open(log, at_end=self._at_end and first)
+                self._open(log, self._start if first else BEGINNING)
 
     def _drop_servers(self) -> None:
         if self._servers is not None:
@@ -156,11 +159,12 @@ class LogSet:
         self._servers = None
         self._known.scan_anew()
 
-    def _open(self, log: str, *, at_end: bool) -> None:
+    def _open(self, log: str, start: Start) -> None:
         mapping, name = self._family.of(log), self._family.name_of(log)
         among = Among(self._slot, self._coordinators.dial(mapping.stream.key), self._coordinators.default)
         made = Log(
-            self._settings, mapping, self.component, at_end=at_end, claim_ms=self._claim_ms, most=self._most,
+            self._settings, mapping, self.component, start=start, claim_ms=self._claim_ms, most=self._most,
+            durable=self._durable,
             among=among,
         )  # fmt: skip
         with self._lock:

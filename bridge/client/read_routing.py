@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from bridge.client.bookmark import Bookmark, SourcePosition
 from bridge.client.carried_still import FileVoucher
 from bridge.client.coordinator import Coordinator
+from bridge.client.start import Start
 from bridge.core.config import Settings
-from bridge.core.errors import BridgeError, NotYet
+from bridge.core.errors import BridgeError, NotYet, RedisRefused
 from bridge.core.logger import logger
+from bridge.core.wording import counted
 from bridge.kinds.mapping_context import MappingContext
 from bridge.streams.component_groups import announced_position
 from bridge.streams.components import REDIS, ComponentModes
 from bridge.streams.connect import Connection
 from bridge.streams.dial import Backoff
+from bridge.streams.reader import stream_info
 from bridge.streams.retired import ending_of
 
 WRITTEN = 5.0
@@ -27,7 +31,7 @@ class ReadRouting:
 
     def __init__(
         self, shared: MappingContext, settings: Settings, component: str, bookmark: Bookmark, keeper: Coordinator,
-        dial: Callable[[], Connection], vouched: FileVoucher, *, at_end: bool,
+        dial: Callable[[], Connection], vouched: FileVoucher, start: Start,
     ) -> None:  # fmt: skip
         self._shared = shared
         self._settings = settings
@@ -36,7 +40,7 @@ class ReadRouting:
         self._keeper = keeper
         self._dial = dial
         self._vouched = vouched
-        self._at_end = at_end
+        self._start = start
         self._remembered: ComponentModes | None = None
         """The modes in Redis that were written into the bookmark last."""
 
@@ -148,7 +152,21 @@ class ReadRouting:
         if not was_here and self._keeper.known is not None and self._keeper.known.retired:
             told = ending_of(connection, self._shared.keys)  # `bridge purge` has removed its other traces
             was_here = self._component in (told.groups if told is not None else self._vouched.groups())
-        return None if was_here else "$" if self._at_end else "0"
+        if was_here:
+            return None
+        begin = self._start.group_id()
+        if begin != "$":
+            with suppress(RedisRefused):  # an ACL user of before need not have the right to ask
+                self._tell(stream_info(connection, self._shared.keys.stream).length, whole=begin == "0")
+        return begin
+
+    def _tell(self, many: int, *, whole: bool) -> None:
+        """Tells in the log how many entries a component reads as history at its first start."""
+        if many:
+            stream = self._shared.keys.stream.decode(errors="replace")
+            much = f"{'first' if whole else 'up to'} {counted(many, 'entry', 'entries')}"
+            said = "%s reads for the first time, and %s of history in %s; `start` says another place"
+            logger.warning(said, self._component, much, stream)
 
     def remedy(self, modes: ComponentModes) -> str:
         """Names the command that sets from where a component reads on when its consumer group is gone."""

@@ -16,9 +16,11 @@ from bridge.client.bookmark import Bookmark, still_named
 from bridge.client.file_reader import DeliveredMessage, FileReader
 from bridge.client.group_reader import GROUP_BLOCK_MS, DeliveredEntry, GroupGone, GroupReader
 from bridge.client.message import Message, made
+from bridge.client.start import BEGINNING, Start
 from bridge.core.errors import BridgeError, NotYet, RedisLost, RedisRefused
 from bridge.core.logger import logger
 from bridge.core.model import EntryId, format_id, paired
+from bridge.core.wording import counted
 from bridge.kinds.mapping_context import MappingContext
 from bridge.streams.connect import Connection
 
@@ -60,15 +62,23 @@ class FileSide:
 
     name = "file"
 
-    def __init__(self, shared: MappingContext, bookmark: Bookmark, clock: Callable[[], float], *, at_end: bool) -> None:
+    def __init__(self, shared: MappingContext, bookmark: Bookmark, clock: Callable[[], float], start: Start) -> None:
         self._bookmark = bookmark
         marks = bookmark.marks
-        fresh = not marks.places
+        # Where the first start failed, the place to begin at may be said anew.
+        fresh = not marks.begun and not any(place.is_moved for place in marks.places.values())
         if marks.following:  # a worker was killed: the next message of each file may have been given
             marks.unclean = sorted(marks.places)
         self._reader = FileReader(shared, bookmark, clock)
-        if fresh and at_end:
-            self._reader.begin_at_end()
+        if fresh and start != BEGINNING:
+            try:
+                self._reader.begin(start)
+            finally:
+                self._reader.close()
+            self._reader = FileReader(shared, bookmark, clock)
+        if fresh and (much := self._reader.waiting()):
+            said = "%s reads for the first time, and first %s of history in %s; `start` says another place"
+            logger.warning(said, bookmark.component, counted(much, "byte"), shared.mapping.source.path)
         marks.following = marks.begun = True
         bookmark.save()
 

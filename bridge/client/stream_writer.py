@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bridge.client.outbox import Outbox, OutboxMessage, left_behind
-from bridge.core.errors import BridgeError, RedisLost, RedisRefused, ReplicasBehind
+from bridge.core.errors import BridgeError, RedisLost, RedisRefused, ReplicasBehind, Unfit
 from bridge.core.logger import logger
 from bridge.streams.connect import Connection, Refusal, refused
 from bridge.streams.keys import Keys
-from bridge.streams.replicas import wait_for_replicas
+from bridge.streams.replicas import check_disk, wait_for_disk, wait_for_replicas
 from bridge.streams.resp import pack
 
 ADD = b"""local number, last = tonumber(ARGV[2]), tonumber(redis.call('HGET', KEYS[2], ARGV[1]) or '0')
@@ -51,6 +51,8 @@ class StreamAppender:
         self._replicas, self._patience = replicas, replicas_timeout
         self._behind = False
         """Whether the replicas had not what was written last: they are asked, and not waited for, until they have."""
+        self._durable, self._fit = False, False
+        """Whether a message under way, or that waits, has to be on the server's disk; whether the server can say so."""
         self._number = 0
         self._connection: Connection | None = None
         self._outbox = Outbox(folder, mapping)
@@ -81,17 +83,36 @@ class StreamAppender:
         """Closes the stream writer's connection to Redis; the next use connects anew."""
         if self._connection is not None:
             self._connection.close()
-        self._connection = None
+        self._connection, self._fit = None, False
+
+    def be_durable(self) -> None:
+        """Has the next message count as sent only when it is on the server's disk, or on the replicas.
+
+        So do all that wait, if it comes to wait itself. Raises Unfit: the server cannot say so; RedisRefused.
+        """
+        self._durable = True
+        if not self._replicas and not self._fit:
+            try:
+                check_disk(self.connect())
+                self._fit = True
+            except RedisLost:
+                return  # it waits in the outbox, on this disk, or the next server is asked for it
+            except (Unfit, RedisRefused):
+                self._durable = False
+                raise
 
     def send(self, fields: Sequence[bytes]) -> bool:
         """Adds a message to the stream, and returns True; or keeps it in the outbox, and returns False.
 
-        It is kept too while fewer replicas than are wanted have it: what a failover takes back is sent again.
+        It is kept too while fewer replicas than are wanted have it, or the server has it not on its disk where it must:
+        what a failover or a crash takes back is sent again.
 
         Raises RedisLost when there is no connection to be had, and RedisRefused: the message is in neither.
         """
+        durable = self._durable
         if self.waiting and not self.drain():
             return self.keep(fields)
+        self._durable = durable
         connection = self.connect()
         self._number += 1
         try:
@@ -104,6 +125,7 @@ class StreamAppender:
             logger.warning("%s: %s; its messages are kept on disk as well", self._component, error)
             self._outbox.add(self._number, fields, free=False)
             return False
+        self._durable = False
         return True
 
     def keep(self, fields: Sequence[bytes]) -> bool:
@@ -128,6 +150,7 @@ class StreamAppender:
             box.close()
             self._forget(box.session)
         self._earlier = []
+        self._durable = False
         return True
 
     def send_first(self, box: Outbox, part: Sequence[OutboxMessage]) -> None:
@@ -159,6 +182,8 @@ class StreamAppender:
                 self._behind = True
                 raise
             self._behind = False
+        elif self._durable:
+            wait_for_disk(connection, self._patience)
 
     def _forget(self, session: str) -> None:
         """Removes from `bridge:{S}:producers` an ended session of the stream writer with nothing left to send."""

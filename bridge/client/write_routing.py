@@ -79,16 +79,20 @@ class WriteRouting:
         self._why = ""
         """Why the outbox could not be emptied last; empty: it could."""
 
-    def append(self, role: str, values: dict[bytes, bytes]) -> None:
+    def append(self, role: str, values: dict[bytes, bytes], *, durable: bool = False) -> None:
         """Routes one message of a component to the file, the stream, or the outbox on disk.
 
-        Raises TargetError, ConfigError, BridgeError: the message is nowhere.
+        `durable`: it is on a disk on return, of this machine or of the server; or on the replicas that are waited for.
+        Raises Unfit: the server cannot say so; TargetError, ConfigError, BridgeError: the message is nowhere.
         """
         with self._turn:
             if not self._turn.wait_for(lambda: not self._paused, PAUSED):
                 self._paused = ""  # the operator of the switch is gone, and Redis too
             name, row, line = self._row(role, values)
             fields = [part for pair in zip(self._codec(name).fields, row, strict=True) for part in pair]
+            self._file.durable = durable
+            if durable and self.mode != FILE:
+                self._stream.be_durable()
             if self.mode == REDIS:
                 self._to_stream(name, fields, line)
             elif not self._sure or self._since() > HEARD:

@@ -94,6 +94,14 @@ class Appender:
             raise TargetError("cannot be written: nothing went in", where=str(self.path), hint="is the disk full?")
         return written
 
+    def to_disk(self) -> None:
+        """Returns when the appender's file is on disk. Raises TargetError: what was appended stands in the file."""
+        try:
+            os.fsync(self.fd)
+        except OSError as error:
+            said = f"is in the file, and not sure to be on disk: {error.strerror}"
+            raise TargetError(said, where=str(self.path), hint="do not append it again") from None
+
     def position(self) -> int:
         """The offset at which the last write through this appender's descriptor ended, whoever else writes.
 
