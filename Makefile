@@ -20,6 +20,7 @@ check: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --platform darwin bridge
 
 bench: $(VENV)/ready
 	$(BIN)/python -m benchmarks

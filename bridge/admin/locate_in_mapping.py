@@ -76,7 +76,8 @@ class MessageFinder:
     def __init__(self, shared: MappingContext, ledger: Ledger, connection: Connection) -> None:
         self.shared = shared
         self._ledger = ledger
-        self._connection = connection
+        self._connection = self.connection = connection
+        self.stream = shared.keys.stream
         self._stream = shared.mapping.stream.key
         self._books: StreamMetadata = read_metadata(connection, shared.keys)
         self.whose = others_stream(self._books.meta, ledger.uuid, shared.settings.instance)

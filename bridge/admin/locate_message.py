@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 from bridge.admin.locate_in_mapping import MessageFinder, MessagePlace
 from bridge.admin.survey.check_lines import is_regular
 from bridge.core.config import Settings
 from bridge.core.errors import BridgeError
-from bridge.core.model import Origin, parse_id, parse_origin
+from bridge.core.model import EntryId, Origin, paired, parse_id, parse_origin, shown
 from bridge.kinds.mapping_context import MappingContext
 from bridge.ledger.store import Ledger
 from bridge.streams.dial import Connections
+from bridge.streams.reader import Entry, entries, entries_back
 
 _ID = re.compile(r"[0-9]{1,19}-[0-9]{1,19}")
 _PLACE = re.compile(r"(.+?)([:@])([0-9]{1,18})", re.DOTALL)
@@ -26,11 +28,7 @@ def locate(settings: Settings, ledger: Ledger, servers: Connections, what: str, 
 
     Raises BridgeError when the message is nowhere.
     """
-    links, away = servers.reach(mapping.stream.key for mapping in settings.mappings)
-    searches = [
-        MessageFinder(MappingContext(mapping, settings), ledger, links[mapping.stream.key])
-        for mapping in settings.mappings if mapping.stream.key in links
-    ]  # fmt: skip
+    searches, away = _searches(settings, ledger, servers)
     try:
         origin = parse_origin(os.fsencode(what))
         if _ID.fullmatch(what):
@@ -67,6 +65,64 @@ def locate(settings: Settings, ledger: Ledger, servers: Connections, what: str, 
     finally:
         for search in searches:
             search.shared.close()
+
+
+def locate_text(settings: Settings, ledger: Ledger, servers: Connections, text: bytes, most: int) -> list[MessagePlace]:
+    """Locates the newest messages whose data holds a text, `most` of each stream at most, oldest first.
+
+    Only what stands in a stream is looked at. Raises BridgeError: there is none.
+    """
+
+    def holding(search: MessageFinder) -> list[EntryId]:
+        found = (entry.id for entry in entries_back(search.connection, search.stream) if text in _data(entry))
+        return [*islice(found, most)][::-1]
+
+    return _located(settings, ledger, servers, holding, f"no entry of any stream holds {shown(text, 60)}")
+
+
+def locate_time(settings: Settings, ledger: Ledger, servers: Connections, ms: int) -> list[MessagePlace]:
+    """Locates the first message of each stream whose entry is of a time, in ms since 1970, or later.
+
+    An entry's ID tells its time: the message's own for history, the time of sending for what came live. Raises
+    BridgeError: there is none.
+    """
+
+    def first(search: MessageFinder) -> list[EntryId]:
+        return [entry.id for entry in islice(entries(search.connection, search.stream, b"%d-0" % ms, page=1), 1)]
+
+    return _located(settings, ledger, servers, first, "no stream has an entry of that time or later")
+
+
+def _located(
+    settings: Settings, ledger: Ledger, servers: Connections, find: Callable[[MessageFinder], list[EntryId]], none: str
+) -> list[MessagePlace]:
+    searches, away = _searches(settings, ledger, servers)
+    try:
+        places = [
+            _known(search, place)
+            for search in searches for entry_id in find(search) if (place := search.of_entry(entry_id)) is not None
+        ]  # fmt: skip
+    finally:
+        for search in searches:
+            search.shared.close()
+    if not places:
+        raise _not_all(away, BridgeError(none, hint="what is not carried yet, or was trimmed, is not looked at"))
+    return places
+
+
+def _data(entry: Entry) -> bytes:
+    return paired(entry.fields).get(b"data", b"")
+
+
+def _searches(
+    settings: Settings, ledger: Ledger, servers: Connections
+) -> tuple[list[MessageFinder], Mapping[str, BridgeError]]:
+    """Makes the finders of all mappings whose servers are there; returns them, and why the others are not."""
+    links, away = servers.reach(mapping.stream.key for mapping in settings.mappings)
+    return [
+        MessageFinder(MappingContext(mapping, settings), ledger, links[mapping.stream.key])
+        for mapping in settings.mappings if mapping.stream.key in links
+    ], away  # fmt: skip
 
 
 def _not_all(away: Mapping[str, BridgeError], error: BridgeError) -> BridgeError:

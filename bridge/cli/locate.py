@@ -11,24 +11,32 @@ from bridge.cli.common import Options, emit, verb
 
 
 @click.command("locate", short_help="Find a message on the other side")
-@click.argument("what", metavar="FILE:LINE|FILE@OFFSET|FILE|ID")
+@click.argument("what", metavar="[FILE:LINE|FILE@OFFSET|FILE|ID]", required=False)
+@click.option("--text", metavar="TEXT", help="The newest messages whose data holds TEXT")
+@click.option("--at", metavar="TIME", help="The first message of each stream that is of TIME, or later")
+@click.option("--most", type=click.IntRange(min=1), default=10, show_default=True, help="Messages of each stream")
 @verb
-def command(options: Options, what: str) -> None:
+def command(options: Options, what: str | None, text: str | None, at: str | None, most: int) -> None:
     """Say where a message stands on the other side.
 
     A line of a file by its number (messages.log:12) or by any of its bytes (messages.log@3041); an entry by its ID
-    (1771004967322-0) or by its origin (1.2:3041). A whole file, where each is a message, a value or an artifact.
+    (1771004967322-0) or by its origin (1.2:3041). A whole file, where each is a message, a value or an artifact. Or
+    what the streams hold, by text or by time: so a place is found for `bridge cutover --from`.
     """
     from contextlib import closing
 
     from bridge.admin.locate_in_mapping import MessagePlace
-    from bridge.admin.locate_message import locate
+    from bridge.admin.locate_message import locate, locate_text, locate_time
     from bridge.cli.screen import console, safe
+    from bridge.client.replay import milliseconds
     from bridge.core.errors import BridgeError
     from bridge.core.model import shown
     from bridge.ledger.store import Ledger
     from bridge.streams.dial import Connections
 
+    if sum(given is not None for given in (what, text, at)) != 1:
+        raise click.UsageError("say a place, or --text, or --at")
+    ms = None if at is None else milliseconds(at)
     parts, places, errors = options.parts(), list[MessagePlace](), list[BridgeError]()
     for part in parts:
         try:
@@ -40,7 +48,12 @@ def command(options: Options, what: str) -> None:
                 closing(Ledger(settings.state_dir / "ledger.db")) as ledger,
                 closing(Connections(settings, may_start=False)) as servers,
             ):
-                places += locate(settings, ledger, servers, what, Path.cwd())
+                if text is not None:
+                    places += locate_text(settings, ledger, servers, os.fsencode(text), most)
+                elif ms is not None:
+                    places += locate_time(settings, ledger, servers, ms)
+                else:
+                    places += locate(settings, ledger, servers, what or "", Path.cwd())
         except BridgeError as error:  # another group may have it
             errors.append(error)
     if errors and not places:

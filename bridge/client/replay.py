@@ -26,9 +26,7 @@ def milliseconds(since: datetime | str | float) -> int:
     try:
         moment = datetime.fromisoformat(since) if isinstance(since, str) else since
     except ValueError:
-        raise ConfigError(
-            f"since {since!r} is no time", hint='a datetime, seconds, or "2026-03-02T09:14:05Z"'
-        ) from None
+        raise ConfigError(f"{since!r} is no time", hint='a datetime, seconds, or "2026-03-02T09:14:05Z"') from None
     if isinstance(moment, datetime):
         moment = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     return int(moment * 1000)

@@ -12,6 +12,7 @@ import hashlib
 import os
 import signal
 import stat
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -295,7 +296,7 @@ def written_to(fd: int) -> bool:
     open for writing (fcntl(2), "Leases"). It is given back at once; a program that opens the file in between waits for
     that moment. Its signal is one that is ignored.
     """
-    if not hasattr(fcntl, "F_SETLEASE"):
+    if sys.platform != "linux":
         return False
     try:
         fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)

@@ -227,3 +227,25 @@ def test_locate_an_origin_of_several_streams(one_rig: Rig) -> None:
     done = one_rig.run("locate", origin.decode(), "--json", "--redis", one_rig.server.socket_url)
     [found] = json.loads(done.stdout)
     assert (found["mapping"], found["line"]) == ("hestai-message", 2)
+
+
+def test_locate_by_text_and_by_time(one_rig: Rig) -> None:
+    """A place is found by what a message says, newest last, or as the first one of a time or later."""
+    rig = one_rig
+    rig.log.write_bytes(
+        b"".join(b"agent|2026-03-02T09:14:%02dZ|turn|%s %d\n" % (n, b"yes" if n % 3 else b"no", n) for n in range(9))
+    )
+    rig.once()
+
+    def told(*args: str) -> list[tuple[int, bytes]]:
+        done = rig.run("locate", *args, "--json", "--redis", rig.server.socket_url)
+        assert done.returncode == 0, done.stderr
+        return [(place["line"], place["raw"]) for place in json.loads(done.stdout)]
+
+    assert [line for line, _ in told("--text", "no ")] == [1, 4, 7]
+    assert [line for line, _ in told("--text", "yes", "--most", "2")] == [8, 9]
+    assert [line for line, _ in told("--at", "2026-03-02T09:14:04Z")] == [5]
+    assert [line for line, _ in told("--at", "2026-03-02T09:14:04.5Z")] == [6]
+    for args, code in ((("--text", "maybe"), 1), (("--at", "2027-01-01"), 1), (("--at", "noon"), 2), ((), 2),
+                       (("messages.log:1", "--text", "x"), 2)):  # fmt: skip
+        assert rig.run("locate", *args, "--redis", rig.server.socket_url).returncode == code, args
