@@ -22,6 +22,7 @@ from bridge.core.failpoints import FAILPOINTS
 from bridge.core.mapping import Mapping
 from bridge.core.strict_models import known_keys
 from tests import reference
+from tests.support.rig import Rig
 
 ROOT = Path(__file__).parent.parent
 FIXTURE = ROOT / "fixtures" / "hestai-message" / "plain" / "files" / "messages.log"
@@ -114,6 +115,23 @@ def test_links(name: str) -> None:
         headings = re.findall(r"^#+ (.*)$", there.read_text(), re.MULTILINE) if heading else []
         slugs = [re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-") for heading in headings]
         assert not heading or heading in slugs, target
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_programs_of_the_book(number: int, one_rig: Rig) -> None:
+    """The Python programs of the book that use one log run to their end, in a folder with such a log."""
+    found = re.findall(r"```python\n(.*?)```", (ROOT / "MIGRATION.md").read_text(), re.DOTALL)
+    programs = [program for program in found if '"hestai-message"' in program]
+    assert len(programs) == 3
+    one_rig.write_config(extra='[components.ui]\nroles = ["ui"]\n[components.viewer]\n')
+    one_rig.append("before")
+    one_rig.once()
+    env = {**os.environ, "BRIDGE_CONFIG": str(one_rig.path / "bridge.toml"), "BRIDGE_REDIS_URL": one_rig.url}
+    done = subprocess.run(
+        [sys.executable, "-c", programs[number]], env=env, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(one_rig.lines()) == (2, 3, 3)[number]
 
 
 def test_reference() -> None:

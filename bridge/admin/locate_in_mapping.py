@@ -77,7 +77,6 @@ class MessageFinder:
         self.shared = shared
         self._ledger = ledger
         self._connection = self.connection = connection
-        self.stream = shared.keys.stream
         self._stream = shared.mapping.stream.key
         self._books: StreamMetadata = read_metadata(connection, shared.keys)
         self.whose = others_stream(self._books.meta, ledger.uuid, shared.settings.instance)

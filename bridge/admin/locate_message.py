@@ -74,7 +74,9 @@ def locate_text(settings: Settings, ledger: Ledger, servers: Connections, text: 
     """
 
     def holding(search: MessageFinder) -> list[EntryId]:
-        found = (entry.id for entry in entries_back(search.connection, search.stream) if text in _data(entry))
+        found = (
+            entry.id for entry in entries_back(search.connection, search.shared.keys.stream) if text in _data(entry)
+        )
         return [*islice(found, most)][::-1]
 
     return _located(settings, ledger, servers, holding, f"no entry of any stream holds {shown(text, 60)}")
@@ -88,7 +90,9 @@ def locate_time(settings: Settings, ledger: Ledger, servers: Connections, ms: in
     """
 
     def first(search: MessageFinder) -> list[EntryId]:
-        return [entry.id for entry in islice(entries(search.connection, search.stream, b"%d-0" % ms, page=1), 1)]
+        return [
+            entry.id for entry in islice(entries(search.connection, search.shared.keys.stream, b"%d-0" % ms, page=1), 1)
+        ]
 
     return _located(settings, ledger, servers, first, "no stream has an entry of that time or later")
 

@@ -7,19 +7,13 @@ from __future__ import annotations
 
 import sqlite3
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import sqlite_utils
-from sqlite_utils.migrations import Migrations
-
 from bridge.core.errors import LedgerError, LedgerFull
 from bridge.ledger.staleness_mark import write_mark
-
-SCHEMA = Path(__file__).with_name("schema.sql")
 
 VERSION = 17
 """The version of the ledger's tables, in SQLite's user_version, so that an older bridge can tell not to write."""
@@ -27,24 +21,8 @@ VERSION = 17
 OLDEST = 16
 """The oldest version of the ledger's tables that is brought up to date; older ones were never released."""
 
-migrations = Migrations("bridge")
-
-
 LATEST_INDEX = "idx_nonces_stream"
 """An index that ledgers of before lack, which have the same tables: with it all indexes are made that they lack."""
-
-
-def _statements() -> list[str]:
-    script = "\n".join(line for line in SCHEMA.read_text().splitlines() if not line.startswith("--"))
-    return script.split(";\n")
-
-
-@migrations(name="schema")
-def _schema(db: sqlite_utils.Database) -> None:
-    """Makes the ledger's tables, as `schema.sql` has them, and gives a new ledger its identity."""
-    for statement in _statements():
-        db.execute(statement)
-    db.execute("INSERT OR IGNORE INTO identity (name, value) VALUES ('ledger', ?)", (str(uuid.uuid4()),))
 
 
 FILE_CHECKS, FILE_CHECK_SECONDS = 20, 0.05
@@ -142,12 +120,15 @@ class Ledger:
         # Survives kill -9; a power failure may take the last commits, which DESIGN §2 does not promise.
         self.conn.execute("PRAGMA synchronous=NORMAL")
         self.conn.execute(f"PRAGMA cache_size=-{self._cache}")
-        db = sqlite_utils.Database(self.conn)
         if found < VERSION:
-            migrations.apply(db)
+            from bridge.ledger.migrations import migrate
+
+            migrate(self.conn)
             self.conn.execute(f"PRAGMA user_version={VERSION}")
         elif create and not self.conn.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (LATEST_INDEX,)).fetchone():
-            for statement in _statements():
+            from bridge.ledger.migrations import statements
+
+            for statement in statements():
                 if statement.lstrip().startswith(("CREATE INDEX", "CREATE UNIQUE INDEX")):
                     self.conn.execute(statement)
         row = self.conn.execute("SELECT value FROM identity WHERE name = 'ledger'").fetchone()
