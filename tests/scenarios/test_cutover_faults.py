@@ -31,6 +31,7 @@ RUNS = int(os.environ.get("BRIDGE_FAULTS", "0"))
 KINDS = {
     "plain": {"viewer": "read", "ui": "write", "daemon": "write"},
     "logging": {"viewer": "read", "ui": "write-log", "daemon": "write-log"},
+    "durable": {"viewer": "read", "ui": "write-durable", "daemon": "write-durable"},
     "asyncio": {"viewer": "read-async", "ui": "write-async", "daemon": "write"},
 }
 """What each component of a stage is, by the stage's kind."""
@@ -41,6 +42,11 @@ class Stage:
 
     def __init__(self, rig: Rig, kind: str = "plain") -> None:
         self.rig = rig
+        if kind == "durable":
+            if not rig.redis.call("COMMAND", "INFO", "WAITAOF")[0]:
+                pytest.skip("this server cannot say what is on its disk")
+            rig.redis.call("CONFIG", "SET", "appendonly", "yes")
+            rig.redis.call("CONFIG", "SET", "appendfsync", "always")
         self.kinds = KINDS[kind]
         self.cast = Cast(rig)
         self.bridge = rig.beats(rig.ready(rig.start()))
@@ -119,7 +125,12 @@ def fault(stage: Stage, victim: str, point: str, move: tuple[str, str, str], mon
 
 @pytest.mark.parametrize(
     ("victim", "kind"),
-    [*((name, "plain") for name in VICTIMS), ("viewer", "asyncio"), ("ui", "asyncio"), ("ui", "logging")],
+    [
+        *((name, "plain") for name in VICTIMS),
+        ("viewer", "asyncio"),
+        ("ui", "asyncio"),
+        ("ui", "logging"),
+    ],
 )
 def test_kills_during_a_round(rig: Rig, victim: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """There and back, with a kill during each of the four switches, each at another step."""
@@ -129,6 +140,14 @@ def test_kills_during_a_round(rig: Rig, victim: str, kind: str, monkeypatch: pyt
         fault(stage, victim, STEPS[(2 * i + turn) % len(STEPS)], move, monkeypatch)
     # A server that is killed may forget the last acknowledgements.
     stage.end(repeats=victim in ("viewer", "server"), mixed=victim == "server")
+
+
+def test_kills_of_a_durable_writer(one_rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A writer whose messages are on disk when `append` returns, with itself and the server killed during switches."""
+    stage = Stage(one_rig, "durable")
+    for i, move in enumerate(ROUND):
+        fault(stage, ("ui", "server")[i % 2], STEPS[(3 * i) % len(STEPS)], move, monkeypatch)
+    stage.end(repeats=True, mixed=True)
 
 
 @pytest.mark.skipif(not RUNS, reason="make soak runs it")

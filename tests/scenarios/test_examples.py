@@ -19,6 +19,7 @@ from tests.support.project import ROOT
 from tests.support.rig import Rig, wait_until
 
 EXAMPLES = sorted(path.name for path in (ROOT / "examples").glob("*.py"))
+ASKED = [name for name in EXAMPLES if name != "worker.py"]
 
 
 @contextmanager
@@ -56,7 +57,7 @@ def asker(child: subprocess.Popen[str], name: str) -> Callable[[int], None]:
     return get
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.parametrize("name", ASKED)
 def test_an_example_moves(rig: Rig, name: str) -> None:
     """It is changed, then switched to Redis and back: each of its messages is there once, and it hears all others."""
     cast = Cast(rig)
@@ -100,6 +101,39 @@ def test_an_example_moves(rig: Rig, name: str) -> None:
     rig.stop(rig.ready(bridge))
     said = [line.rpartition(b"n")[2] for line in rig.lines() if line.startswith(b"ui|")]
     assert [int(number) for number in said] == list(range(asked))
+
+
+def test_a_worker_moves(rig: Rig) -> None:
+    """Each job that the daemon asks for, before, during and after the switches, is done once."""
+    cast = Cast(rig)
+    bridge = rig.beats(rig.ready(rig.start()))
+    cast.start("write", "daemon", 0.01)
+
+    def done() -> list[int]:
+        return [int(line.rpartition(b"|")[2]) for line in rig.lines() if line.startswith(b"ui|")]
+
+    with program(rig, ROOT / "examples" / "worker.py") as child:
+        wait_until(lambda: len(done()) > 40, cast.said)
+        for side in ("redis", "file"):
+            cast.bring("ui", side, side)
+            until = len(done()) + 40
+            wait_until(lambda until=until: len(done()) > until, cast.said)  # type: ignore[misc]
+        cast.stop("daemon")
+        wait_until(lambda: set(done()) == set(cast.written("daemon")), cast.said, 60)
+        child.terminate()
+    wait_until(lambda: rig.parity(settling=1.0).verdict == "equal", rig.said)
+    rig.stop(rig.ready(bridge))
+    assert sorted(done()) == cast.written("daemon")
+
+
+def test_the_worker_before(one_rig: Rig) -> None:
+    """What the worker was before does what it says, too."""
+    one_rig.write_config()
+    one_rig.log.write_bytes(b"daemon|2026-03-02T09:14:05Z|job|one\n")
+    with program(one_rig, ROOT / "examples" / "before" / "worker.py") as child:
+        wait_until(lambda: len(one_rig.lines()) == 2, "the job")
+        child.kill()
+    assert one_rig.lines()[1].endswith(b"|done|one")
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

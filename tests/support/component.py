@@ -8,16 +8,18 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from threading import Event, Thread
 
 from bridge import BridgeHandler, aio, open_log
 
 
-def write(config: str, name: str, note: Path, pause: float, first: int) -> None:
+def write(config: str, name: str, note: Path, pause: float, first: int, *, durable: bool = False) -> None:
     """Appends first, first + 1, …; notes each number once `append` has returned."""
     stop = stopped()
-    with open_log("hestai-message", name, config=config) as log, note.open("a") as done:
+    with open_log("hestai-message", name, config=config, durable=durable) as log, note.open("a") as done:
         number = first
         while not stop.is_set():
             log.append("count", str(number))
@@ -162,7 +164,12 @@ def stopped() -> Event:
     return stop
 
 
-WRITERS = {"write": write, "write-async": write_async, "write-log": write_log}
+WRITERS: dict[str, Callable[[str, str, Path, float, int], None]] = {
+    "write": write,
+    "write-durable": partial(write, durable=True),
+    "write-async": write_async,
+    "write-log": write_log,
+}
 
 
 def main(args: list[str]) -> None:
