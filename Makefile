@@ -21,6 +21,7 @@ check: $(VENV)/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy --platform darwin bridge
+	for file in examples/*.py; do $(BIN)/mypy $$file || exit 1; done
 
 bench: $(VENV)/ready
 	$(BIN)/python -m benchmarks

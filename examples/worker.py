@@ -16,8 +16,8 @@ def work() -> None:
         log.append("done", job)
 
 
-for _ in range(3):
-    threading.Thread(target=work, daemon=True).start()
+for number in range(3):
+    threading.Thread(target=work, daemon=True, name=f"worker {number}").start()
 for message in log.follow():
     role, text = message.role, message.text
     if role == "daemon":

@@ -44,7 +44,7 @@ def unfinished(ledger: Ledger, before: float | None = None) -> list[tuple[int, s
     """
     rows = ledger.rows(
         "SELECT id, stream, facts FROM journal WHERE what IN ('cutover', 'rollback')"
-        " AND json_extract(facts, '$.state') = 'decided' AND (?1 IS NULL OR at < ?1) ORDER BY id",
+        " AND json_extract(facts, '$.state') = 'decided' AND at < coalesce(?, at + 1) ORDER BY id",
         (before,),
     )
     return [(int(number), str(stream), json.loads(facts)) for number, stream, facts in rows]

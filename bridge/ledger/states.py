@@ -91,12 +91,12 @@ def set_owner(ledger: Ledger, stream: str, component: str, side: str, token: str
     What another switch has asked for meanwhile stays asked.
     """
     ledger.write(
-        "INSERT INTO state_owners (stream, component, owner, noted) VALUES (?1, ?2, ?3, 0)"
-        " ON CONFLICT DO UPDATE SET owner = ?3, component = ?2,"
-        " asked = CASE WHEN token = ?4 THEN NULL ELSE asked END,"
-        " asked_at = CASE WHEN token = ?4 THEN NULL ELSE asked_at END,"
-        " token = CASE WHEN token = ?4 THEN NULL ELSE token END",
-        (stream, component, side, token),
+        "INSERT INTO state_owners (stream, component, owner, noted) VALUES (?, ?, ?, 0)"
+        " ON CONFLICT DO UPDATE SET owner = excluded.owner, component = excluded.component,"
+        " asked = CASE WHEN token = ? THEN NULL ELSE asked END,"
+        " asked_at = CASE WHEN token = ? THEN NULL ELSE asked_at END,"
+        " token = CASE WHEN token = ? THEN NULL ELSE token END",
+        (stream, component, side, token, token, token),
     )
 
 

@@ -13,9 +13,9 @@ LAPSES = 90.0
 def unsettled(ledger: Ledger, before: float) -> list[tuple[str, float]]:
     """Reads from the ledger the components with a switch asked for before `before` and not settled, and since when."""
     rows = ledger.rows(
-        "SELECT component, asked_at FROM state_owners WHERE asked_at < ?1"
-        " UNION SELECT component, asked_at FROM twofold WHERE asked_at < ?1",
-        (before,),
+        "SELECT component, asked_at FROM state_owners WHERE asked_at < ?"
+        " UNION SELECT component, asked_at FROM twofold WHERE asked_at < ?",
+        (before, before),
     )
     return [(str(component), float(at)) for component, at in rows]
 

@@ -16,8 +16,8 @@ def work() -> None:
             file.write(f"ui|{datetime.now(UTC).isoformat()}|done|{job}\n")
 
 
-for _ in range(3):
-    threading.Thread(target=work, daemon=True).start()
+for number in range(3):
+    threading.Thread(target=work, daemon=True, name=f"worker {number}").start()
 lines = open("messages.log")
 while True:
     if not (line := lines.readline()):
