@@ -49,6 +49,7 @@ class Composer:
         A mapping of JSON gets an object with the text as `message`; one that reads no further lines has the text on one
         line, with `\\n` for its newlines. Raises TargetError, ConfigError.
         """
+        text = text.encode("utf-8", "backslashreplace").decode()  # a lone surrogate is no UTF-8
         if self._mapping.of_json:
             return self._object({"message": text}, role, {"type": type, "timestamp": self._json_stamp(moment)})
         if not self._mapping.format.continuation:

@@ -11,15 +11,26 @@ from datetime import UTC, datetime
 from pathlib import Path
 from threading import Condition, RLock, Thread
 from typing import Literal
+from weakref import WeakSet
 
 from bridge.client.component_log import Log
 from bridge.client.opening import check_opening, open_log
 from bridge.client.rotation import Rotation
-from bridge.core.errors import BridgeError
 from bridge.core.logger import logger
 from bridge.kinds.stream_family import with_streams
 
 DROPPED = "records were dropped here, as the queue was full"
+
+
+_HANDLERS: WeakSet[BridgeHandler] = WeakSet()
+
+
+def _begin_anew() -> None:
+    for handler in list(_HANDLERS):
+        handler._forked()
+
+
+os.register_at_fork(after_in_child=_begin_anew)
 
 
 class BridgeHandler(logging.Handler):
@@ -40,10 +51,9 @@ class BridgeHandler(logging.Handler):
         rotate: Literal["midnight", "hour"] | None = None, max_bytes: int = 0, backups: int = 0,
         level: int | str = logging.NOTSET,
     ) -> None:  # fmt: skip
-        self._opening = RLock()
-        self._log: Log | None = None
-        self._pid = 0
+        self._forked()
         super().__init__(level)  # from here on `logging` may close it, if what follows raises
+        _HANDLERS.add(self)
         self.addFilter(lambda record: record.name != logger.name)  # it would come back to it
         self._mapping, self._component, self._config, self._redis = mapping, component, config, redis
         self._rotation = Rotation(rotate, max_bytes, backups)
@@ -52,6 +62,12 @@ class BridgeHandler(logging.Handler):
         roles = settings.components.get(component, frozenset())
         self._role = role or (next(iter(roles)) if len(roles) == 1 else None)
         self._types = dict(types or {})
+
+    def _forked(self) -> None:
+        """Lets the handler begin anew in a process that was forked: log and locks are the parent's."""
+        self._opening = RLock()
+        self._log: Log | None = None
+        self._pid = 0
 
     def emit(self, record: logging.LogRecord) -> None:
         """Appends a record of `logging` to the component's log."""
@@ -98,20 +114,18 @@ class BridgeQueueHandler(BridgeHandler):
         rotate: Literal["midnight", "hour"] | None = None, max_bytes: int = 0, backups: int = 0,
         level: int | str = logging.NOTSET, capacity: int = 10_000, close_seconds: float = 10.0,
     ) -> None:  # fmt: skip
-        super().__init__(mapping, component, config=config, redis=redis, role=role, types=types, rotate=rotate,
-                         max_bytes=max_bytes, backups=backups, level=level)  # fmt: skip
         self._capacity, self._close_seconds = capacity, close_seconds
         self.dropped = 0
         """Records that were dropped since the handler was made, as its queue was full."""
-        self._begin()
-        os.register_at_fork(after_in_child=self._begin)
+        super().__init__(mapping, component, config=config, redis=redis, role=role, types=types, rotate=rotate,
+                         max_bytes=max_bytes, backups=backups, level=level)  # fmt: skip
 
-    def _begin(self) -> None:
+    def _forked(self) -> None:
+        super()._forked()
         self._queue: queue.Queue[tuple[str, str, str, float] | None] = queue.Queue(self._capacity)
-        self._told, self._thread, self._turn, self._done = self.dropped, None, Condition(), 0
-        self._given = 0
-
-    _thread: Thread | None
+        self._thread: Thread | None = None
+        self._turn = Condition()
+        self._told, self._given, self._done = self.dropped, 0, 0
 
     def emit(self, record: logging.LogRecord) -> None:
         """Puts a record of `logging` into the handler's queue, or drops it where that is full."""
@@ -143,7 +157,7 @@ class BridgeQueueHandler(BridgeHandler):
     def _try(self, parts: tuple[str, str, str, float]) -> None:
         try:
             self._append(*parts)
-        except (BridgeError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - the thread goes on, and `logging` has a place for what it cannot do
             role, type, text, created = parts
             said = logging.LogRecord(role, logging.ERROR, "", 0, f"{type} {text}: {error}", None, None)
             said.created = created

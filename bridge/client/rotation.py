@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -69,17 +70,15 @@ class Rotation:
             raise TargetError(f"cannot be rotated: {error.strerror}", where=str(path), hint=hint) from None
 
     def _shift(self, path: Path) -> None:
-        last = next(n for n in range(1, MOST_PIECES) if not _piece(path, n).exists())
-        if self.backups:
-            last = min(last, self.backups)
+        last = next((n for n in range(1, self.backups or MOST_PIECES) if _is_free(_piece(path, n))), self.backups or 1)
         for number in range(last, 1, -1):
             _piece(path, number - 1).replace(_piece(path, number))
         path.replace(_piece(path, 1))
 
     def _date(self, path: Path, written: float) -> None:
         dated = path.with_name(f"{path.name}.{self._stamp(written)}")
-        free = (name for name in (dated, *(_piece(dated, n) for n in range(1, MOST_PIECES))) if not name.exists())
-        path.rename(next(free))
+        names = (dated, *(_piece(dated, n) for n in range(1, MOST_PIECES)))
+        path.replace(next(name for name in names if _is_free(name)))
         if self.backups:
             named = path.parent.glob(f"{literal(path.name)}.[0-9]*-*")
             for old in sorted(piece for piece in named if self._is_dated(path, piece))[: -self.backups]:
@@ -99,6 +98,15 @@ class Rotation:
 
 NEVER = Rotation()
 """The rotation of a component that leaves its log to others to rotate."""
+
+
+def _is_free(path: Path) -> bool:
+    """Whether no file had this name: then an empty file has it, of the component, until a piece takes its place."""
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        return False
+    return True
 
 
 def _piece(path: Path, number: int) -> Path:

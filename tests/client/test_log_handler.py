@@ -381,3 +381,32 @@ def test_a_log_rotates_without_a_handler(one_rig: Rig) -> None:
         for n in range(5):
             log.append("say", "x" * 40 + str(n))
     assert len([*one_rig.log.parent.glob("messages.log.*")]) == 4
+
+
+def test_text_that_is_no_utf8(one_rig: Rig, capsys: pytest.CaptureFixture[str]) -> None:
+    """A lone surrogate in a text is written as what it is, and a role that is none stops no record behind it."""
+    one_rig.write_config(extra=CONFIG)
+    with logged(one_rig, BridgeQueueHandler) as (log, _):
+        log.info("a \udcff b")
+        log.info("x", extra={"role": "\ud800"})
+        log.info("fine")
+    assert [line.rpartition(b"|")[2] for line in one_rig.lines()] == [b"a \\udcff b", b"fine"]
+    assert "surrogates not allowed" in capsys.readouterr().err
+
+
+def test_a_fork_while_the_log_is_opened(one_rig: Rig) -> None:
+    """A process that is forked while another thread holds the handler's lock writes all the same."""
+    one_rig.write_config(extra=CONFIG)
+    vouch(one_rig)
+    code = (
+        "import logging, os, sys, threading\nfrom bridge import BridgeHandler\n"
+        "handler = BridgeHandler('hestai-message', 'ui', config=sys.argv[1], redis=sys.argv[2])\n"
+        "log = logging.Logger('w')\nlog.addHandler(handler)\nheld = threading.Event()\n"
+        "def hold():\n    with handler._opening:\n        held.set()\n        threading.Event().wait()\n"
+        "threading.Thread(target=hold, daemon=True).start()\nheld.wait()\n"
+        "if os.fork() == 0:\n    log.info('child')\n    handler.close()\n    os._exit(0)\n"
+        "os._exit(os.waitstatus_to_exitcode(os.wait()[1]))\n"
+    )
+    args = [sys.executable, "-W", "ignore", "-c", code, str(one_rig.path / "bridge.toml"), NOWHERE]
+    subprocess.run(args, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=60, check=True)
+    assert one_rig.lines()[0].endswith(b"|child")
