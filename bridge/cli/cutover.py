@@ -228,8 +228,8 @@ def _switch(
                              "before": done.before, "after": done.after, "went_on": done.went_on}  # fmt: skip
             if said:
                 _print_done(done)
-    if not execute and said and not closed:
-        click.echo("Nothing is changed. To do it, say --execute.")
+    if not execute and said:
+        click.echo("Nothing is changed." + ("" if closed else " To do it, say --execute."))
     return closed
 
 
