@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 
 from bridge.core.stream_names import escaped, name_in
 from bridge.streams.connect import Connection
@@ -37,7 +37,7 @@ class Sessions:
         self.rig = rig
         (rig.path / "sessions.toml").write_text(MAPPING)
         rig.write_config(mapping="sessions.toml", extra='[components.ui]\nroles = ["ui"]')
-        self.names = names
+        self.names, self._adding = names, Lock()
         self.file_born: dict[str, list[bytes]] = {name: [] for name in names}
         self.redis_born: dict[str, list[bytes]] = {name: [] for name in names}
 
@@ -68,8 +68,9 @@ class Sessions:
         """A plain XADD."""
         values = (b"ui", b"2026-03-02T09:14:06Z", b"say", data.encode())
         pairs = [part for pair in zip(FIELDS, values, strict=True) for part in pair]
-        (connection or self.rig.redis).call("XADD", self.stream(name), "*", *pairs)
-        self.redis_born[name].append(data.encode())
+        with self._adding:  # two threads may add to one stream: what is noted has the stream's order
+            (connection or self.rig.redis).call("XADD", self.stream(name), "*", *pairs)
+            self.redis_born[name].append(data.encode())
 
     def in_file(self, name: str) -> list[bytes]:
         """The data of a session's lines, its rotated pieces first."""
