@@ -356,6 +356,8 @@ def test_nothing_moves_while_a_group_runs(rig: Rig) -> None:
     configure(rig, a=["hestai-message"])
     written = Written(rig)
     child = rig.ready(rig.start("--group", "a"))
+    written.more()
+    rig.settle(written.file_born, written.redis_born)  # before, its ledger need not know of the mapping yet
     configure(rig, a=["hestai-inbox"], b=["hestai-message"])
     done = rig.run("run", "--once", "--group", "b", "--redis", rig.url)
     assert done.returncode == 1
