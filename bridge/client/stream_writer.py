@@ -50,7 +50,7 @@ class StreamAppender:
         self._dial = dial
         self._replicas, self._patience = replicas, replicas_timeout
         self._behind = False
-        """Whether the replicas had not what was written last: they are asked, and not waited for, until they have."""
+        """Whether replicas, or the disk, had not what was written last: asked, not waited for, until they have."""
         self._durable, self._fit = False, False
         """Whether a message under way, or that waits, has to be on the server's disk; whether the server can say so."""
         self._number = 0
@@ -175,15 +175,17 @@ class StreamAppender:
         for reply in replies:
             if isinstance(reply, Refusal):
                 raise refused(reply, self._keys.stream.decode(errors="replace"))
-        if self._replicas:
+        if self._replicas or self._durable:
+            patience = ASK_SECONDS if self._behind else self._patience
             try:
-                wait_for_replicas(connection, self._replicas, ASK_SECONDS if self._behind else self._patience)
+                if self._replicas:
+                    wait_for_replicas(connection, self._replicas, patience)
+                else:
+                    wait_for_disk(connection, patience)
             except ReplicasBehind:
                 self._behind = True
                 raise
             self._behind = False
-        elif self._durable:
-            wait_for_disk(connection, self._patience)
 
     def _forget(self, session: str) -> None:
         """Removes from `bridge:{S}:producers` an ended session of the stream writer with nothing left to send."""

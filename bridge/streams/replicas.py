@@ -51,7 +51,9 @@ def wait_for_disk(connection: Connection, seconds: float) -> None:
             return
         if left <= SLICE_MS:
             said = "the server has not the latest messages on its disk: they are held"
-            raise ReplicasBehind(said, where=connection.shown, hint="is its disk full, or slow?")
+            raise ReplicasBehind(
+                said, where=connection.shown, hint="is its disk full or slow, or its appendfsync `no`?"
+            )
 
 
 def wait_for_replicas(connection: Connection, wanted: int, seconds: float) -> None:

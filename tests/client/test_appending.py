@@ -107,6 +107,7 @@ def test_durable_in_redis(rig: Rig) -> None:
     rig.write_config(extra=CONFIG)
     says(rig, "ui", reads="redis", writes="redis")
     rig.redis.call("CONFIG", "SET", "appendonly", "yes")
+    rig.redis.call("CONFIG", "SET", "appendfsync", "always")
     if not rig.redis.call("COMMAND", "INFO", "WAITAOF")[0]:
         with pytest.raises(Unfit, match="has no WAITAOF"), opened(rig, url=rig.url, durable=True):
             pass
@@ -130,11 +131,26 @@ def test_a_server_without_its_file(rig: Rig) -> None:
         pass
 
 
-def test_durable_without_redis(one_rig: Rig) -> None:
-    """While Redis is away a durable message waits on this disk, and lands once when it is back."""
+def test_durable_on_a_server_that_never_says_so(one_rig: Rig) -> None:
+    """Where the server leaves its disk to the system, a message waits on this disk, and only the first one for long."""
     one_rig.write_config(extra=CONFIG)
     says(one_rig, "ui", reads="redis", writes="redis")
-    one_rig.redis.call("CONFIG", "SET", "appendonly", "yes")
+    one_rig.redis.call("CONFIG", "SET", "appendfsync", "no")
+    config = one_rig.path / "bridge.toml"
+    config.write_text(config.read_text() + "\n[redis]\nreplicas_timeout = 1\n" if "[redis]" not in config.read_text() else
+                      config.read_text().replace("[redis]", "[redis]\nreplicas_timeout = 1"))  # fmt: skip
+    with open_log("hestai-message", "ui", config=config, redis=one_rig.url, durable=True) as log:
+        for text in ("a", "b", "c"):
+            log.append("say", text)
+        assert [*(one_rig.state / "components" / "ui").glob("*.outbox")]
+    assert one_rig.datas() == [b"a", b"b", b"c"]
+
+
+def test_durable_without_redis(one_rig: Rig) -> None:
+    """While Redis is away a durable message is in the log, on this disk, and is carried once when it is back."""
+    one_rig.write_config(extra=CONFIG)
+    says(one_rig, "ui", reads="redis", writes="redis")
+    one_rig.redis.call("CONFIG", "SET", "appendfsync", "always")
     with opened(one_rig, url=one_rig.url, durable=True) as log:
         log.append("say", "a")
         one_rig.kill_server()
@@ -143,7 +159,8 @@ def test_durable_without_redis(one_rig: Rig) -> None:
     one_rig.start_server()
     with opened(one_rig, url=one_rig.url) as log:
         log.append("say", "d")
-    assert one_rig.datas() == [b"a", b"b", b"c", b"d"]
+    one_rig.once()
+    assert one_rig.datas() == [b"a", b"d", b"b", b"c"]
 
 
 # -- where to begin ----------------------------------------------------------------------------------------------
