@@ -19,7 +19,7 @@ from typing import Any, Generic, Self, TypeVar
 from bridge.client.component_log import Log
 from bridge.client.log_set import LogSet
 from bridge.client.message import Message
-from bridge.client.worker_thread import WorkerThread, ended
+from bridge.client.worker_thread import WorkerThread, at_last, ended
 from bridge.core.errors import BridgeError
 
 L = TypeVar("L", Log, LogSet)
@@ -82,7 +82,9 @@ class AsyncFollower(AsyncIterator[Message]):
             self._over = True
             self._stop.set()
             self._log.nudge()
-            await self._thread.do(partial(self._end, self._next if not self._asked else None))
+            ending = self._thread.begin(partial(self._end, self._next if not self._asked else None))
+            await at_last(ending)
+            ending.result()
 
     def _end(self, unmet: Future[Message | None] | None) -> None:
         """Leaves, in the worker thread, the loop over a component's messages; takes back what nobody was given."""
@@ -146,16 +148,21 @@ class _Base(Generic[L]):
                 cancelled = True
         if cancelled:
             raise asyncio.CancelledError
-        self._closing.result()
+        if not self._closing.cancelled():  # else the loop ended meanwhile: the log is closed all the same
+            self._closing.result()
 
     async def _close(self) -> None:
         try:
             if self._follower is not None:
                 await self._follower.aclose()
-            await self._writer.do(self._log.close)
         finally:
-            self._reader.end()
-            self._writer.end()
+            closing = self._writer.begin(self._log.close)
+            try:
+                await at_last(closing)
+            finally:
+                self._reader.end()
+                self._writer.end()
+        closing.result()
 
     async def __aenter__(self) -> Self:
         return self

@@ -55,9 +55,11 @@ class WorkerThread:
             await ended(future)
         except asyncio.CancelledError:
             if not future.cancel():
-                await _at_last(future)
+                with suppress(asyncio.CancelledError):
+                    await at_last(future)
                 if undo is not None and future.exception() is None:
-                    await _at_last(self.begin(partial(undo, future.result())))
+                    with suppress(asyncio.CancelledError):
+                        await at_last(self.begin(partial(undo, future.result())))
             raise
         return future.result()
 
@@ -85,8 +87,13 @@ async def ended(future: Future[Any]) -> None:
     await waiter
 
 
-async def _at_last(future: Future[Any]) -> None:
-    """Waits until a worker thread's future is done, whoever cancels the waiting."""
+async def at_last(future: Future[Any]) -> None:
+    """Waits until a worker thread's future is done, whoever cancels the waiting; then raises the cancellation."""
+    cancelled = False
     while not future.done():
-        with suppress(asyncio.CancelledError):
+        try:
             await ended(future)
+        except asyncio.CancelledError:
+            cancelled = True
+    if cancelled:
+        raise asyncio.CancelledError

@@ -7,7 +7,7 @@ import random
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -308,3 +308,41 @@ def test_a_follower_is_closed_twice(one_rig: Rig) -> None:
                 await anext(follower)
 
     run(act)
+
+
+def test_a_cancelled_end_of_following(sided: tuple[Rig, str]) -> None:
+    """Who is cancelled while it closes a follower has closed it: the log is followed again, and closed."""
+    rig, url = sided
+
+    async def act() -> None:
+        async with opened(rig, url) as log:
+            await log.append("say", "a")
+            for _ in range(3):
+                follower = log.follow()
+                with suppress(TimeoutError):
+                    while True:
+                        await asyncio.wait_for(anext(follower), 0.3)
+                closing = asyncio.create_task(follower.aclose())
+                await asyncio.sleep(0)
+                closing.cancel()
+                await asyncio.gather(closing, return_exceptions=True)
+            assert await texts(log) == []
+
+    run(act)
+
+
+def test_a_loop_that_ends_while_the_log_closes(sided: tuple[Rig, str]) -> None:
+    """A log whose `close` the end of its loop cancels is closed, with its threads."""
+    rig, url = sided
+
+    async def act() -> None:
+        log = await bridge.aio.open_log("hestai-message", "ui", config=rig.path / "bridge.toml", redis=url)
+        asyncio.get_running_loop().call_soon(lambda: closing.append(asyncio.ensure_future(log.close())))
+        await asyncio.sleep(0.001)
+
+    closing: list[Any] = []
+    rig.write_config(extra=CONFIG)
+    before = set(threading.enumerate())
+    for _ in range(8):
+        asyncio.run(act())
+        assert set(threading.enumerate()) <= before
