@@ -87,7 +87,7 @@ class AsyncFollower(AsyncIterator[Message]):
             ending.result()
 
     def _end(self, unmet: Future[Message | None] | None) -> None:
-        """Leaves, in the worker thread, the loop over a component's messages; takes back what nobody was given."""
+        """Ends a follower's loop over messages, in its worker thread, and takes back what nobody was given."""
         if unmet is not None and unmet.exception() is None and unmet.result() is not None:
             self._log.withdraw()
         self._messages.close()

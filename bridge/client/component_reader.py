@@ -43,7 +43,7 @@ class Delivery:
 
 @dataclass(slots=True)
 class _Given:
-    """The message that a component's reader gave last and that is not acknowledged: its read side and its token."""
+    """The message that a component's reader gave last, which is not acknowledged: its read side and its token there."""
 
     side: ReadSide
     token: object
@@ -163,7 +163,7 @@ class ComponentReader:
             self.following = self._shown.following = True
 
     def end_to_follow(self) -> None:
-        """Notes that the component's log is followed no more, and frees its bookmark."""
+        """Notes in a component's reader that nobody follows its log any more, and frees the component's bookmark."""
         self.following = self._shown.following = False
         self._shown.reads = ""
         if os.getpid() == self._pid:

@@ -101,7 +101,7 @@ class FileReader:
         self._bookmark.save()
 
     def _pass_to(self, name: str, offset: int | None) -> None:
-        """Passes over all generations of a log and the current one up to a line at an offset; None: up to its end."""
+        """Has the file reader pass over a log up to a line at an offset of its current file; None: up to its end."""
         source = self._source(name)
         source.tail.look()
         while source.tail.finish() is not None:
@@ -119,7 +119,7 @@ class FileReader:
         self._bookmark.note(name, last.number, last.fingerprint())
 
     def _pass_until(self, name: str, ms: int) -> None:
-        """Passes over a log's messages up to the first of this time, in ms since 1970, or later."""
+        """Has the file reader pass over a log's messages up to the first of this time, in ms since 1970, or later."""
         source, last = self._source(name), None
         while found := self._of(name, source):
             upto = next((i for i, given in enumerate(found) if given.time >= ms), len(found))

@@ -71,6 +71,8 @@ class WriteRouting:
         )  # fmt: skip
         self._codecs: dict[str, Codec] = {}
         self._paused = ""
+        self._within = False
+        """Whether a message is being routed now."""
         self._sure = False
         """Whether Redis has said where messages go; `_behind` remembers what went to the log before."""
         self._behind: LastFileLine | None = None
@@ -88,21 +90,32 @@ class WriteRouting:
         with self._turn:
             if not self._turn.wait_for(lambda: not self._paused, PAUSED):
                 self._paused = ""  # the operator of the switch is gone, and Redis too
-            name, row, line = self._row(role, values)
-            fields = [part for pair in zip(self._codec(name).fields, row, strict=True) for part in pair]
-            self._file.durable = durable
-            if durable and self.mode != FILE:
-                self._stream.be_durable()
-            if self.mode == REDIS:
-                self._to_stream(name, fields, line)
-            elif not self._sure or self._since() > HEARD:
-                self._meanwhile(name, fields, line, "Redis does not say where they go")
-            elif not self._emptied():
-                self._stream.keep(fields)  # after the messages that wait already
-            else:
-                self._file.append(name, line)
-                if self.mode == BOTH:
-                    self._beside(name, fields)
+            if self._within:  # the lock lets the same thread in again
+                said = "append was called within append, by a signal handler: the message is nowhere"
+                raise BridgeError(said, hint="let the handler set a flag, or put it into a queue.SimpleQueue")
+            self._within = True
+            try:
+                self._route(role, values, durable=durable)
+            finally:
+                self._within = False
+
+    def _route(self, role: str, values: dict[bytes, bytes], *, durable: bool) -> None:
+        """Routes one message of a component to where it goes now; only under the lock."""
+        name, row, line = self._row(role, values)
+        fields = [part for pair in zip(self._codec(name).fields, row, strict=True) for part in pair]
+        self._file.durable = durable
+        if durable and self.mode != FILE:
+            self._stream.be_durable()
+        if self.mode == REDIS:
+            self._to_stream(name, fields, line)
+        elif not self._sure or self._since() > HEARD:
+            self._meanwhile(name, fields, line, "Redis does not say where they go")
+        elif not self._emptied():
+            self._stream.keep(fields)  # after the messages that wait already
+        else:
+            self._file.append(name, line)
+            if self.mode == BOTH:
+                self._beside(name, fields)
 
     def _to_stream(self, name: str, fields: list[bytes], line: bytes) -> None:
         if self._behind is not None and not self._dead and not self._caught_up(self._behind):

@@ -187,7 +187,7 @@ def _standing(
 
 
 def _beyond(shared: MappingContext, name: str, offset: int) -> int:
-    """Counts the bytes of a file after an offset, as the lag of a component without our client; 0 where it is gone."""
+    """Counts a file's bytes behind the offset that a component without our client tells, as its lag; 0: no file."""
     try:
         return max(0, (shared.settings.root / name).stat().st_size - offset)
     except OSError:

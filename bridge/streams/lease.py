@@ -134,7 +134,7 @@ def standing(connection: Connection, keys: Keys) -> LeaseState:
 
 
 def take(connection: Connection, keys: Keys, mine: LeaseHolder, found: bytes, timeline: str | None) -> int | None:
-    """Takes the lease on the stream in Redis, if it is still as it was `found`; else returns None.
+    """Takes for a process the lease on a stream in Redis, if it is still as that process `found` it; else returns None.
 
     Returns the server's time, in milliseconds since 1970. The nonce is left alone, so that nothing is written, where
     Redis holds another timeline than the one that the ledger knows; None: it knows none. Raises RedisLost,

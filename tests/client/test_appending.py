@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from bridge import Log, open_log
+from bridge.client.file_writer import FileWriter
 from bridge.core.errors import BridgeError, ConfigError, TargetError, Unfit
 from tests.client.test_component_log import NOWHERE, opened, says, texts, vouch
 from tests.client.test_log_handler import JSON, mapped
@@ -275,3 +276,23 @@ def test_a_closed_log_says_so(one_rig: Rig) -> None:
         log.append_line(line("x").rstrip(b"\n"))
     with pytest.raises(BridgeError, match="closed"):
         next(log.follow())
+
+
+def test_an_append_within_an_append(one_rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal handler that appends while its thread appends is told that its message is nowhere; the other is there."""
+    with opened(one_rig) as log:
+        written, refused = FileWriter.append, list[BridgeError]()
+
+        def interrupted(writer: FileWriter, name: str, raw: bytes) -> Any:
+            try:
+                log.append("say", "inner")
+            except BridgeError as error:
+                refused.append(error)
+            return written(writer, name, raw)
+
+        monkeypatch.setattr(FileWriter, "append", interrupted)
+        log.append("say", "outer")
+        monkeypatch.undo()
+        log.append("say", "after")
+    assert "within append" in str(refused[0])
+    assert [raw.rpartition(b"|")[2] for raw in one_rig.lines()] == [b"outer", b"after"]
